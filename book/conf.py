@@ -1,0 +1,63 @@
+"""The site: the chapters of notebooks/ as they were executed and committed."""
+
+import shutil
+import tomllib
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PYPROJECT = tomllib.loads((HERE.parent / "pyproject.toml").read_text("utf-8"))
+REPOSITORY = PYPROJECT["tool"]["minivim"]["repository"]
+
+# A copy and not a link: Sphinx resolves links between chapters through the real path.
+shutil.rmtree(HERE / "notebooks", ignore_errors=True)
+shutil.copytree(
+    HERE.parent / "notebooks",
+    HERE / "notebooks",
+    ignore=shutil.ignore_patterns("*.md", "*.py", "*.toml", ".*", "__pycache__"),
+)
+
+project = "minivim"
+author = "The minivim authors"
+copyright = "The minivim authors, CC BY 4.0 (prose), Apache-2.0 (code)"  # noqa: A001
+version = release = PYPROJECT["project"]["version"]
+
+extensions = ["myst_nb"]
+exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
+myst_enable_extensions = [
+    "alert",
+    "amsmath",
+    "attrs_block",
+    "attrs_inline",
+    "colon_fence",
+    "dollarmath",
+]
+myst_heading_anchors = 3
+
+nb_execution_mode = "off"
+# No script is loaded for widgets: an explorer carries a plain HTML version of itself,
+# which comes first. Without one, a widget's text stands in its place.
+nb_ipywidgets_js = {}
+nb_mime_priority_overrides = [("html", "text/html", 0)]
+
+html_theme = "sphinx_book_theme"
+html_title = "minivim"
+html_static_path = ["_static"]
+html_css_files = ["minivim.css"]
+html_show_sourcelink = False
+html_theme_options = {
+    "navbar_persistent": [],
+    "use_download_button": True,
+    "show_toc_level": 2,
+}
+if REPOSITORY:
+    html_theme_options |= {
+        "repository_url": REPOSITORY,
+        "repository_branch": "main",
+        "path_to_docs": "",
+        "use_repository_button": True,
+        "launch_buttons": {
+            "colab_url": "https://colab.research.google.com",
+            "binderhub_url": "https://mybinder.org",
+            "notebook_interface": "jupyterlab",
+        },
+    }

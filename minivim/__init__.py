@@ -1,0 +1,22 @@
+"""ViT-VQGAN and Vector-quantized Image Modeling, small enough to read."""
+
+from minivim import data, metrics, recipes
+from minivim.errors import UserError
+from minivim.prior import Prior, sample
+from minivim.recipes import recipe
+from minivim.tokenizer import Tokenizer
+from minivim.weights import load, load_pair
+
+__all__ = [
+    "Prior",
+    "Tokenizer",
+    "UserError",
+    "data",
+    "load",
+    "load_pair",
+    "metrics",
+    "recipe",
+    "recipes",
+    "sample",
+]
+__version__ = "0.1.0"

@@ -1,0 +1,287 @@
+"""The command line: parses, calls, prints. A user's mistake is one line and exit 2."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from minivim.errors import UserError
+
+STAGES = ("tokenizer", "prior", "probe", "classifier")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with the error in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        options = parser().parse_args(arguments)
+        if arguments is None:
+            from minivim.runtime import restart_with_environment
+
+            restart_with_environment()
+        options.run(options)
+    except UserError as error:
+        print(f"minivim: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("minivim: stopped; the same command goes on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+    return 0
+
+
+def parser() -> Parser:
+    """All commands."""
+    top = Parser(prog="minivim", description="ViT-VQGAN and VIM, small enough to read.")
+    commands = top.add_subparsers(dest="command", required=True, parser_class=Parser)
+
+    def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=text, description=text)
+        one.set_defaults(run=run)
+        return one
+
+    demo = command("demo", _demo, "both stages and the probe on embedded data")
+    demo.add_argument("--out", default="runs/demo", help="folder of the report")
+    demo.add_argument("--seed", type=int, default=0)
+    one = command("recipes", _recipes, "list the recipes, or print one in full")
+    one.add_argument("name", nargs="?")
+    one = command("train", _train, "train a recipe, or go on with it")
+    one.add_argument("stage", choices=STAGES)
+    one.add_argument("recipe")
+    _add_data(one)
+    one.add_argument("--workdir", required=True, help="an earlier run's is resumed")
+    one.add_argument("--set", nargs="+", action="extend", default=[],
+                     metavar="key=value")  # fmt: skip
+    one.add_argument("--quiet", action="store_true", help="no progress bar")
+    one = command("encode", _encode, "write the codes of images to an .npz file")
+    one.add_argument("tokenizer")
+    _add_data(one)
+    one.add_argument("--out", required=True)
+    _add_subset(one)
+    one = command("reconstruct", _reconstruct, "draw originals beside reconstructions")
+    one.add_argument("tokenizer")
+    _add_data(one)
+    one.add_argument("--out", required=True, help="a .png file")
+    _add_subset(one, count=16)
+    _add_sample(command("sample", _sample, "draw new images from a prior"))
+    one = command("evaluate", _evaluate, "print the figures of weights")
+    one.add_argument("weights", nargs="*", help="default: all that are shipped")
+    one.add_argument("--data", default="shapes", metavar="SPEC")
+    one.add_argument("--judge", help="labelled network that grades samples")
+    one.add_argument("--samples", type=int, default=512)
+    one.add_argument("--json", help="also write the figures to this file")
+    command("lab", _lab, "open the notebooks in JupyterLab")
+    return top
+
+
+def _add_data(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        "--data",
+        required=True,
+        metavar="SPEC",
+        help="shapes, a folder of images, parquet files, or a hub name",
+    )
+
+
+def _add_subset(one: argparse.ArgumentParser, count: int | None = None) -> None:
+    one.add_argument("--split", default="test", choices=("train", "test"))
+    one.add_argument("--count", type=int, default=count, help="the first N images")
+
+
+def _add_sample(one: argparse.ArgumentParser) -> None:
+    one.add_argument("prior")
+    one.add_argument("--out", required=True, help="a .png file")
+    one.add_argument("--tokenizer", help="default: the one the prior's card names")
+    one.add_argument("--labels", nargs="+", type=int, help="one row of images each")
+    one.add_argument("--count", type=int, default=8, help="images per label")
+    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--temperature", type=float, default=1.0)
+    one.add_argument("--top-k", type=int)
+    one.add_argument("--top-p", type=float)
+    one.add_argument("--guidance", type=float)
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from minivim.demo import demo
+
+    print(f"report: {demo(options.out, seed=options.seed)}")
+
+
+def _recipes(options: argparse.Namespace) -> None:
+    from minivim import recipes
+    from minivim.describe import describe_recipe
+
+    if options.name:
+        print("\n\n".join(map(describe_recipe, recipes.named(options.name))))
+        return
+    for (stage, name), make in recipes.RECIPES.items():
+        print(f"{stage:10}  {name:18}  {(make.__doc__ or '').splitlines()[0]}")
+
+
+def _train(options: argparse.Namespace) -> None:
+    from minivim import experiments, recipes
+    from minivim.config import ProbeRecipe, with_overrides
+
+    recipe = with_overrides(recipes.recipe(options.stage, options.recipe), options.set)
+    if isinstance(recipe, ProbeRecipe):
+        result = experiments.train_probe(
+            recipe, spec=options.data, workdir=options.workdir
+        )
+        for row in result.rows():
+            print("  ".join(map(str, row)))
+        return
+    _, rows = experiments.train(
+        recipe, spec=options.data, workdir=options.workdir, quiet=options.quiet
+    )
+    last = rows[-1] if rows else {}
+    print("  ".join(f"{name} {value:.5g}" for name, value in last.items()))
+    print(f"weights: {options.workdir}")
+
+
+def _source(options: argparse.Namespace, tokenizer: Any) -> Any:
+    from minivim import data
+
+    size = tokenizer.config.image_size
+    return data.open_source(
+        options.data, split=getattr(options, "split", "test"), image_size=size
+    )
+
+
+def _encode(options: argparse.Namespace) -> None:
+    import numpy as np
+
+    from minivim import data, experiments, weights
+
+    tokenizer = _tokenizer(options.tokenizer)
+    source = _source(options, tokenizer)
+    rows = data.stack(source, options.count)
+    codes = experiments.encode_all(tokenizer, rows["image"])
+    path = _writable(options.out, ".npz")
+    np.savez_compressed(
+        path,
+        codes=codes,
+        label=rows["label"],
+        tokenizer_hash=weights.weights_hash(tokenizer),
+    )
+    print(f"{len(codes)} x {codes.shape[1]} codes: {path}")
+
+
+def _reconstruct(options: argparse.Namespace) -> None:
+    import numpy as np
+
+    from minivim import data, metrics, show
+    from minivim.experiments import decode_all, encode_all
+
+    tokenizer = _tokenizer(options.tokenizer)
+    rows = data.stack(_source(options, tokenizer), options.count)
+    images = rows["image"].astype(np.float32) / 255
+    recon = decode_all(tokenizer, encode_all(tokenizer, images))
+    path = _writable(options.out, ".png")
+    path.write_bytes(show.to_png(show.reconstructions(images, recon)))
+    print(f"PSNR {float(metrics.psnr(images, recon)):.2f} dB: {path}")
+
+
+def _sample(options: argparse.Namespace) -> None:
+    import jax
+    import numpy as np
+
+    from minivim import prior, show, weights
+    from minivim.experiments import decode_all
+
+    tokenizer, model = weights.load_pair(options.prior, options.tokenizer)
+    path = _writable(options.out, ".png")
+    names = model.card.get("class_names") or []
+    wanted = options.labels
+    if wanted is None and model.config.num_classes:
+        wanted = list(range(model.config.num_classes))
+    labels = None if wanted is None else np.repeat(wanted, options.count)
+    codes = prior.sample(
+        model,
+        key=jax.random.key(options.seed),
+        labels=labels,
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        guidance=options.guidance,
+        num_samples=options.count if labels is None else None,
+    )
+    images = decode_all(tokenizer, np.asarray(codes))
+    if labels is None:
+        figure = show.image_grid(images, columns=min(8, options.count))
+    else:
+        names = names or [str(i) for i in range(model.config.num_classes)]
+        figure = show.samples_by_class(images, labels, names)
+    path.write_bytes(show.to_png(figure))
+    print(f"{len(images)} samples: {path}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from minivim.describe import figures_table
+    from minivim.evaluate import shipped_figures
+
+    found = shipped_figures(
+        options.weights,
+        spec=options.data,
+        judge=options.judge,
+        samples=options.samples,
+    )
+    print(figures_table(found))
+    if options.json:
+        path = _writable(options.json, ".json")
+        path.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _lab(options: argparse.Namespace) -> None:
+    import importlib.util
+
+    from minivim.runtime import environment
+
+    folder = Path(__file__).parent.parent / "notebooks"
+    if not folder.is_dir():
+        raise UserError("the notebooks are not installed; clone the repository")
+    if importlib.util.find_spec("jupyterlab") is None:
+        raise UserError("JupyterLab is not installed; run pip install -e '.[book]'")
+    os.environ.update(environment())
+    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", str(folder)])
+
+
+def _tokenizer(ref: str) -> Any:
+    from minivim import weights
+    from minivim.tokenizer import Tokenizer
+
+    model = weights.load(ref)
+    if not isinstance(model, Tokenizer):
+        raise UserError(f"{ref} is a {model.card['kind']}, not a tokenizer; name one")
+    return model
+
+
+def _writable(path: str, suffix: str) -> Path:
+    """A path to write to, its folder made; raises `UserError` early."""
+    file = Path(path)
+    if file.suffix != suffix:
+        raise UserError(f"--out {path} must end in {suffix}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path} ({error.strerror}); choose another place"
+        ) from error
+    return file
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""Which files and rows belong to a split."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+SPLIT_NAMES = {"train": ("train",), "test": ("test", "validation", "valid", "val")}
+HELD_OUT_SHARE, HELD_OUT_MOST = 10, 2_000
+
+
+def hold_out(count: int, split: str) -> Int[np.ndarray, " rows"]:
+    """Row numbers of a split where a source has none of its own."""
+    most = min(HELD_OUT_MOST, count // HELD_OUT_SHARE)
+    order = np.random.default_rng(0).permutation(count)
+    if most == 0:
+        return np.arange(count)
+    return np.sort(order[:most] if split == "test" else order[most:])
+
+
+def files_under(path: Path, suffixes: Iterable[str]) -> list[Path]:
+    """Files with one of the suffixes, hidden ones left out, sorted by relative name."""
+    found = []
+    for folder, below, names in os.walk(path):
+        below[:] = [name for name in below if not name.startswith(".")]
+        for name in names:
+            if not name.startswith(".") and Path(name).suffix.lower() in suffixes:
+                found.append(Path(folder, name))
+    return sorted(found, key=lambda file: file.relative_to(path).as_posix())
+
+
+def name_and_size(file: Path, root: Path) -> tuple[str, int]:
+    """What identifies a file on any machine."""
+    return file.relative_to(root).as_posix(), file.stat().st_size

@@ -1,0 +1,92 @@
+"""Recipes and figures in words, for the terminal."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+from flax import nnx
+
+from minivim import classifier
+from minivim.config import (
+    ClassifierRecipe,
+    PriorRecipe,
+    Recipe,
+    StackConfig,
+    TokenizerRecipe,
+    leaves,
+)
+from minivim.prior import Prior
+from minivim.recipes import PRINTED
+from minivim.tokenizer import Tokenizer
+
+
+def build_abstract(recipe: TokenizerRecipe | PriorRecipe | ClassifierRecipe) -> Any:
+    """The model with shapes for parameters: no memory, seconds at any size."""
+    make = {
+        "tokenizer": Tokenizer,
+        "prior": Prior,
+        "classifier": classifier.build,
+    }[recipe.stage]
+    return nnx.eval_shape(lambda: make(recipe.model, rngs=nnx.Rngs(0)))
+
+
+def count_parameters(model: nnx.Module) -> int:
+    """Number of trained values of a model, real or abstract."""
+    leaves_ = jax.tree.leaves(nnx.state(model, nnx.Param))
+    return sum(math.prod(leaf.shape) for leaf in leaves_)
+
+
+def describe_recipe(recipe: Recipe) -> str:
+    """Every setting, then the parameter count three ways where the paper has one."""
+    lines = [f"{recipe.stage} {recipe.name}"]
+    lines += [f"  {name} = {value}" for name, value in leaves(recipe).items()]
+    if isinstance(recipe, TokenizerRecipe | PriorRecipe):
+        counted = count_parameters(build_abstract(recipe))
+        lines.append(f"parameters: {counted:,} counted, {recipe.model.parameters:,} by")
+        lines.append(f"  {_closed_form(recipe)}")
+        lines += _printed(recipe)
+    elif isinstance(recipe, ClassifierRecipe):
+        lines.append(f"parameters: {count_parameters(build_abstract(recipe)):,}")
+    return "\n".join(lines)
+
+
+def _closed_form(recipe: TokenizerRecipe | PriorRecipe) -> str:
+    stack = "stack(L, D, H) = L (4 D^2 + 2 D H + H + 9 D) + 2 D"
+    if isinstance(recipe, PriorRecipe):
+        return f"(K + 2 grid + classes + 1) D + stack + (D + 1) K, {stack}"
+    return (
+        "patch embedding + positions + both stacks + tanh heads + projections to and "
+        f"from the codes + K d, {stack}"
+    )
+
+
+def _printed(recipe: TokenizerRecipe | PriorRecipe) -> list[str]:
+    """The paper's counts, one per stack, and the formula that gives them."""
+    stacks = {"stack": getattr(recipe.model, "stack", None)}
+    if isinstance(recipe, TokenizerRecipe):
+        stacks = {"encoder": recipe.model.encoder, "decoder": recipe.model.decoder}
+    rows = []
+    for name, stack in stacks.items():
+        if isinstance(stack, StackConfig) and stack in PRINTED:
+            rows.append(
+                f"paper, Table 2, {name}: {PRINTED[stack]}M printed = 11 L D^2 + "
+                f"(2*8192 + 1024) D = {stack.printed_parameters:,}"
+            )
+    return rows
+
+
+def figures_table(found: dict[str, dict[str, Any]]) -> str:
+    """Figures of several weights, aligned."""
+    lines = []
+    for name, figures in found.items():
+        lines.append(name)
+        width = max(map(len, figures))
+        lines += [f"  {key:{width}}  {shown(value)}" for key, value in figures.items()]
+    return "\n".join(lines)
+
+
+def shown(value: Any) -> str:
+    """A figure with four significant digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,422 @@
+"""From a recipe and data to a trained model: what `minivim train` does."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from safetensors.numpy import save_file
+from tqdm.auto import tqdm
+
+from minivim import classifier, data, metrics, weights
+from minivim.config import (
+    ClassifierRecipe,
+    PriorRecipe,
+    ProbeRecipe,
+    TokenizerRecipe,
+    as_dict,
+    leaves,
+)
+from minivim.data import Source
+from minivim.errors import UserError
+from minivim.prior import Prior, prior_loss
+from minivim.probe import ProbeResult, linear_probe
+from minivim.tokenizer import Tokenizer, random_flip, tokenizer_loss
+from minivim.training import Workdir, fit, make_step, new_state
+from minivim.training.checkpoint import check_writable
+from minivim.training.loop import Batches
+from minivim.training.step import Loss
+
+TrainableRecipe = TokenizerRecipe | PriorRecipe | ClassifierRecipe
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A stage made ready for the loop."""
+
+    model: nnx.Module
+    loss: Loss
+    batches: Batches
+    describe: Callable[[dict[str, np.ndarray]], dict[str, float]]
+    evaluate: Callable[[Any], dict[str, float]]
+    card: dict[str, Any]
+
+
+class Attached:
+    """Batches with constant arrays beside each of them, such as frozen weights."""
+
+    def __init__(self, batches: Batches, constants: dict[str, Any]):
+        self._batches, self._constants = batches, constants
+        self.get_state, self.set_state = batches.get_state, batches.set_state
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        return {**next(self._batches), **self._constants}
+
+
+def train(
+    recipe: TrainableRecipe, *, spec: str, workdir: str | Path, quiet: bool = False
+) -> tuple[nnx.Module, list[dict[str, float]]]:
+    """Train a recipe on the data `spec` names, or go on where `workdir` stopped.
+
+    At the end the workdir holds `model.safetensors` and `card.json`, which `load`
+    reads. Returns the model and the rows of metrics of this call. Raises `UserError`
+    for data that does not fit the recipe and a workdir of another run.
+    """
+    began = time.perf_counter()
+    size = recipe.image_size if isinstance(recipe, ClassifierRecipe) else None
+    if isinstance(recipe, TokenizerRecipe):
+        size = recipe.model.image_size
+    tokenizer = None
+    if isinstance(recipe, PriorRecipe):
+        tokenizer = _tokenizer_for(recipe)
+        size = tokenizer.config.image_size
+    source = data.open_source(spec, split="train", image_size=size)
+    held_out = data.open_source(spec, split="test", image_size=size)
+    identity = {k: v for k, v in leaves(recipe).items() if not k.startswith("name")}
+    identity |= {"stage": recipe.stage, "data": source.fingerprint}
+    folder = Workdir(workdir, identity)
+    if isinstance(recipe, TokenizerRecipe):
+        parts = tokenizer_experiment(recipe, source, held_out)
+    elif isinstance(recipe, PriorRecipe):
+        assert tokenizer is not None
+        parts = prior_experiment(recipe, tokenizer, source, held_out, quiet=quiet)
+    else:
+        parts = classifier_experiment(recipe, source, held_out)
+    model, rows = run(recipe, parts, workdir=folder, quiet=quiet)
+    card = {
+        **run_card(recipe, source.description, rows),
+        "wall_seconds": round(time.perf_counter() - began, 1),
+        **parts.card,
+    }
+    weights.save(workdir, model, kind=recipe.stage, card=card)
+    folder.close()
+    return model, rows
+
+
+def train_probe(recipe: ProbeRecipe, *, spec: str, workdir: str | Path) -> ProbeResult:
+    """Probe a trained prior; writes `probe.safetensors` and `probe.json`."""
+    tokenizer, prior = weights.load_pair(recipe.prior, recipe.tokenizer or None)
+    size = tokenizer.config.image_size
+    train_source = data.open_source(spec, split="train", image_size=size)
+    test_source = data.open_source(spec, split="test", image_size=size)
+    data.require_labels(train_source)
+    folder = Path(workdir)
+    check_writable(folder)
+    result = probe(recipe, prior, tokenizer, train=train_source, test=test_source)
+    save_file(result.as_dict(), str(folder / "probe.safetensors"))
+    rows = [
+        dict(zip(("features", "held_out", "test"), row, strict=True))
+        for row in result.rows()
+    ]
+    card = {"recipe": as_dict(recipe), "data": train_source.description, "rows": rows}
+    (folder / "probe.json").write_text(json.dumps(card, indent=1) + "\n")
+    return result
+
+
+def probe(
+    recipe: ProbeRecipe,
+    prior: Prior,
+    tokenizer: Tokenizer,
+    *,
+    train: Source,
+    test: Source,
+) -> ProbeResult:
+    """Stage 3 on the first images of two sources (section 4.2)."""
+    return linear_probe(
+        prior,
+        tokenizer,
+        data.stack(train, recipe.train_size),
+        data.stack(test, recipe.test_size),
+        num_classes=train.num_classes,
+        held_out=recipe.held_out,
+        seed=recipe.seed,
+    )
+
+
+def run(
+    recipe: TrainableRecipe,
+    parts: Experiment,
+    *,
+    workdir: Workdir | None = None,
+    quiet: bool = False,
+) -> tuple[nnx.Module, list[dict[str, float]]]:
+    """The loop on an experiment; the model comes back with its last parameters."""
+    steps = recipe.run.steps
+    key = jax.random.key(recipe.run.seed)
+    state = new_state(parts.model, recipe.optim, steps=steps)
+    step = make_step(parts.model, parts.loss, recipe.optim, steps=steps, key=key)
+    state, rows = fit(
+        state,
+        step,
+        parts.batches,
+        recipe.run,
+        workdir=workdir,
+        describe=parts.describe,
+        evaluate=parts.evaluate,
+        title=f"{recipe.stage} {recipe.name}",
+        quiet=quiet,
+    )
+    return nnx.merge(nnx.graphdef(parts.model), state.params), rows
+
+
+def run_card(
+    recipe: TrainableRecipe, description: str, rows: list[dict[str, float]]
+) -> dict[str, Any]:
+    """What a card says of a run."""
+    figures = {k: v for k, v in (rows[-1] if rows else {}).items() if k != "step"}
+    return {
+        "recipe": as_dict(recipe),
+        "seed": recipe.run.seed,
+        "steps": recipe.run.steps,
+        "data": description,
+        "figures": figures,
+        "machine": machine(),
+        "licence": "Apache-2.0",
+        "versions": {"jax": jax.__version__},
+    }
+
+
+def machine() -> str:
+    """The kind of machine, without its name."""
+    device = jax.devices()[0]
+    kind = platform.machine() if device.platform == "cpu" else device.device_kind
+    return f"{os.cpu_count()} cores, {jax.device_count()} x {device.platform} ({kind})"
+
+
+def tokenizer_experiment(
+    recipe: TokenizerRecipe, source: Source, held_out: Source
+) -> Experiment:
+    """Stage 1 on images."""
+    codes = recipe.model.quantizer.num_codes
+    model = Tokenizer(recipe.model, rngs=nnx.Rngs(recipe.run.seed))
+    graph = nnx.graphdef(model)
+    images = _images(held_out, recipe.run.eval_size)
+
+    def loss(model: Tokenizer, batch: dict, *, key: jax.Array) -> tuple:
+        value, terms = tokenizer_loss(
+            model, batch, weights=recipe.loss, flip=recipe.flip, key=key
+        )
+        counts = jnp.bincount(terms.pop("codes").ravel(), length=codes)
+        return value, terms | {"counts": counts}
+
+    def describe(summary: dict[str, np.ndarray]) -> dict[str, float]:
+        found = metrics.CodebookUsage.from_counts(summary.pop("counts"))
+        row = {name: float(value) for name, value in summary.items()}
+        return row | {"usage": found.usage, "perplexity": found.perplexity}
+
+    def evaluate(params: Any) -> dict[str, float]:
+        tokenizer = nnx.merge(graph, params)
+        coded = encode_all(tokenizer, images, batch_size=recipe.run.batch_size)
+        recon = decode_all(tokenizer, coded, batch_size=recipe.run.batch_size)
+        found = metrics.codebook_usage(coded, num_codes=codes)
+        return {
+            "psnr": float(metrics.psnr(images, recon)),
+            "usage": found.usage,
+            "perplexity": found.perplexity,
+        }
+
+    batches = data.batches(
+        source, batch_size=recipe.run.batch_size, seed=recipe.run.seed
+    )
+    return Experiment(model, loss, batches, describe, evaluate, {})
+
+
+def prior_experiment(
+    recipe: PriorRecipe,
+    tokenizer: Tokenizer,
+    source: Source,
+    held_out: Source,
+    *,
+    quiet: bool = False,
+) -> Experiment:
+    """Stage 2 on the codes of a frozen tokenizer."""
+    _check_classes(recipe.model.num_classes, source)
+    size, seed = recipe.run.batch_size, recipe.run.seed
+    model = Prior(recipe.model, rngs=nnx.Rngs(seed))
+    graph, (frozen_graph, frozen) = nnx.graphdef(model), nnx.split(tokenizer)
+    test = data.stack(held_out, recipe.run.eval_size)
+    test_codes = encode_all(tokenizer, test["image"], batch_size=size)
+
+    def codes_of(batch: dict, key: jax.Array) -> jax.Array:
+        images = random_flip(batch["image"], key=key) if recipe.flip else batch["image"]
+        return nnx.merge(frozen_graph, batch["tokenizer"]).encode(images)
+
+    def loss(model: Prior, batch: dict, *, key: jax.Array) -> tuple:
+        flip_key, key = jax.random.split(key)
+        if recipe.codes == "fly":
+            batch = batch | {"codes": codes_of(batch, flip_key)}
+        return prior_loss(model, batch, label_dropout=recipe.label_dropout, key=key)
+
+    def evaluate(params: Any) -> dict[str, float]:
+        labels = test["label"] if recipe.model.num_classes else None
+        nll = nats_per_token(
+            nnx.merge(graph, params), test_codes, labels, batch_size=size
+        )
+        return {"nll": nll}
+
+    batches: Batches
+    if recipe.codes == "fly":
+        images = data.batches(source, batch_size=size, seed=seed)
+        batches = Attached(images, {"tokenizer": frozen})
+    else:
+        cached = encode_source(tokenizer, source, batch_size=4 * size, quiet=quiet)
+        batches = data.batches(cached, batch_size=size, seed=seed)
+    card = {
+        "tokenizer": recipe.tokenizer,
+        "tokenizer_hash": weights.weights_hash(tokenizer),
+        "class_names": list(source.class_names) if recipe.model.num_classes else [],
+    }
+    return Experiment(model, loss, batches, _floats, evaluate, card)
+
+
+def classifier_experiment(
+    recipe: ClassifierRecipe, source: Source, held_out: Source
+) -> Experiment:
+    """A labelled network on images."""
+    _check_classes(recipe.model.num_classes, source)
+    size, seed = recipe.run.batch_size, recipe.run.seed
+    model = classifier.build(recipe.model, rngs=nnx.Rngs(seed))
+    graph = nnx.graphdef(model)
+    test = data.stack(held_out, recipe.run.eval_size)
+
+    def evaluate(params: Any) -> dict[str, float]:
+        network = nnx.merge(graph, params)
+        images = test["image"].astype(np.float32) / 255
+        return {"accuracy": float(classifier.accuracy(network, images, test["label"]))}
+
+    batches = data.batches(source, batch_size=size, seed=seed)
+    card = {"class_names": list(source.class_names)}
+    return Experiment(
+        model, classifier.classifier_loss, batches, _floats, evaluate, card
+    )
+
+
+def encode_all(
+    tokenizer: Tokenizer, images: np.ndarray, *, batch_size: int = 256
+) -> np.ndarray:
+    """Codes `int32 [n, N]` of uint8 or float images, in batches."""
+    parts = []
+    for first in range(0, len(images), batch_size):
+        part = images[first : first + batch_size]
+        scaled = part.astype(np.float32) / 255 if part.dtype == np.uint8 else part
+        parts.append(
+            np.asarray(tokenizer.encode(_padded(scaled, batch_size)))[: len(part)]
+        )
+    return np.concatenate(parts)
+
+
+def decode_all(
+    tokenizer: Tokenizer, codes: np.ndarray, *, batch_size: int = 256
+) -> np.ndarray:
+    """Images `float32 [n, H, W, C]` of codes, in batches."""
+    parts = []
+    for first in range(0, len(codes), batch_size):
+        part = np.asarray(codes[first : first + batch_size])
+        parts.append(
+            np.asarray(tokenizer.decode(_padded(part, batch_size)))[: len(part)]
+        )
+    return np.concatenate(parts)
+
+
+def encode_source(
+    tokenizer: Tokenizer, source: Source, *, batch_size: int = 256, quiet: bool = False
+) -> data.ArraySource:
+    """A whole source as codes and labels in memory."""
+    codes, labels = [], []
+    firsts = range(0, len(source), batch_size)
+    for first in tqdm(firsts, desc="encode", unit="batch", disable=quiet):
+        rows = source.take(np.arange(first, min(first + batch_size, len(source))))
+        codes.append(encode_all(tokenizer, rows["image"], batch_size=batch_size))
+        labels.append(rows["label"])
+    return data.ArraySource(
+        {"codes": np.concatenate(codes), "label": np.concatenate(labels)},
+        class_names=source.class_names,
+        description=f"codes of {source.description}",
+    )
+
+
+@nnx.jit
+def _nll(prior: Prior, codes: jax.Array, labels: jax.Array | None) -> jax.Array:
+    logits, _ = prior(codes, labels)
+    chosen = jnp.take_along_axis(logits, codes[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits, axis=-1) - chosen
+
+
+def nats_per_token(
+    prior: Prior,
+    codes: np.ndarray,
+    labels: np.ndarray | None,
+    *,
+    batch_size: int = 64,
+) -> float:
+    """Mean of `-log p(c_i | class, c_<i)` over all codes, without dropout."""
+    parts = []
+    for first in range(0, len(codes), batch_size):
+        part = slice(first, first + batch_size)
+        rows = _padded(codes[part], batch_size)
+        named = None if labels is None else _padded(labels[part], batch_size)
+        parts.append(np.asarray(_nll(prior, rows, named))[: len(codes[part])])
+    return float(np.mean(np.concatenate(parts)))
+
+
+def _padded(rows: np.ndarray, count: int) -> np.ndarray:
+    """Repeat the last row up to `count`, so that one program serves every batch."""
+    missing = count - len(rows)
+    return np.concatenate([rows, np.repeat(rows[-1:], missing, 0)]) if missing else rows
+
+
+def _images(source: Source, count: int) -> np.ndarray:
+    return data.stack(source, count)["image"].astype(np.float32) / 255
+
+
+def _floats(summary: dict[str, np.ndarray]) -> dict[str, float]:
+    return {name: float(value) for name, value in summary.items()}
+
+
+def _tokenizer_for(recipe: PriorRecipe) -> Tokenizer:
+    if not recipe.tokenizer:
+        raise UserError("a prior needs a tokenizer; use --set tokenizer=FOLDER")
+    tokenizer = weights.load(recipe.tokenizer)
+    if not isinstance(tokenizer, Tokenizer):
+        raise UserError(f"{recipe.tokenizer} is no tokenizer; name one")
+    has = {
+        "num_codes": tokenizer.config.quantizer.num_codes,
+        "grid": tokenizer.config.grid,
+    }
+    for name, value in has.items():
+        if getattr(recipe.model, name) != value:
+            raise UserError(
+                f"the tokenizer {recipe.tokenizer} has {name}={value}, the recipe "
+                f"{getattr(recipe.model, name)}; use --set model.{name}={value}"
+            )
+    return tokenizer
+
+
+def _check_classes(wanted: int, source: Source) -> None:
+    if not wanted:
+        return
+    data.require_labels(source)
+    if source.num_classes != wanted:
+        raise UserError(
+            f"{source.description} has {source.num_classes} classes, the recipe "
+            f"{wanted}; use --set num_classes={source.num_classes}"
+        )
+
+
+def replaced(recipe: TrainableRecipe, **run: Any) -> TrainableRecipe:
+    """The recipe with other run settings, for shorter or seeded copies."""
+    return dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, **run))

@@ -1,0 +1,18 @@
+"""Stage 2, VIM: an autoregressive prior over codes."""
+
+from minivim.prior.decoding import generate, sample
+from minivim.prior.filters import filter_logits, guide, keep_top_k, keep_top_p
+from minivim.prior.transformer import Prior, check_labels, drop_labels, prior_loss
+
+__all__ = [
+    "Prior",
+    "check_labels",
+    "drop_labels",
+    "filter_logits",
+    "generate",
+    "guide",
+    "keep_top_k",
+    "keep_top_p",
+    "prior_loss",
+    "sample",
+]

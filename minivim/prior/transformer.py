@@ -1,0 +1,158 @@
+"""VIM: a decoder-only Transformer over codes in raster order (paper section 4)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from minivim.config import PriorConfig
+from minivim.errors import UserError
+from minivim.transformer import Cache, Stack, dropout, linear
+
+
+class Prior(nnx.Module):
+    """`p(c_1, ..., c_N | class) = prod_i p(c_i | class, c_<i)`.
+
+    Codes and classes have tables of their own, so no code can be taken for a class. The
+    last row of the class table is the null class: the start of a prior without labels,
+    and what a dropped label becomes. Code `c_i` carries the learnt vector of its row
+    plus that of its column; the class token carries no position.
+    """
+
+    def __init__(self, config: PriorConfig, *, rngs: nnx.Rngs):
+        width = config.stack.width
+
+        def table(rows: int) -> nnx.Param:
+            return nnx.Param(0.02 * jax.random.normal(rngs.params(), (rows, width)))
+
+        self.config = config
+        self.codes = table(config.num_codes)
+        self.classes = table(config.num_classes + 1)
+        self.rows, self.columns = table(config.grid), table(config.grid)
+        self.stack = Stack(config.stack, rngs=rngs)
+        self.head = linear(width, config.num_codes, rngs)
+
+    @property
+    def null_class(self) -> int:
+        """The label that stands for "no label"."""
+        return self.config.num_classes
+
+    def start(self, labels: Int[Array, " B"]) -> Float[Array, "B D"]:
+        """The class token."""
+        return self.classes[...][labels]
+
+    def embed(
+        self, codes: Int[Array, "*b"], positions: Int[Array, "*b"]
+    ) -> Float[Array, "*b D"]:
+        """Token plus 2-D position."""
+        row, column = jnp.divmod(positions, self.config.grid)
+        return self.codes[...][codes] + self.rows[...][row] + self.columns[...][column]
+
+    def _run(
+        self, codes: Array, labels: Array, key: PRNGKeyArray | None
+    ) -> tuple[Array, Array]:
+        keys = jax.random.split(key, 2) if key is not None else (None, None)
+        positions = jnp.arange(codes.shape[1])
+        embedded = self.embed(codes, jnp.broadcast_to(positions, codes.shape))
+        x = jnp.concatenate([self.start(labels)[:, None], embedded], axis=1)
+        x = dropout(x, self.config.stack.dropout, keys[0])
+        return self.stack(x, causal=True, key=keys[1])
+
+    def __call__(
+        self,
+        codes: Int[Array, "B N"],
+        labels: Int[Array, " B"] | None = None,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, "B N K"], dict[str, Any]]:
+        """Logits of every code given those before it; dropout only with a key.
+
+        `aux["blocks"]` is the output of every block at the input positions (class
+        token, then all codes but the last), `[L, B, N, D]`.
+        """
+        labels = self._labels(labels, codes.shape[0])
+        x, blocks = self._run(codes[:, :-1], labels, key)
+        return self.head(x).astype(jnp.float32), {"blocks": blocks}
+
+    def features(self, codes: Int[Array, "B N"]) -> Float[Array, "L B D"]:
+        """Mean over all codes of each block's output; takes no label (section 4.2)."""
+        return _features(self, jnp.asarray(codes))
+
+    def empty_cache(self, batch: int) -> Cache:
+        """Room for a whole picture."""
+        return self.stack.empty_cache(batch, self.config.num_tokens)
+
+    def step(
+        self, x: Float[Array, "B D"], cache: Cache, position: Int[Array, ""]
+    ) -> tuple[Float[Array, "B K"], Cache]:
+        """Logits of the code at `position` from its input vector and the cache."""
+        x, cache = self.stack.step(x, cache, position)
+        return self.head(x).astype(jnp.float32), cache
+
+    def _labels(self, labels: Array | None, batch: int) -> Array:
+        if labels is None:
+            return jnp.full((batch,), self.null_class, jnp.int32)
+        return jnp.asarray(labels, jnp.int32)
+
+
+@nnx.jit
+def _features(prior: Prior, codes: Array) -> Array:
+    labels = jnp.full((codes.shape[0],), prior.null_class, jnp.int32)
+    _, blocks = prior._run(codes, labels, None)
+    return jnp.mean(blocks[:, :, 1:].astype(jnp.float32), axis=2)
+
+
+def check_labels(prior: Prior, labels: Any) -> Int[np.ndarray, " B"]:
+    """Labels as an array, or a `UserError` that says which one cannot be."""
+    labels = np.asarray(labels)
+    count = prior.config.num_classes
+    if count == 0:
+        raise UserError(
+            "labels were given, but this prior has no class token; leave them out or "
+            "load a class-conditional prior"
+        )
+    wrong = labels[(labels < 0) | (labels >= count)]
+    if wrong.size:
+        raise UserError(
+            f"label {int(wrong.flat[0])} is out of range; this prior knows 0 to "
+            f"{count - 1}"
+        )
+    return labels.astype(np.int32)
+
+
+def drop_labels(
+    labels: Int[Array, " B"], *, null_class: int, rate: float, key: PRNGKeyArray
+) -> Int[Array, " B"]:
+    """Replace a share `rate` of the labels by the null class."""
+    return jnp.where(jax.random.bernoulli(key, rate, labels.shape), null_class, labels)
+
+
+def prior_loss(
+    prior: Prior,
+    batch: dict[str, Array],
+    *,
+    label_dropout: float = 0.0,
+    key: PRNGKeyArray,
+) -> tuple[Float[Array, ""], dict[str, Any]]:
+    """Mean of `-log p(c_i | class, c_<i)`, nats per token (section 4)."""
+    drop_key, dropout_key = jax.random.split(key)
+    labels = None
+    if prior.config.num_classes:
+        labels = batch["label"]
+        if label_dropout:
+            labels = drop_labels(
+                labels, null_class=prior.null_class, rate=label_dropout, key=drop_key
+            )
+    use_dropout = prior.config.stack.dropout > 0
+    logits, _ = prior(batch["codes"], labels, key=dropout_key if use_dropout else None)
+    nll = optax.losses.softmax_cross_entropy_with_integer_labels(
+        logits=logits, labels=batch["codes"]
+    )
+    right = jnp.mean(jnp.argmax(logits, axis=-1) == batch["codes"])
+    return jnp.mean(nll), {"nll": jnp.mean(nll), "accuracy": right}

@@ -1,0 +1,347 @@
+"""Stage 3: what a prior that never saw a label knows about labels (paper section 4.2).
+
+An image becomes codes, the codes pass through the frozen prior, the output of one block
+is averaged over all tokens, and one softmax layer is fitted on that vector. The paper
+leaves the fit open; it is convex here, so that the answer depends on no schedule:
+
+    min_{W, b}  mean_i -log softmax(W^T x_i + b)[y_i] + l2 / 2 |W|^2
+
+with each feature standardised. Strength `l2` and block are chosen on held-out training
+images, the layer is then fitted again on all of them; the test images choose nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
+
+from minivim.errors import UserError
+
+L2_GRID = (1e-1, 1e-2, 1e-3, 1e-4)
+PIXEL_SIDE = 32
+# Standard deviations below this are rounding noise of a constant feature.
+_FLOOR = 1e-6
+
+Layer = tuple[Float[Array, "width classes"], Float[Array, " classes"]]
+Scale = tuple[Float[Array, " width"], Float[Array, " width"]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftmaxProbe:
+    """One fitted softmax layer on standardised features.
+
+    weights [width, classes], bias [classes], mean and std [width]; `held_out` is the
+    accuracy in [0, 1] that `l2` was chosen by.
+    """
+
+    weights: np.ndarray
+    bias: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+    l2: float
+    held_out: float
+
+    @classmethod
+    def of(
+        cls, layer: Layer, scale: Scale, *, l2: float, held_out: float
+    ) -> SoftmaxProbe:
+        """The probe of a solved layer (W, b) under a scaling (mean, std)."""
+        weights, bias, mean, std = map(np.asarray, (*layer, *scale))
+        return cls(
+            weights=weights, bias=bias, mean=mean, std=std, l2=l2, held_out=held_out
+        )
+
+    def logits(
+        self, features: Float[ArrayLike, "n width"]
+    ) -> Float[np.ndarray, "n classes"]:
+        """`W^T (x - mean) / std + b`."""
+        return (np.asarray(features) - self.mean) / self.std @ self.weights + self.bias
+
+    def accuracy(
+        self, features: Float[ArrayLike, "n width"], labels: Int[ArrayLike, " n"]
+    ) -> float:
+        """Share of rows whose largest logit is the label's, in [0, 1]."""
+        return float((self.logits(features).argmax(-1) == np.asarray(labels)).mean())
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeResult:
+    """Accuracies in [0, 1] of every block and baseline, and the chosen block's layer.
+
+    `block` counts from 0, printed rows from 1 as the paper does. Baselines are
+    name -> (held-out, test). Only `accuracy` is a fair figure for the prior: the best
+    of `block_accuracy` would be chosen on the test images.
+    """
+
+    block: int
+    block_held_out: tuple[float, ...]
+    block_accuracy: tuple[float, ...]
+    baselines: dict[str, tuple[float, float]]
+    probe: SoftmaxProbe
+    n_train: int
+    n_test: int
+
+    @property
+    def accuracy(self) -> float:
+        """Test accuracy of the block chosen on held-out training images."""
+        return self.block_accuracy[self.block]
+
+    def rows(self) -> list[tuple[str, float, float]]:
+        """(name, held-out accuracy, test accuracy), baselines first, for printing."""
+        rows = [(name, *pair) for name, pair in self.baselines.items()]
+        pairs = zip(self.block_held_out, self.block_accuracy, strict=True)
+        for i, pair in enumerate(pairs):
+            chosen = ", chosen" if i == self.block else ""
+            rows.append((f"block {i + 1} of {len(self.block_accuracy)}{chosen}", *pair))
+        return rows
+
+    def as_dict(self) -> dict[str, np.ndarray]:
+        """Everything as named arrays, for safetensors or npz."""
+        arrays = {
+            "block": np.asarray(self.block),
+            "block_held_out": np.asarray(self.block_held_out),
+            "block_accuracy": np.asarray(self.block_accuracy),
+            "n_train": np.asarray(self.n_train),
+            "n_test": np.asarray(self.n_test),
+        }
+        for name, pair in self.baselines.items():
+            arrays[f"baseline/{name}"] = np.asarray(pair)
+        for field in dataclasses.fields(self.probe):
+            arrays[f"probe/{field.name}"] = np.asarray(getattr(self.probe, field.name))
+        return arrays
+
+    @classmethod
+    def from_dict(cls, arrays: dict[str, np.ndarray]) -> ProbeResult:
+        """The inverse of `as_dict`."""
+        probe: dict[str, Any] = {
+            name: arrays[f"probe/{name}"] for name in ("weights", "bias", "mean", "std")
+        }
+        probe |= {name: float(arrays[f"probe/{name}"]) for name in ("l2", "held_out")}
+        baselines = {
+            name.removeprefix("baseline/"): (float(pair[0]), float(pair[1]))
+            for name, pair in arrays.items()
+            if name.startswith("baseline/")
+        }
+        return cls(
+            block=int(arrays["block"]),
+            block_held_out=tuple(arrays["block_held_out"].tolist()),
+            block_accuracy=tuple(arrays["block_accuracy"].tolist()),
+            baselines=baselines,
+            probe=SoftmaxProbe(**probe),
+            n_train=int(arrays["n_train"]),
+            n_test=int(arrays["n_test"]),
+        )
+
+
+def linear_probe(
+    prior: Any,
+    tokenizer: Any,
+    train: dict[str, np.ndarray],
+    test: dict[str, np.ndarray],
+    *,
+    num_classes: int | None = None,
+    held_out: float = 0.2,
+    l2_grid: tuple[float, ...] = L2_GRID,
+    batch_size: int = 256,
+    seed: int = 0,
+) -> ProbeResult:
+    """Probe every block of a label-free prior, raw pixels and the tokenizer's latents.
+
+    train, test: "image" uint8 or float in [0, 1], [n, H, W, C], and "label" int [n] in
+    [0, num_classes); without `num_classes`, one more than the largest training label.
+    `prior` has `config.num_classes` and `features(codes) -> [L, B, width]`; `tokenizer`
+    is a module whose aux holds `codes`, `z_q` and perhaps `features`. Raises UserError
+    for a prior with class tokens, fewer than two labels, or labels out of range.
+    """
+    if prior.config.num_classes > 0:
+        raise UserError(
+            f"this prior was trained with {prior.config.num_classes} labels, which the "
+            "probe must not have seen; load one trained without labels"
+        )
+    train_labels, test_labels = np.asarray(train["label"]), np.asarray(test["label"])
+    if num_classes is None:
+        num_classes = int(train_labels.max(initial=0)) + 1
+    check_labels(train_labels, num_classes=num_classes, images=len(train["image"]))
+    check_labels(test_labels, num_classes=num_classes, images=len(test["image"]))
+    extract = partial(probe_features, prior, tokenizer, batch_size=batch_size)
+    train_features, test_features = extract(train["image"]), extract(test["image"])
+
+    def fit(x: np.ndarray, x_test: np.ndarray) -> tuple[SoftmaxProbe, float]:
+        probe = fit_probe(
+            x,
+            train_labels,
+            num_classes=num_classes,
+            held_out=held_out,
+            l2_grid=l2_grid,
+            seed=seed,
+        )
+        return probe, probe.accuracy(x_test, test_labels)
+
+    blocks = list(map(fit, train_features.pop("blocks"), test_features.pop("blocks")))
+    baselines = {
+        name: fit(x, test_features[name]) for name, x in train_features.items()
+    }
+    block = int(np.argmax([probe.held_out for probe, _ in blocks]))
+    return ProbeResult(
+        block=block,
+        block_held_out=tuple(probe.held_out for probe, _ in blocks),
+        block_accuracy=tuple(accuracy for _, accuracy in blocks),
+        baselines={k: (p.held_out, accuracy) for k, (p, accuracy) in baselines.items()},
+        probe=blocks[block][0],
+        n_train=len(train_labels),
+        n_test=len(test_labels),
+    )
+
+
+def check_labels(labels: np.ndarray, *, num_classes: int, images: int) -> None:
+    """Raise UserError unless there is one label in [0, num_classes) for each image."""
+    if num_classes < 2 or np.unique(labels).size < 2:
+        raise UserError(
+            f"a probe needs at least two labels, found {np.unique(labels).size}; use "
+            "data with a label column, and more of it if it is sorted"
+        )
+    if labels.shape != (images,):
+        raise UserError(
+            f"{images} images came with labels of shape {labels.shape}; give one label "
+            "for each image"
+        )
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise UserError(
+            f"labels run from {labels.min()} to {labels.max()}, but must lie between 0 "
+            f"and {num_classes - 1}; check the label column and num_classes"
+        )
+
+
+def probe_features(
+    prior: Any, tokenizer: Any, images: np.ndarray, *, batch_size: int = 256
+) -> dict[str, np.ndarray]:
+    """What the probe and its baselines read, float32; labels cannot reach it.
+
+    images: uint8 or float in [0, 1], [n, H, W, C]. Returns "pixels" [n, H W C] (reduced
+    to 32 pixels a side if larger), "latents" [n, code_dim], the mean code vector, and
+    "blocks" [L, n, width]; "encoder" [n, width], the mean encoder output before the
+    projection to codes, if the tokenizer offers it.
+    """
+    parts: list[dict[str, np.ndarray]] = []
+    for start in range(0, len(images), batch_size):
+        batch = np.asarray(images[start : start + batch_size])
+        short = batch_size - len(batch) if start else 0
+        if batch.dtype == np.uint8:
+            batch = batch.astype(np.float32) / 255
+        # A last batch of another size would compile everything once more.
+        batch = np.pad(batch, ((0, short), (0, 0), (0, 0), (0, 0)))
+        codes, rest = _tokenizer_features(tokenizer, batch)
+        found = rest | {"blocks": jnp.swapaxes(prior.features(codes), 0, 1)}
+        keep = len(batch) - short
+        parts.append({k: np.asarray(v, np.float32)[:keep] for k, v in found.items()})
+    features = {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
+    features["blocks"] = np.swapaxes(features["blocks"], 0, 1)
+    return features
+
+
+@nnx.jit
+def _tokenizer_features(
+    tokenizer: Any, images: Float[Array, "B H W C"]
+) -> tuple[Int[Array, "B N"], dict[str, Array]]:
+    """Codes, and what is pooled from the tokenizer alone; the decoder is left out."""
+    _, aux = tokenizer(images)
+    count, height, width, channels = images.shape
+    side = (min(height, PIXEL_SIDE), min(width, PIXEL_SIDE))
+    pixels = jax.image.resize(images, (count, *side, channels), "linear")
+    found = {"pixels": pixels.reshape(count, -1), "latents": aux["z_q"].mean(1)}
+    if "features" in aux:
+        found["encoder"] = aux["features"].mean(1)
+    return aux["codes"], found
+
+
+def fit_probe(
+    features: Float[ArrayLike, "n width"],
+    labels: Int[ArrayLike, " n"],
+    *,
+    num_classes: int,
+    held_out: float = 0.2,
+    l2_grid: tuple[float, ...] = L2_GRID,
+    max_steps: int = 300,
+    tolerance: float = 1e-3,
+    seed: int = 0,
+) -> SoftmaxProbe:
+    """Fit one softmax layer: `l2` chosen on held-out rows, then all rows used.
+
+        min_{W, b}  mean_i -log softmax(W^T z_i + b)[y_i] + l2 / 2 |W|^2
+
+    features [n, width], labels [n] in [0, num_classes). A share `held_out` of the rows,
+    drawn from `seed`, chooses from `l2_grid` (the earlier of equals). L-BFGS runs until
+    the gradient's norm is below `tolerance` or for `max_steps`.
+    """
+    x, y = np.asarray(features, np.float32), np.asarray(labels)
+    order = np.random.default_rng(seed).permutation(len(x))
+    held = np.zeros(len(x), bool)
+    held[order[: max(1, round(held_out * len(x)))]] = True
+    solve = partial(_solve, jnp.asarray(x), jnp.asarray(y), tolerance, max_steps)
+    # Held-out rows weigh nothing, so that one compiled program serves both fits.
+    some, every = jnp.asarray(~held, jnp.float32), jnp.ones(len(x))
+    start = jnp.zeros((x.shape[1], num_classes)), jnp.zeros(num_classes)
+    found = []
+    for l2 in l2_grid:
+        start, scale = solve(some, l2, start)
+        probe = SoftmaxProbe.of(start, scale, l2=l2, held_out=0.0)
+        found.append((probe.accuracy(x[held], y[held]), l2, start))
+    score, l2, start = max(found, key=lambda item: item[0])
+    return SoftmaxProbe.of(*solve(every, l2, start), l2=l2, held_out=score)
+
+
+@partial(jax.jit, static_argnames="max_steps")
+def _solve(
+    x: Float[Array, "n width"],
+    y: Int[Array, " n"],
+    tolerance: Float[ArrayLike, ""],
+    max_steps: int,
+    share: Float[Array, " n"],
+    l2: Float[ArrayLike, ""],
+    start: Layer,
+) -> tuple[Layer, Scale]:
+    """Layer and scaling of the rows with `share` 1, by full-batch L-BFGS."""
+    share = share / share.sum()
+    mean = share @ x
+    std = jnp.sqrt(share @ jnp.square(x - mean))
+    std = jnp.where(std < _FLOOR, 1.0, std)
+    z = (x - mean) / std
+
+    def objective(layer: Layer) -> Array:
+        weights, bias = layer
+        nll = optax.softmax_cross_entropy_with_integer_labels(z @ weights + bias, y)
+        return share @ nll + l2 / 2 * jnp.square(weights).sum()
+
+    solver = optax.lbfgs()
+    evaluate = optax.value_and_grad_from_state(objective)
+
+    def improve(carry: Any) -> Any:
+        step, layer, state, _ = carry
+        value, grad = evaluate(layer, state=state)
+        updates, state = solver.update(
+            grad, state, layer, value=value, grad=grad, value_fn=objective
+        )
+        return (
+            step + 1,
+            optax.apply_updates(layer, updates),
+            state,
+            optax.global_norm(grad),
+        )
+
+    def unfinished(carry: Any) -> Any:
+        step, _, _, norm = carry
+        return (step < max_steps) & (norm > tolerance)
+
+    carry = (0, start, solver.init(start), jnp.inf)
+    _, layer, _, _ = jax.lax.while_loop(unfinished, improve, carry)
+    return layer, (mean, std)

@@ -1,0 +1,299 @@
+"""Every named recipe, from a toy to the paper's own (section 5, Table 2).
+
+The docstring of each holds the command and the figures it reaches; those of the paper's
+size are not run here.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import replace
+
+from minivim.config import (
+    ClassifierConfig,
+    ClassifierRecipe,
+    OptimConfig,
+    PriorConfig,
+    PriorRecipe,
+    ProbeRecipe,
+    QuantizerConfig,
+    Recipe,
+    RunConfig,
+    StackConfig,
+    TokenizerConfig,
+    TokenizerRecipe,
+)
+from minivim.errors import UserError
+
+SMALL = StackConfig(blocks=8, heads=8, width=512, hidden=2048)
+BASE = StackConfig(blocks=12, heads=12, width=768, hidden=3072)
+LARGE = StackConfig(blocks=32, heads=16, width=1280, hidden=5120)
+VIM_BASE = StackConfig(blocks=24, heads=16, width=1536, hidden=6144, dropout=0.1)
+VIM_LARGE = StackConfig(blocks=36, heads=32, width=2048, hidden=8192, dropout=0.1)
+
+# Parameter counts as the paper prints them in Table 2, in millions.
+PRINTED = {SMALL: 32, BASE: 91, LARGE: 599, VIM_BASE: 650, VIM_LARGE: 1697}
+
+
+def shapes_tokenizer() -> TokenizerRecipe:
+    """The toy tokenizer: 32x32 images, 64 tokens, 256 codes.
+
+    `minivim train tokenizer shapes --data shapes --workdir runs/tokenizer`
+    """
+    stack = StackConfig(blocks=2, heads=4, width=128, hidden=512, unroll=2)
+    return TokenizerRecipe(
+        name="shapes",
+        model=TokenizerConfig(
+            image_size=32,
+            patch_size=4,
+            encoder=stack,
+            decoder=stack,
+            quantizer=QuantizerConfig(num_codes=256, code_dim=8),
+        ),
+        optim=OptimConfig(peak_lr=1e-3, warmup_steps=100, final_lr=5e-5),
+        run=RunConfig(steps=3000, batch_size=64),
+    )
+
+
+def shapes_prior() -> PriorRecipe:
+    """The toy prior with a class token and label dropout 0.1.
+
+    `minivim train prior shapes --data shapes --workdir runs/prior`
+    """
+    stack = StackConfig(blocks=4, heads=4, width=160, hidden=640, unroll=4)
+    return PriorRecipe(
+        name="shapes",
+        model=PriorConfig(num_codes=256, grid=8, stack=stack, num_classes=8),
+        optim=OptimConfig(peak_lr=1e-3, warmup_steps=100, final_lr=5e-5, b2=0.96),
+        run=RunConfig(steps=3000, batch_size=64),
+        tokenizer="shapes/tokenizer",
+        label_dropout=0.1,
+    )
+
+
+def shapes_prior_unlabelled() -> PriorRecipe:
+    """The toy prior that never saw a label, for the probe.
+
+    `minivim train prior shapes-unlabelled --data shapes --workdir runs/unlabelled`
+    """
+    recipe = shapes_prior()
+    return replace(
+        recipe,
+        name="shapes-unlabelled",
+        model=replace(recipe.model, num_classes=0),
+        label_dropout=0.0,
+    )
+
+
+def shapes_probe() -> ProbeRecipe:
+    """The probe of the shipped prior.
+
+    `minivim train probe shapes --data shapes --workdir runs/probe`
+    """
+    return ProbeRecipe(
+        name="shapes", prior="shapes/prior-unlabelled", tokenizer="shapes/tokenizer"
+    )
+
+
+def shapes_classifier() -> ClassifierRecipe:
+    """The labelled network that methods may use."""
+    return ClassifierRecipe(
+        name="shapes",
+        model=ClassifierConfig(kind="cnn", num_classes=8),
+        optim=OptimConfig(peak_lr=3e-3, warmup_steps=50),
+        run=RunConfig(steps=400, batch_size=128, seed=1),
+    )
+
+
+def shapes_judge() -> ClassifierRecipe:
+    """The labelled network that alone produces figures."""
+    return replace(
+        shapes_classifier(),
+        name="shapes-judge",
+        model=ClassifierConfig(kind="residual", num_classes=8),
+        run=RunConfig(steps=400, batch_size=128, seed=2),
+    )
+
+
+def cifar10_tokenizer() -> TokenizerRecipe:
+    """CIFAR-10 on a laptop: 64 tokens of 512 codes.
+
+    `minivim train tokenizer cifar10 --data uoft-cs/cifar10 --workdir runs/cifar10`
+    """
+    recipe = shapes_tokenizer()
+    quantizer = QuantizerConfig(num_codes=512, code_dim=8)
+    return replace(
+        recipe,
+        name="cifar10",
+        model=replace(recipe.model, quantizer=quantizer),
+        run=RunConfig(steps=5000, batch_size=64),
+        flip=True,
+    )
+
+
+def cifar10_prior() -> PriorRecipe:
+    """A prior over the codes of a `cifar10` tokenizer; set `tokenizer` to its folder.
+
+    `minivim train prior cifar10 --data uoft-cs/cifar10 --workdir runs/cifar10-prior
+    --set tokenizer=runs/cifar10`
+    """
+    stack = StackConfig(blocks=6, heads=6, width=192, hidden=768, dropout=0.1, unroll=6)
+    return PriorRecipe(
+        name="cifar10",
+        model=PriorConfig(num_codes=512, grid=8, stack=stack, num_classes=10),
+        optim=OptimConfig(peak_lr=1e-3, warmup_steps=100, final_lr=5e-5, b2=0.96),
+        run=RunConfig(steps=10000, batch_size=64),
+        tokenizer="runs/cifar10",
+        label_dropout=0.1,
+        codes="fly",
+        flip=True,
+    )
+
+
+def _paper_tokenizer(
+    name: str, encoder: StackConfig, decoder: StackConfig
+) -> TokenizerRecipe:
+    """Stage 1 as in sections 3 and 5.1: 500k steps of 256, Adam(.9, .99)."""
+    return TokenizerRecipe(
+        name=name,
+        model=TokenizerConfig(
+            image_size=256,
+            patch_size=8,
+            encoder=encoder,
+            decoder=decoder,
+            quantizer=QuantizerConfig(num_codes=8192, code_dim=32),
+        ),
+        optim=OptimConfig(
+            peak_lr=1e-4,
+            warmup_steps=50_000,
+            schedule="cosine",
+            final_lr=5e-5,
+            b1=0.9,
+            b2=0.99,
+            weight_decay=1e-4,
+        ),
+        run=RunConfig(
+            steps=500_000,
+            batch_size=256,
+            log_every=100,
+            eval_every=10_000,
+            checkpoint_every=5_000,
+            eval_size=2048,
+        ),
+    )
+
+
+def _paper_prior(name: str, stack: StackConfig, num_classes: int) -> PriorRecipe:
+    """Stage 2 as in section 5.2: 450k steps of 1024, Adam(.9, .96).
+
+    Silent in the paper: weight decay and clipping, which are those of DALL-E and Parti;
+    the augmentation, here a mirror image. The memory-saving moments of section 5.2 are
+    not built yet.
+    """
+    return PriorRecipe(
+        name=name,
+        model=PriorConfig(
+            num_codes=8192, grid=32, stack=stack, num_classes=num_classes
+        ),
+        optim=OptimConfig(
+            peak_lr=4.5e-4,
+            warmup_steps=5_000,
+            schedule="exponential",
+            decay_start=80_000,
+            final_lr=1e-5,
+            b1=0.9,
+            b2=0.96,
+            weight_decay=4.5e-2,
+            clip_norm=4.0,
+        ),
+        run=RunConfig(
+            steps=450_000,
+            batch_size=1024,
+            log_every=100,
+            eval_every=10_000,
+            checkpoint_every=5_000,
+            eval_size=2048,
+        ),
+        tokenizer="runs/vit-vqgan-ss",
+        codes="fly",
+        flip=True,
+    )
+
+
+def vit_vqgan_ss() -> TokenizerRecipe:
+    """Small encoder, small decoder: what the paper's stage 2 uses. Not run here."""
+    return _paper_tokenizer("vit-vqgan-ss", SMALL, SMALL)
+
+
+def vit_vqgan_bb() -> TokenizerRecipe:
+    """Base encoder, base decoder: the default of Table 4. Not run here."""
+    return _paper_tokenizer("vit-vqgan-bb", BASE, BASE)
+
+
+def vit_vqgan_sl() -> TokenizerRecipe:
+    """Small encoder, large decoder: the best rFID, 1.28. Not run here."""
+    return _paper_tokenizer("vit-vqgan-sl", SMALL, LARGE)
+
+
+def vim_base() -> PriorRecipe:
+    """VIM-Base without class token. Not run here."""
+    return _paper_prior("vim-base", VIM_BASE, 0)
+
+
+def vim_base_class() -> PriorRecipe:
+    """VIM-Base with ImageNet's class token. Not run here."""
+    return _paper_prior("vim-base-class", VIM_BASE, 1000)
+
+
+def vim_large() -> PriorRecipe:
+    """VIM-Large without class token. Not run here."""
+    return _paper_prior("vim-large", VIM_LARGE, 0)
+
+
+def vim_large_class() -> PriorRecipe:
+    """VIM-Large with ImageNet's class token: FID 4.17 in the paper. Not run here."""
+    return _paper_prior("vim-large-class", VIM_LARGE, 1000)
+
+
+RECIPES: dict[tuple[str, str], Callable[[], Recipe]] = {
+    ("tokenizer", "shapes"): shapes_tokenizer,
+    ("prior", "shapes"): shapes_prior,
+    ("prior", "shapes-unlabelled"): shapes_prior_unlabelled,
+    ("probe", "shapes"): shapes_probe,
+    ("classifier", "shapes"): shapes_classifier,
+    ("classifier", "shapes-judge"): shapes_judge,
+    ("tokenizer", "cifar10"): cifar10_tokenizer,
+    ("prior", "cifar10"): cifar10_prior,
+    ("tokenizer", "vit-vqgan-ss"): vit_vqgan_ss,
+    ("tokenizer", "vit-vqgan-bb"): vit_vqgan_bb,
+    ("tokenizer", "vit-vqgan-sl"): vit_vqgan_sl,
+    ("prior", "vim-base"): vim_base,
+    ("prior", "vim-base-class"): vim_base_class,
+    ("prior", "vim-large"): vim_large,
+    ("prior", "vim-large-class"): vim_large_class,
+}
+
+
+def recipe(stage: str, name: str) -> Recipe:
+    """The named recipe of a stage; raises `UserError` with the names there are."""
+    if (stage, name) in RECIPES:
+        return RECIPES[stage, name]()
+    names = [n for s, n in RECIPES if s == stage]
+    if not names:
+        stages = sorted({s for s, _ in RECIPES})
+        raise UserError(f"there is no stage {stage!r}; use {', '.join(stages)}")
+    close = difflib.get_close_matches(name, names, 1)
+    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}"
+    raise UserError(f"there is no {stage} recipe {name!r}; {hint}")
+
+
+def named(name: str) -> list[Recipe]:
+    """The recipes of every stage that bear this name."""
+    found = [make() for (_, n), make in RECIPES.items() if n == name]
+    if not found:
+        names = sorted({n for _, n in RECIPES})
+        close = difflib.get_close_matches(name, names, 1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}"
+        raise UserError(f"there is no recipe {name!r}; {hint}")
+    return found

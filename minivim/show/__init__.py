@@ -1,0 +1,35 @@
+"""Pictures for notebooks and reports: explorers, plots and the static report."""
+
+from minivim.show.explorer import Explorer, Live, live
+from minivim.show.picture import to_png
+from minivim.show.plots import (
+    Plot,
+    attention_map,
+    code_map,
+    codebook_patches,
+    image_grid,
+    loss_curves,
+    probe_curve,
+    reconstructions,
+    samples_by_class,
+    usage_histogram,
+)
+from minivim.show.report import Report
+
+__all__ = [
+    "Explorer",
+    "Live",
+    "Plot",
+    "Report",
+    "attention_map",
+    "code_map",
+    "codebook_patches",
+    "image_grid",
+    "live",
+    "loss_curves",
+    "probe_curve",
+    "reconstructions",
+    "samples_by_class",
+    "to_png",
+    "usage_histogram",
+]

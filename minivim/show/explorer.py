@@ -1,0 +1,226 @@
+"""Sliders that change a picture: with a kernel, and in a page that has none.
+
+`Explorer` holds pictures computed beforehand. Its slider and its stack of pictures are
+linked inside the browser, so the cell is alive in Jupyter and in the static book alike,
+and where no widgets exist the same output carries a small HTML page of its own.
+`live` recomputes its picture at every move and therefore needs a kernel.
+"""
+
+from base64 import b64encode
+from collections.abc import Callable, Iterable
+from html import escape
+from typing import Any
+
+import ipywidgets
+
+from minivim.show.picture import Picture, to_png
+
+LIMIT = 150_000
+"""Bytes of PNG allowed per explorer: a chapter stays small enough to load at once."""
+
+# Handlers sit in attributes: no element needs an id, so the output never changes.
+# JupyterLab takes the arrow keys for itself unless the slider keeps them.
+_PAGE = """\
+<div class="minivim-explorer" style="max-width:100%">
+<label style="display:flex;gap:.6em;align-items:center;flex-wrap:wrap">{label}
+<input type="range" min="0" max="{last}" value="{start}" step="1" \
+aria-label="{label}" aria-valuetext="{value}" onkeydown="event.stopPropagation()" \
+oninput="
+const box = this.closest('.minivim-explorer');
+const frames = [...box.querySelectorAll('figure')];
+frames.forEach((frame, i) => {{ frame.hidden = i != this.value; }});
+const value = frames[this.value].dataset.value;
+this.setAttribute('aria-valuetext', value);
+box.querySelector('output').textContent = value;
+"><output>{value}</output></label>
+{frames}
+</div>"""
+
+
+def _figure_html(png: bytes, *, alt: str, caption: str, attributes: str = "") -> str:
+    data = b64encode(png).decode("ascii")
+    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return (
+        f'<figure style="margin:.4em 0"{attributes}><img alt="{escape(alt)}" '
+        f'style="max-width:100%" src="data:image/png;base64,{data}">{below}</figure>'
+    )
+
+
+class Explorer(ipywidgets.VBox):
+    """A slider over pictures that were computed beforehand; it needs no kernel.
+
+    Args:
+        frames: one picture per slider position: matplotlib figures, pixel arrays
+            ([H, W] or [H, W, C], uint8 or floats in [0, 1]; small ones are enlarged
+            without smoothing) or PNG bytes.
+        label: what the slider changes, as shown beside it and read out.
+        values: the value at each position; 0, 1, 2, ... by default.
+        captions: one line under each picture. The strict notebook test compares
+            captions (pictures it cannot), so put the numbers behind a picture here.
+        text: one sentence saying what the pictures show, for those who cannot see them.
+        start: the position shown first.
+
+    Raises:
+        ValueError: no frames, unequal lengths, `start` out of range, or more than
+            `LIMIT` bytes of PNG.
+    """
+
+    def __init__(
+        self,
+        frames: Iterable[Picture],
+        *,
+        label: str,
+        values: Iterable[object] | None = None,
+        captions: Iterable[str] | None = None,
+        text: str | None = None,
+        start: int = 0,
+    ):
+        self._pngs = [to_png(frame) for frame in frames]
+        count = len(self._pngs)
+        names = [str(value) for value in (range(count) if values is None else values)]
+        lines = [""] * count if captions is None else list(captions)
+        if not count:
+            raise ValueError("an explorer needs at least one frame")
+        if len(names) != count or len(lines) != count:
+            raise ValueError(
+                f"{count} frames need as many values and captions, "
+                f"not {len(names)} and {len(lines)}"
+            )
+        if not 0 <= start < count:
+            raise ValueError(f"start={start} is not one of the {count} positions")
+        size = sum(len(png) for png in self._pngs)
+        if size > LIMIT:
+            raise ValueError(
+                f"{count} frames take {size / 1000:.0f} kB, more than "
+                f"{LIMIT / 1000:.0f}: use fewer or smaller ones"
+            )
+        self._label, self._names, self._lines = label, names, lines
+        self._text, self._start = text or label, start
+        super().__init__(self._parts())
+
+    def _alt(self, position: int) -> str:
+        return f"{self._text} ({self._label} = {self._names[position]})"
+
+    def _parts(self) -> tuple[ipywidgets.Widget, ...]:
+        if not hasattr(ipywidgets, "Stack"):  # ipywidgets 7: the page alone must do
+            return ()
+        # HTML widgets rather than Image widgets: only they can carry an alt text.
+        pictures = [
+            ipywidgets.HTML(_figure_html(png, alt=self._alt(i), caption=self._lines[i]))
+            for i, png in enumerate(self._pngs)
+        ]
+        slider = ipywidgets.SelectionSlider(
+            # Equal values would be taken for one option, so each carries its position.
+            options=[(name, i) for i, name in enumerate(self._names)],
+            index=self._start,
+            description=self._label,
+            tooltip=self._label,
+            style={"description_width": "initial"},
+            layout={"width": "min(100%, 30em)"},
+        )
+        stack = ipywidgets.Stack(pictures, selected_index=self._start)
+        self._link = ipywidgets.jslink((slider, "index"), (stack, "selected_index"))
+        return slider, stack
+
+    def html(self) -> str:
+        """The explorer as a piece of HTML that needs no library, widget or network."""
+        frames = [
+            _figure_html(
+                png,
+                alt=self._alt(i),
+                caption=self._lines[i],
+                attributes=f' data-value="{escape(self._names[i])}"'
+                + ("" if i == self._start else " hidden"),
+            )
+            for i, png in enumerate(self._pngs)
+        ]
+        return _PAGE.format(
+            label=escape(self._label),
+            last=len(frames) - 1,
+            start=self._start,
+            value=escape(self._names[self._start]),
+            frames="\n".join(frames),
+        )
+
+    def __repr__(self) -> str:
+        rows = [
+            f"  {name}: {line}" if line else f"  {name}"
+            for name, line in zip(self._names, self._lines, strict=True)
+        ]
+        return "\n".join([f"Explorer of {self._label}: {self._text}", *rows])
+
+    def _repr_mimebundle_(self, **kwargs) -> dict:
+        bundle = super()._repr_mimebundle_(**kwargs) if self.children else None
+        return (bundle or {}) | {"text/plain": repr(self), "text/html": self.html()}
+
+
+class Live(ipywidgets.VBox):
+    """The widget that `live` returns: controls above a picture they recompute."""
+
+    def __init__(self, function: Callable[..., Picture | str], controls: dict):
+        self._function = function
+        self._controls = {
+            name: _control(name, abbreviation)
+            for name, abbreviation in controls.items()
+        }
+        self._picture = ipywidgets.HTML()
+        self._update()
+        super().__init__((*self._controls.values(), self._picture))
+        for widget in self._controls.values():
+            widget.observe(self._on_change, names="value")
+
+    def _update(self) -> None:
+        arguments = {name: widget.value for name, widget in self._controls.items()}
+        result = self._function(**arguments)
+        if isinstance(result, str):
+            self._picture.value = f"<pre>{escape(result)}</pre>"
+            return
+        alt = ", ".join(f"{name} = {value}" for name, value in arguments.items())
+        self._picture.value = _figure_html(to_png(result), alt=alt, caption="")
+
+    def _on_change(self, _change) -> None:
+        try:
+            self._update()
+        except Exception as error:  # a callback has no cell to show its traceback in
+            message = f"{type(error).__name__}: {error}"
+            self._picture.value = f'<pre role="alert">{escape(message)}</pre>'
+
+    def __repr__(self) -> str:
+        return f"Live({', '.join(self._controls)}): needs a kernel"
+
+    def _repr_mimebundle_(self, **kwargs) -> dict:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        return (bundle or {}) | {"text/plain": repr(self)}
+
+
+def _control(name: str, abbreviation) -> Any:
+    widget = ipywidgets.interactive.widget_from_abbrev(abbreviation)
+    if not isinstance(widget, ipywidgets.DOMWidget) or not widget.has_trait("value"):
+        raise ValueError(
+            f"{name}={abbreviation!r} is neither a widget nor its short form"
+        )
+    if not widget.trait_values().get("description"):
+        widget.set_trait("description", name.replace("_", " "))
+    if widget.has_trait("continuous_update"):  # one computation per move, not fifty
+        widget.set_trait("continuous_update", False)
+    widget.set_trait("style", {"description_width": "initial"})
+    return widget
+
+
+def live(function: Callable[..., Picture | str], **controls) -> Live:
+    """A picture that is computed anew whenever a control moves; it needs a kernel.
+
+    Tag its cell `nbval-ignore-output` and `remove-output`: a static page would show
+    controls that do nothing.
+
+    Args:
+        function: called with one keyword argument per control; returns a picture
+            (figure, pixels or PNG bytes) or a string.
+        controls: widgets, or ipywidgets' short forms: `(low, high)`,
+            `(low, high, step)`, a list or dict of choices, a bool, a string.
+
+    Raises:
+        ValueError: for a control that is neither; errors of `function` in its first
+            call pass through, later ones are shown in place of the picture.
+    """
+    return Live(function, controls)

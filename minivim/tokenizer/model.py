@@ -1,0 +1,122 @@
+"""ViT-VQGAN as one module: encode, decode, reconstruct."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from minivim.config import LossConfig, StackConfig, TokenizerConfig
+from minivim.errors import UserError
+from minivim.tokenizer.losses import l1_loss, l2_loss, total_loss
+from minivim.tokenizer.quantizer import Quantizer
+from minivim.tokenizer.vit import Decoder, Encoder
+
+
+def _with_tanh(config: TokenizerConfig) -> TokenizerConfig:
+    """The other reading of section 3.1: tanh inside every FFN."""
+    import dataclasses
+
+    if config.tanh == "head":
+        return config
+
+    def tanh(stack: StackConfig) -> StackConfig:
+        return dataclasses.replace(stack, activation="tanh")
+
+    return dataclasses.replace(
+        config, encoder=tanh(config.encoder), decoder=tanh(config.decoder)
+    )
+
+
+class Tokenizer(nnx.Module):
+    """Stage 1: images `[B, H, W, C]` in [0, 1] to codes `[B, N]` and back."""
+
+    def __init__(self, config: TokenizerConfig, *, rngs: nnx.Rngs):
+        config = _with_tanh(config)
+        self.config = config
+        self.encoder = Encoder(config, rngs=rngs)
+        self.quantizer = Quantizer(
+            config.quantizer,
+            in_width=config.encoder.width,
+            out_width=config.decoder.width,
+            rngs=rngs,
+        )
+        self.decoder = Decoder(config, rngs=rngs)
+
+    def __call__(
+        self, images: Float[Array, "B H W C"]
+    ) -> tuple[Float[Array, "B H W C"], dict[str, Any]]:
+        """Reconstruction, and `aux` of the quantiser with the encoder's `features`."""
+        features = self.encoder(images)
+        embedded, aux = self.quantizer(features)
+        return self.decoder(embedded), aux | {"features": features}
+
+    def encode(self, images: Float[Array, "B H W C"]) -> Int[Array, "B N"]:
+        """Codes in raster order."""
+        self._check_images(images)
+        return _encode(self, jnp.asarray(images, jnp.float32))
+
+    def decode(self, codes: Int[Array, "B N"]) -> Float[Array, "B H W C"]:
+        """Images in [0, 1]; raises `UserError` for codes of another shape."""
+        if codes.ndim != 2 or codes.shape[1] != self.config.num_tokens:
+            raise UserError(
+                f"codes of shape {codes.shape} do not fit this tokenizer; "
+                f"give [B, {self.config.num_tokens}] in raster order"
+            )
+        return _decode(self, jnp.asarray(codes))
+
+    def reconstruct(self, images: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        """`decode(encode(images))`."""
+        return self.decode(self.encode(images))
+
+    def _check_images(self, images: Array) -> None:
+        size, channels = self.config.image_size, self.config.channels
+        if images.shape[1:] != (size, size, channels):
+            raise UserError(
+                f"images of shape {images.shape} do not fit this tokenizer; "
+                f"resize them to [B, {size}, {size}, {channels}] in [0, 1]"
+            )
+
+
+@nnx.jit
+def _encode(tokenizer: Tokenizer, images: Array) -> Array:
+    _, aux = tokenizer.quantizer(tokenizer.encoder(images))
+    return aux["codes"]
+
+
+@nnx.jit
+def _decode(tokenizer: Tokenizer, codes: Array) -> Array:
+    return jnp.clip(tokenizer.decoder(tokenizer.quantizer.embed(codes)), 0, 1)
+
+
+def tokenizer_loss(
+    tokenizer: Tokenizer,
+    batch: dict[str, Array],
+    *,
+    weights: LossConfig,
+    flip: bool = False,
+    key: PRNGKeyArray,
+) -> tuple[Float[Array, ""], dict[str, Any]]:
+    """`sum_t w_t L_t` on a batch, with every term and the codes as metrics."""
+    images = batch["image"]
+    if flip:
+        images = random_flip(images, key=key)
+    recon, aux = tokenizer(images)
+    terms = {
+        "vq": aux["vq_loss"],
+        "l2": l2_loss(recon=recon, target=images),
+        "l1": l1_loss(recon=recon, target=images),
+    }
+    loss = total_loss(weights, terms)
+    return loss, terms | {"codes": aux["codes"]}
+
+
+def random_flip(
+    images: Float[Array, "B H W C"], *, key: PRNGKeyArray
+) -> Float[Array, "B H W C"]:
+    """Mirror each image with probability one half."""
+    mirrored = jax.random.bernoulli(key, 0.5, (images.shape[0], 1, 1, 1))
+    return jnp.where(mirrored, images[:, :, ::-1], images)

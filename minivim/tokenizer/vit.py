@@ -1,0 +1,96 @@
+"""The two Vision Transformers of stage 1 (paper section 3.1)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import nnx
+from jaxtyping import Array, Float
+
+from minivim.config import TokenizerConfig
+from minivim.transformer import Stack, linear, patchify, unpatchify
+
+
+def sincos_positions(grid: int, width: int) -> Float[np.ndarray, "N D"]:
+    """Fixed 2-D table: `[sin x, cos x, sin y, cos y]`, frequencies `10000^(-4i/D)`."""
+    frequencies = 10000.0 ** (-np.arange(width // 4) / (width // 4))
+    rows, columns = np.divmod(np.arange(grid * grid), grid)
+    parts = [
+        wave(axis[:, None] * frequencies)
+        for axis in (columns, rows)
+        for wave in (np.sin, np.cos)
+    ]
+    return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+class Positions(nnx.Module):
+    """One vector per token, learnt or fixed, added to the tokens."""
+
+    def __init__(self, config: TokenizerConfig, width: int, *, rngs: nnx.Rngs):
+        self.kind, self.grid, self.width = config.positions, config.grid, width
+        if self.kind == "learnt":
+            shape = (config.num_tokens, width)
+            self.table = nnx.Param(0.02 * jax.random.normal(rngs.params(), shape))
+
+    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
+        if self.kind == "learnt":
+            return x + self.table[...]
+        return x + jnp.asarray(sincos_positions(self.grid, self.width))
+
+
+class TanhHead(nnx.Module):
+    """`W_2 tanh(W_1 x)`, the two-layer network at the output of the blocks."""
+
+    def __init__(self, width: int, hidden: int, outputs: int, *, rngs: nnx.Rngs):
+        self.hidden = linear(width, hidden, rngs)
+        self.out = linear(hidden, outputs, rngs)
+
+    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N O"]:
+        flat = rearrange(x, "b n d -> (b n) d")
+        y = self.out(jnp.tanh(self.hidden(flat)))
+        return rearrange(y, "(b n) o -> b n o", b=x.shape[0])
+
+
+class Encoder(nnx.Module):
+    """Images to features: patches, positions, blocks, tanh head."""
+
+    def __init__(self, config: TokenizerConfig, *, rngs: nnx.Rngs):
+        size = config.encoder
+        self.patch_size = config.patch_size
+        self.embed = linear(config.patch_dim, size.width, rngs)
+        self.positions = Positions(config, size.width, rngs=rngs)
+        self.stack = Stack(size, rngs=rngs)
+        self.head = nnx.data(
+            TanhHead(size.width, size.hidden, size.width, rngs=rngs)
+            if config.tanh == "head"
+            else None
+        )
+
+    def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B N D"]:
+        x = self.positions(self.embed(patchify(images, self.patch_size)))
+        x, _ = self.stack(x, causal=False)
+        return x if self.head is None else self.head(x)
+
+
+class Decoder(nnx.Module):
+    """Features to pixels in (0, 1): positions, blocks, tanh head, patches regrouped."""
+
+    def __init__(self, config: TokenizerConfig, *, rngs: nnx.Rngs):
+        size = config.decoder
+        self.config = config
+        self.positions = Positions(config, size.width, rngs=rngs)
+        self.stack = Stack(size, rngs=rngs)
+        self.head = (
+            TanhHead(size.width, size.hidden, config.patch_dim, rngs=rngs)
+            if config.tanh == "head"
+            else linear(size.width, config.patch_dim, rngs)
+        )
+
+    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B H W C"]:
+        x, _ = self.stack(self.positions(x), causal=False)
+        mean = unpatchify(
+            self.head(x), grid=self.config.grid, patch=self.config.patch_size
+        )
+        return jax.nn.sigmoid(mean) if self.config.output == "sigmoid" else mean

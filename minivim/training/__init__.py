@@ -1,0 +1,17 @@
+"""One training loop for every stage; it knows no stage."""
+
+from minivim.training.checkpoint import Workdir, read_metrics
+from minivim.training.loop import fit
+from minivim.training.optim import learning_rate, optimizer
+from minivim.training.step import TrainState, make_step, new_state
+
+__all__ = [
+    "TrainState",
+    "Workdir",
+    "fit",
+    "learning_rate",
+    "make_step",
+    "new_state",
+    "optimizer",
+    "read_metrics",
+]

@@ -1,0 +1,55 @@
+"""Optimiser and learning-rate schedules of both stages (paper sections 5.1, 5.2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import optax
+
+from minivim.config import OptimConfig
+
+
+def learning_rate(config: OptimConfig, *, steps: int) -> optax.Schedule:
+    """Linear warm-up to `peak_lr`, then constant, cosine or exponential.
+
+    Stage 1: cosine from the end of the warm-up to `final_lr` at `steps`. Stage 2:
+    constant until `decay_start` = s, then `peak (final / peak)^((t - s)/(steps - s))`.
+    """
+    warmup = optax.linear_schedule(0.0, config.peak_lr, max(config.warmup_steps, 1))
+    start = max(config.warmup_steps, config.decay_start)
+    left = max(steps - start, 1)
+    ratio = config.final_lr / config.peak_lr
+    after = {
+        "constant": lambda: optax.constant_schedule(config.peak_lr),
+        "cosine": lambda: optax.cosine_decay_schedule(
+            config.peak_lr, left, alpha=ratio
+        ),
+        "exponential": lambda: optax.exponential_decay(config.peak_lr, left, ratio),
+    }[config.schedule]()
+    if config.schedule == "exponential":
+        hold = optax.constant_schedule(config.peak_lr)
+        return optax.join_schedules([warmup, hold, after], [config.warmup_steps, start])
+    return optax.join_schedules([warmup, after], [config.warmup_steps])
+
+
+def decays(params: Any) -> Any:
+    """True where weight decay applies: matrices, not biases, norms or tables."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: any(getattr(p, "key", None) == "kernel" for p in path), params
+    )
+
+
+def optimizer(config: OptimConfig, *, steps: int) -> optax.GradientTransformation:
+    """AdamW with the recipe's schedule, clipped by global norm if asked."""
+    adamw = optax.adamw(
+        learning_rate(config, steps=steps),
+        b1=config.b1,
+        b2=config.b2,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        mask=decays,
+    )
+    if config.clip_norm:
+        return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+    return adamw

@@ -1,0 +1,234 @@
+"""Models as files: `model.safetensors` and a card that says where they come from.
+
+A folder with these two files is what `load` reads, what a finished run's workdir holds
+and what the package ships. Loading a prior over another tokenizer's codes is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from safetensors import SafetensorError
+from safetensors.flax import load_file, save_file
+
+from minivim import classifier
+from minivim.config import (
+    ClassifierConfig,
+    PriorConfig,
+    TokenizerConfig,
+    as_dict,
+    from_dict,
+)
+from minivim.errors import UserError
+from minivim.prior import Prior
+from minivim.tokenizer import Tokenizer
+
+HERE = Path(__file__).parent
+WEIGHTS, CARD = "model.safetensors", "card.json"
+KINDS: dict[str, tuple[type, Any]] = {
+    "tokenizer": (TokenizerConfig, Tokenizer),
+    "prior": (PriorConfig, Prior),
+    "classifier": (ClassifierConfig, classifier.build),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Card:
+    """What is known of a set of weights. Compared by identity, never by content."""
+
+    path: str
+    values: dict[str, Any] = field(repr=False)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self.values.get(name, default)
+
+
+def flat_weights(model: nnx.Module) -> dict[str, jax.Array]:
+    """Parameters by their dotted path."""
+    state = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    return {".".join(map(str, path)): leaf[...] for path, leaf in state}
+
+
+def weights_hash(model: nnx.Module) -> str:
+    """SHA-256 over names, shapes and float32 bytes of all parameters."""
+    digest = hashlib.sha256()
+    for name, value in sorted(flat_weights(model).items()):
+        array = np.asarray(value, np.float32)
+        digest.update(f"{name}{array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def save(
+    folder: str | Path,
+    model: nnx.Module,
+    *,
+    kind: str,
+    card: dict[str, Any],
+    storage: str = "float32",
+) -> Path:
+    """Write weights and card; `storage` is the type on disk (float32 in memory)."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {
+        name: value.astype(storage) for name, value in flat_weights(model).items()
+    }
+    save_file(weights, str(folder / WEIGHTS))
+    values = {
+        "format": 1,
+        "kind": kind,
+        "model": as_dict(model.config),  # type: ignore[attr-defined]
+        "parameters": sum(value.size for value in weights.values()),
+        "storage": storage,
+        **card,
+    }
+    (folder / CARD).write_text(json.dumps(values, indent=1) + "\n")
+    return folder
+
+
+def load(ref: str | Path, *, tokenizer: Tokenizer | None = None) -> Any:
+    """Load a tokenizer, prior or classifier; `model.card` is its card.
+
+    `ref` is a folder (a finished run's workdir will do), a shipped name such as
+    `shapes/tokenizer`, or a hub id `owner/name` with an optional `@revision`. A prior
+    is checked against `tokenizer`, if given, else against the tokenizer that its card
+    names, if that is at hand. Raises `UserError` when nothing is there, when a file is
+    damaged and when prior and tokenizer do not belong together.
+    """
+    folder = find(ref)
+    card = read_card(folder)
+    config_type, build = KINDS[card["kind"]]
+    config = from_dict(config_type, card["model"])
+    model = nnx.eval_shape(lambda: build(config, rngs=nnx.Rngs(0)))
+    graph, state = nnx.split(model)
+    weights = _read_weights(folder / WEIGHTS)
+    flat = nnx.to_flat_state(state)
+    filled = []
+    for path, leaf in flat:
+        name = ".".join(map(str, path))
+        value = weights.pop(name, None)
+        if value is None or value.shape != leaf.shape:
+            raise UserError(
+                f"{folder / WEIGHTS} does not fit its card at {name!r}; "
+                "fetch or export both files again"
+            )
+        filled.append((path, leaf.replace(jnp.asarray(value, jnp.float32))))
+    model = nnx.merge(graph, nnx.from_flat_state(filled))
+    model.card = card
+    if card["kind"] == "prior":
+        check_pair(model, tokenizer or _named_tokenizer(card))
+    return model
+
+
+def load_pair(
+    prior_ref: str | Path, tokenizer_ref: str | Path | None = None
+) -> tuple[Tokenizer, Prior]:
+    """A prior and the tokenizer of its codes, by default the one its card names."""
+    card = read_card(find(prior_ref))
+    if card["kind"] != "prior":
+        raise UserError(f"{prior_ref} is a {card['kind']}, not a prior; name a prior")
+    tokenizer = load(tokenizer_ref or card["tokenizer"])
+    return tokenizer, load(prior_ref, tokenizer=tokenizer)
+
+
+def check_pair(prior: Prior, tokenizer: Tokenizer | None) -> None:
+    """Refuse a prior whose codes are not this tokenizer's."""
+    card = getattr(prior, "card", None)
+    if tokenizer is None or card is None or "tokenizer_hash" not in card.values:
+        return
+    if weights_hash(tokenizer) != card["tokenizer_hash"]:
+        raise UserError(
+            f"the prior {card.path} was trained on the codes of another tokenizer "
+            f"({card['tokenizer']}, {card['tokenizer_hash'][:12]}); load that one, or "
+            "train a prior on this tokenizer"
+        )
+
+
+def shipped() -> list[str]:
+    """Names of the weights inside the package."""
+    return sorted(
+        p.parent.relative_to(HERE).as_posix() for p in HERE.glob(f"*/*/{CARD}")
+    )
+
+
+def find(ref: str | Path) -> Path:
+    """The folder that a reference means, fetched from the hub if need be."""
+    if (Path(ref) / CARD).exists():
+        return Path(ref)
+    if Path(ref).is_dir():
+        unfinished = (Path(ref) / "run.json").exists()
+        raise UserError(
+            f"{ref} is a run that has not finished; start it again with its command"
+            if unfinished
+            else f"{ref} holds no {CARD}; name the folder of a finished run"
+        )
+    if str(ref) in shipped():
+        return HERE / ref
+    family, _, name = str(ref).partition("/")
+    families = {s.split("/")[0] for s in shipped()}
+    if not name or "/" in name or family in families or family in ("runs", ".", ".."):
+        raise UserError(
+            f"there are no weights at {str(ref)!r}; shipped are "
+            f"{', '.join(shipped())}; or give the folder of a finished run, or a hub "
+            "id owner/name"
+        )
+    return _fetch(str(ref))
+
+
+def _fetch(ref: str) -> Path:
+    """Download a hub repository's two files."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    name, _, revision = ref.partition("@")
+    try:
+        folder = snapshot_download(
+            name, revision=revision or None, allow_patterns=[WEIGHTS, CARD]
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise UserError(
+            f"cannot fetch {ref!r} from the hub ({type(error).__name__}); check the "
+            "name and the connection, or give a local folder"
+        ) from error
+    return Path(folder)
+
+
+def read_card(folder: Path) -> Card:
+    """The card of a folder; raises `UserError` for one that cannot be read."""
+    try:
+        values = json.loads((folder / CARD).read_text())
+        if values["kind"] not in KINDS:
+            raise KeyError(values["kind"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder / CARD} cannot be read as a card ({error}); fetch or export the "
+            "folder again"
+        ) from error
+    return Card(str(folder), values)
+
+
+def _read_weights(path: Path) -> dict[str, jax.Array]:
+    try:
+        return load_file(str(path))
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path} is damaged or cut short ({error}); fetch or export it again"
+        ) from error
+
+
+def _named_tokenizer(card: Card) -> Tokenizer | None:
+    try:
+        return load(card["tokenizer"])
+    except (UserError, KeyError):
+        return None

@@ -1,0 +1,285 @@
+"""Executes chapters: `python notebooks/run.py [--check] [--from md|ipynb] [NAME ...]`.
+
+A chapter is a pair: `NN_name.md` (MyST Markdown, which authors write) and
+`NN_name.ipynb` (the same cells with their outputs). This runs the cells in a fresh
+kernel and writes both files so that running again changes no byte: cell and widget ids
+follow from the content, and times and versions stay out.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+import jupytext
+import nbformat
+from jupytext.config import load_jupytext_configuration_file
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbformat import NotebookNode
+
+FOLDER = Path(__file__).resolve().parent
+LIMIT = 2_000_000  # bytes of a chapter, outputs included
+STATE = "application/vnd.jupyter.widget-state+json"
+VIEW = "application/vnd.jupyter.widget-view+json"
+MODEL = "IPY_MODEL_"
+FORMAT = "md:myst"
+
+
+class UserError(ValueError):
+    """One line: what is wrong and what to do."""
+
+
+def configuration():
+    """The settings of jupytext.toml, which hold for every chapter wherever it lies."""
+    return load_jupytext_configuration_file(str(FOLDER / "jupytext.toml"))
+
+
+def read_chapter(path: Path) -> NotebookNode:
+    """One of the twins as a notebook."""
+    fmt = FORMAT if path.suffix == ".md" else "ipynb"
+    return jupytext.read(path, as_version=4, fmt=fmt, config=configuration())
+
+
+def cells_of(notebook: NotebookNode) -> list[tuple]:
+    """What both twins must agree on: type, source and tags of every cell."""
+    return [
+        (cell.cell_type, cell.source.strip(), tuple(cell.metadata.get("tags", ())))
+        for cell in notebook.cells
+    ]
+
+
+def choose_source(chapter: Path, wanted: str | None) -> Path:
+    """The twin to start from: as asked, else the .md unless that would lose work."""
+    markdown, notebook = chapter.with_suffix(".md"), chapter.with_suffix(".ipynb")
+    if wanted:
+        source = chapter.with_suffix(f".{wanted}")
+        if not source.exists():
+            raise UserError(f"{source} does not exist")
+        return source
+    if not markdown.exists() and not notebook.exists():
+        raise UserError(f"there is neither {markdown} nor {notebook.name}")
+    if not notebook.exists():
+        return markdown
+    if not markdown.exists():
+        return notebook
+    newer = notebook.stat().st_mtime > markdown.stat().st_mtime
+    if newer and cells_of(read_chapter(markdown)) != cells_of(read_chapter(notebook)):
+        raise UserError(
+            f"{notebook.name} is newer than {markdown.name} and has other cells: "
+            "choose with --from md or --from ipynb"
+        )
+    return markdown
+
+
+def prepare(notebook: NotebookNode) -> NotebookNode:
+    """An unexecuted notebook with the metadata that we keep and lasting cell ids."""
+    seen: dict[str, int] = {}
+    for cell in notebook.cells:
+        digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()
+        repeat = seen[digest] = seen.get(digest, -1) + 1
+        cell["id"] = digest[:8] if not repeat else f"{digest[:8]}-{repeat}"
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook.metadata = NotebookNode(kernelspec=NotebookNode(kernel))
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    return notebook
+
+
+def kernel_environment() -> dict[str, str]:
+    """What the kernel starts with: this environment and minivim's own settings."""
+    try:
+        from minivim.runtime import environment
+    except ImportError:
+        return {**os.environ, "JAX_PLATFORMS": "cpu"}
+    return {**os.environ, **environment(), "JAX_PLATFORMS": "cpu"}
+
+
+def execute(notebook: NotebookNode, folder: Path, *, timeout: int = 600) -> None:
+    """Runs all cells in a fresh kernel, in place.
+
+    Raises:
+        UserError: if a cell fails, takes over `timeout` seconds or ends the kernel.
+    """
+    client = NotebookClient(
+        notebook,
+        timeout=timeout,
+        record_timing=False,
+        coalesce_streams=True,
+        extra_arguments=["--log-level=40"],
+        resources={"metadata": {"path": str(folder)}},
+    )
+    try:
+        client.execute(env=kernel_environment())
+    except CellExecutionError as error:
+        raise UserError(f"a cell failed\n{error}") from error
+    except (CellTimeoutError, DeadKernelError) as error:
+        raise UserError(f"a cell took too long or ended the kernel: {error}") from error
+
+
+def _references(value) -> list[str]:
+    """Ids of all models that a piece of widget state mentions, in order."""
+    return re.findall(rf'"{MODEL}(\w+)"', json.dumps(value, sort_keys=True))
+
+
+def _views(notebook: NotebookNode) -> list[str]:
+    outputs = [o for cell in notebook.cells for o in cell.get("outputs", ())]
+    views = [output.get("data", {}).get(VIEW) for output in outputs]
+    return [view["model_id"] for view in views if view]
+
+
+def _reach(models: dict, roots: list[str]) -> list[str]:
+    """The models on display, in the order of a walk that starts at the views."""
+    order: dict[str, None] = {}
+
+    def walk(identity: str) -> None:
+        if identity in models and identity not in order:
+            order[identity] = None
+            for other in _references(models[identity]["state"]):
+                walk(other)
+
+    for root in roots:
+        walk(root)
+    # Nothing refers to a link; it refers to both widgets that it joins.
+    links = {
+        identity: [list(order).index(end) for end in ends]
+        for identity, model in models.items()
+        if "Link" in model["model_name"]
+        if (ends := _references([model["state"]["source"], model["state"]["target"]]))
+        if all(end in order for end in ends)
+    }
+    return [*order, *sorted(links, key=lambda identity: links[identity])]
+
+
+def _canonical_widgets(notebook: NotebookNode) -> None:
+    widgets = notebook.metadata.get("widgets", {}).get(STATE)
+    if not widgets:
+        notebook.metadata.pop("widgets", None)
+        return
+    models = widgets["state"]
+    kept = _reach(models, _views(notebook))
+    names = {old: f"{number:032x}" for number, old in enumerate(kept, start=1)}
+    text = json.dumps({names[old]: models[old] for old in kept}, sort_keys=True)
+    for old, new in names.items():
+        text = text.replace(f'"{MODEL}{old}"', f'"{MODEL}{new}"')
+    state = json.loads(text)
+    for model in state.values():
+        if model["model_name"] == "LayoutModel":  # dozens of properties, all unset
+            model["state"] = {k: v for k, v in model["state"].items() if v is not None}
+    widgets["state"] = state
+    for cell in notebook.cells:
+        for output in cell.get("outputs", ()):
+            if view := output.get("data", {}).get(VIEW):
+                view["model_id"] = names.get(view["model_id"], view["model_id"])
+
+
+def canonicalise(notebook: NotebookNode) -> NotebookNode:
+    """Removes what differs from run to run; doing it again changes nothing."""
+    _canonical_widgets(notebook)
+    notebook.metadata["language_info"] = {
+        "name": "python",
+        "file_extension": ".py",
+        "mimetype": "text/x-python",
+        "pygments_lexer": "ipython3",
+    }
+    for cell in notebook.cells:
+        cell.metadata = NotebookNode(
+            {k: v for k, v in cell.metadata.items() if k in ("tags", "mystnb")}
+        )
+        for output in cell.get("outputs", ()):
+            if output.output_type == "stream":
+                output.text = re.sub(
+                    r"/\S*/ipykernel_\d+/\d+\.py", "<cell>", output.text
+                )
+    return notebook
+
+
+def render(notebook: NotebookNode) -> dict[str, str]:
+    """The text of both twins, by suffix."""
+    markdown = jupytext.writes(notebook, fmt=FORMAT, config=configuration())
+    executed = NotebookNode(notebook)
+    executed.metadata = NotebookNode(
+        {k: v for k, v in notebook.metadata.items() if k != "jupytext"}
+    )
+    nbformat.validate(executed)
+    return {".md": markdown, ".ipynb": nbformat.writes(executed) + "\n"}
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def run(chapter: Path, *, source: str | None = None, check: bool = False) -> str:
+    """Executes one chapter and writes, or with `check` compares, both its files.
+
+    Returns:
+        One line about time and size.
+
+    Raises:
+        UserError: a cell failed, the chapter is too large, or a compared file differs.
+    """
+    start = time.perf_counter()
+    notebook = prepare(read_chapter(choose_source(chapter, source)))
+    execute(notebook, chapter.parent)
+    texts = render(canonicalise(notebook))
+    size = len(texts[".ipynb"].encode())
+    if size > LIMIT:
+        raise UserError(
+            f"{chapter.name}.ipynb would take {size / 1e6:.1f} MB, more than "
+            f"{LIMIT / 1e6:.0f}: show fewer or smaller pictures"
+        )
+    for suffix, text in texts.items():
+        path = chapter.with_suffix(suffix)
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            continue
+        if check:
+            raise UserError(
+                f"{path.name} differs from a fresh run: run it without --check"
+            )
+        _write(path, text)
+    seconds = time.perf_counter() - start
+    return f"{chapter.name}: {seconds:.0f} s, {size / 1000:.0f} kB"
+
+
+def chapters(names: list[str]) -> list[Path]:
+    """Chapters without suffix: paths, names of files here, or all of these if none."""
+    if not names:
+        return sorted(path.with_suffix("") for path in FOLDER.glob("[0-9]*.md"))
+    found = []
+    for name in names:
+        path = Path(name)
+        path = path.with_suffix("") if path.suffix in (".md", ".ipynb") else path
+        twins = (path.with_suffix(".md"), path.with_suffix(".ipynb"))
+        here = any(twin.exists() for twin in twins)
+        found.append(path if here else FOLDER / path.name)
+    return found
+
+
+def main() -> int:
+    """Runs the chapters named on the command line, one after another."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="chapters; all of them if left out")
+    parser.add_argument(
+        "--from", dest="source", choices=("md", "ipynb"),
+        help="the twin to start from (md, unless that would lose newer cells)",
+    )  # fmt: skip
+    parser.add_argument("--check", action="store_true", help="compare, write nothing")
+    arguments = parser.parse_args()
+    for chapter in chapters(arguments.names):
+        try:
+            print(run(chapter, source=arguments.source, check=arguments.check))
+        except UserError as error:
+            print(f"{chapter.name}: {error}", file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

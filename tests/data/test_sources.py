@@ -1,0 +1,396 @@
+"""Sources: kinds of files, labels, splits, and what users are told when it fails."""
+
+import datasets
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+
+from minivim.data import batches, open_source, require_labels, shapes, stack
+from minivim.data.pixels import to_pixels
+from minivim.errors import UserError
+
+
+def picture(seed: int, size=(20, 14), mode="RGB") -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def write(path, image: Image.Image) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / ".cache")
+
+
+def table(labels, *, feature=None, column="label") -> datasets.Dataset:
+    columns: dict = {"picture": [picture(i) for i in range(len(labels))]}
+    columns[column] = labels
+    features = datasets.Features(
+        picture=datasets.Image(), **{column: feature or datasets.Value("int64")}
+    )
+    return datasets.Dataset.from_dict(columns, features=features)
+
+
+# -- pixels -------------------------------------------------------------------------
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    width=st.integers(24, 150), height=st.integers(24, 150), size=st.integers(16, 80)
+)
+def test_resize_keeps_the_aspect(width, height, size):
+    """A centred disc stays a centred disc, and fills what the crop leaves it."""
+    image = Image.new("RGB", (width, height), "white")
+    reach = 0.4 * min(width, height)
+    ImageDraw.Draw(image).ellipse(
+        [
+            width / 2 - reach,
+            height / 2 - reach,
+            width / 2 + reach - 1,
+            height / 2 + reach - 1,
+        ],
+        fill="black",
+    )
+    dark = to_pixels(image, image_size=size)[..., 0] < 128
+    across = np.ptp(np.flatnonzero(dark.any(0))) + 1
+    down = np.ptp(np.flatnonzero(dark.any(1))) + 1
+    slack = 2 + 2 * size / min(width, height)
+    assert abs(int(across) - int(down)) <= slack
+    assert abs(int(across) - 0.8 * size) <= slack
+    for axis in (0, 1):
+        middle = np.flatnonzero(dark.any(axis)).mean() + 0.5
+        assert abs(middle - size / 2) <= slack
+
+
+def test_an_image_of_the_right_size_is_untouched_and_others_are_cropped():
+    pixels = np.asarray(picture(0, (32, 32)))
+    np.testing.assert_array_equal(
+        to_pixels(Image.fromarray(pixels), image_size=32), pixels
+    )
+    wide = np.asarray(picture(0, (40, 32)))
+    np.testing.assert_array_equal(
+        to_pixels(Image.fromarray(wide), image_size=32), wide[:, 4:36]
+    )
+
+
+def test_shrinking_is_antialiased():
+    stripes = np.zeros((64, 64), np.uint8)
+    stripes[:, ::2] = 255
+    small = to_pixels(Image.fromarray(stripes), image_size=16)
+    assert np.abs(small.astype(int) - 128).max() < 16
+
+
+def test_every_kind_of_pixel_becomes_8_bits():
+    def value(image, channels=3):
+        return to_pixels(image, image_size=4, channels=channels)[2, 2].tolist()
+
+    size = (4, 4)
+    assert value(Image.new("1", size, 1)) == [255] * 3
+    assert value(Image.new("L", size, 90)) == [90] * 3
+    assert value(Image.new("RGB", size, (9, 8, 7)).quantize(4)) == [9, 8, 7]
+    assert value(Image.new("RGBA", size, (0, 0, 0, 0))) == [255] * 3
+    assert value(Image.new("RGBA", size, (255, 0, 0, 128))) == [255, 127, 127]
+    assert value(Image.new("LA", size, (0, 255))) == [0] * 3
+    assert value(Image.new("CMYK", size, (0, 0, 0, 255))) == [0] * 3
+    deep = Image.fromarray(np.full(size, 128 * 257, np.uint16))
+    assert value(deep) == [128] * 3
+    assert value(deep, channels=1) == [128]
+    assert value(Image.new("I", size, 65_535)) == [255] * 3
+
+
+def test_a_16_bit_png_keeps_its_shades(tmp_path):
+    shades = np.linspace(0, 65_535, 16).astype(np.uint16).reshape(4, 4)
+    write(tmp_path / "deep.png", Image.fromarray(shades))
+    image = stack(open_source(tmp_path, image_size=4, channels=1))["image"]
+    np.testing.assert_array_equal(image[0, ..., 0], np.rint(shades / 257))
+
+
+def test_a_palette_with_transparency_lies_on_white(tmp_path):
+    image = Image.new("P", (4, 4), 0)
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.paste(1, (0, 0, 2, 4))
+    image.save(tmp_path / "p.png", transparency=0)
+    pixels = stack(open_source(tmp_path, image_size=4))["image"][0]
+    assert pixels[0, 0].tolist() == [40, 50, 60]
+    assert pixels[0, 3].tolist() == [255] * 3
+
+
+# -- folders ------------------------------------------------------------------------
+
+
+def test_nested_folder_of_mixed_files_gives_sorted_labels(tmp_path):
+    for i, mode in enumerate(["1", "L", "RGB", "RGBA", "CMYK"]):
+        suffix = "jpg" if mode == "CMYK" else "png"
+        for name in ("b/late", "a", "b/early"):
+            size = (30 + i, 50 - i)
+            write(tmp_path / name / f"{i}.{suffix}", picture(i, size, mode))
+    (tmp_path / "a/notes.txt").write_text("no image")
+    (tmp_path / ".hidden").mkdir()
+    write(tmp_path / ".hidden/x.png", picture(0))
+    train = open_source(tmp_path, image_size=24)
+    test = open_source(tmp_path, image_size=24, split="test")
+    assert train.class_names == test.class_names == ("a", "b/early", "b/late")
+    assert (len(train), len(test)) == (14, 1)
+    items = stack(train)
+    assert items["image"].shape == (14, 24, 24, 3)
+    assert (np.diff(items["label"]) >= 0).all()
+    require_labels(train)
+    again = open_source(tmp_path, image_size=24)
+    assert train.fingerprint == again.fingerprint != test.fingerprint
+    assert train.fingerprint != open_source(tmp_path, image_size=16).fingerprint
+
+
+def test_flat_folder_has_no_labels(tmp_path):
+    for i in range(3):
+        write(tmp_path / f"{i}.png", picture(i))
+    source = open_source(tmp_path)
+    assert source.class_names == () and source.num_classes == 0
+    assert source[0]["label"] == -1
+    with pytest.raises(UserError, match="at least two labels.*has none.*folder of its"):
+        require_labels(source)
+    # Too few to hold any out: both splits are the same images.
+    test = open_source(tmp_path, split="test")
+    np.testing.assert_array_equal(stack(source)["image"], stack(test)["image"])
+
+
+def test_split_folders_are_used_and_share_class_numbers(tmp_path):
+    for split, classes in (("train", "abc"), ("val", "bc")):
+        for name in classes:
+            write(tmp_path / split / name / "x.png", picture(1))
+    assert stack(open_source(tmp_path))["label"].tolist() == [0, 1, 2]
+    test = open_source(tmp_path, split="test")
+    assert test.class_names == ("a", "b", "c")
+    assert stack(test)["label"].tolist() == [1, 2]
+    write(tmp_path / "val/z/x.png", picture(1))
+    with pytest.raises(UserError, match="z/x.png is of no class"):
+        open_source(tmp_path, split="test")
+
+
+def test_held_out_images_are_fixed_and_disjoint(tmp_path):
+    for i in range(40):
+        write(tmp_path / f"{i:02}.png", picture(i))
+    train, test = (stack(open_source(tmp_path, split=s)) for s in ("train", "test"))
+    kept = {i.tobytes() for i in train["image"]}
+    held = {i.tobytes() for i in test["image"]}
+    assert (len(kept), len(held)) == (36, 4) and not kept & held
+
+
+# -- parquet ------------------------------------------------------------------------
+
+
+def test_parquet_finds_columns_by_type(tmp_path):
+    kinds = datasets.ClassLabel(names=["no", "yes"])
+    table([1, 0, 1], feature=kinds, column="kind").to_parquet(tmp_path / "x.parquet")
+    source = open_source(tmp_path / "x.parquet", image_size=14)
+    items = stack(source)
+    assert source.class_names == ("no", "yes")
+    assert items["label"].tolist() == [1, 0, 1]
+    expected = to_pixels(picture(0), image_size=14)
+    np.testing.assert_array_equal(items["image"][0], expected)
+
+
+def test_the_label_column_wins_over_other_classes(tmp_path):
+    shapes.dataset("test", size=4).to_parquet(tmp_path / "x.parquet")
+    source = open_source(tmp_path / "x.parquet")
+    drawn = shapes.arrays("test", size=4)
+    assert source.class_names == shapes.CLASSES
+    np.testing.assert_array_equal(stack(source)["image"], drawn["image"])
+    np.testing.assert_array_equal(stack(source)["label"], drawn["label"])
+
+
+@pytest.mark.parametrize("spec", ["", "**/*.parquet"])
+def test_parquet_files_named_train_and_test_are_splits(tmp_path, spec):
+    folder = tmp_path / "set" / "data"
+    folder.mkdir(parents=True)
+    table([0, 1]).to_parquet(folder / "train-0.parquet")
+    table([2]).to_parquet(folder / "train-1.parquet")
+    table([3, 1, 2, 0]).to_parquet(folder / "test-0.parquet")
+    train = open_source(tmp_path / "set" / spec)
+    test = open_source(tmp_path / "set" / spec, split="test")
+    assert stack(train)["label"].tolist() == [0, 1, 2]
+    assert stack(test)["label"].tolist() == [3, 1, 2, 0]
+    assert train.class_names == test.class_names == ("0", "1", "2", "3")
+    batch = next(batches(train, batch_size=3, shuffle=False))
+    assert batch["image"].shape == (3, 32, 32, 3)
+    assert batch["label"].tolist() == [0, 1, 2]
+
+
+def test_parquet_without_labels(tmp_path):
+    table(["a", "b"], feature=datasets.Value("string")).to_parquet(
+        tmp_path / "x.parquet"
+    )
+    source = open_source(tmp_path / "x.parquet")
+    assert source.class_names == () and source[1]["label"] == -1
+
+
+# -- shapes -------------------------------------------------------------------------
+
+
+def test_shapes_open_at_any_size():
+    source = open_source("shapes", split="test")
+    drawn = shapes.arrays("test", size=5)
+    np.testing.assert_array_equal(stack(source, 5)["image"], drawn["image"])
+    assert source.class_names == shapes.CLASSES and len(source) == 2_048
+    assert source.description == "shapes (test)"
+    small = open_source("shapes", split="test", image_size=16, channels=1)
+    assert small[0]["image"].shape == (16, 16, 1)
+
+
+# -- what users are told ------------------------------------------------------------
+
+
+def message(call) -> str:
+    with pytest.raises(UserError) as caught:
+        call()
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def test_a_spec_that_does_not_exist():
+    text = message(lambda: open_source("/no/such/folder"))
+    assert text.startswith("/no/such/folder does not exist: give 'shapes', a folder")
+
+
+def test_a_file_that_is_no_parquet(tmp_path):
+    write(tmp_path / "one.png", picture(0))
+    assert "give the folder that holds it" in message(
+        lambda: open_source(tmp_path / "one.png")
+    )
+
+
+def test_a_pattern_without_match(tmp_path):
+    text = message(lambda: open_source(tmp_path / "*.parquet"))
+    assert "no parquet file matches" in text
+
+
+def test_a_folder_without_images(tmp_path):
+    (tmp_path / "notes.txt").write_text("nothing")
+    assert "holds no images: give a folder with" in message(
+        lambda: open_source(tmp_path)
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", None])
+def test_a_corrupt_image_is_named(tmp_path, content):
+    write(tmp_path / "bad.png", picture(0))
+    whole = (tmp_path / "bad.png").read_bytes()
+    (tmp_path / "bad.png").write_bytes(whole[:400] if content is None else content)
+    source = open_source(tmp_path)
+    text = message(lambda: next(batches(source, batch_size=1)))
+    assert "bad.png is not a readable image" in text
+    assert text.endswith("repair or remove it")
+
+
+def test_a_missing_image_is_named(tmp_path):
+    write(tmp_path / "gone.png", picture(0))
+    source = open_source(tmp_path)
+    (tmp_path / "gone.png").unlink()
+    assert "gone.png is missing: restore it" in message(lambda: source[0])
+
+
+def test_pixels_without_a_range_are_refused(tmp_path):
+    write(tmp_path / "float.tif", Image.new("F", (4, 4), 0.5))
+    text = message(lambda: open_source(tmp_path)[0])
+    assert "float.tif cannot be used: its pixels are 32-bit floats" in text
+
+
+def test_a_corrupt_row_is_named(tmp_path):
+    rows = {"image": [{"bytes": b"nonsense", "path": None}, None]}
+    features = datasets.Features(image=datasets.Image())
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(
+        tmp_path / "x.parquet"
+    )
+    source = open_source(tmp_path)
+    assert "row 0 of" in message(lambda: source[0])
+    assert "row 1 of" in message(lambda: source[1])
+
+
+def test_parquet_without_an_image_column(tmp_path):
+    datasets.Dataset.from_dict({"text": ["a"], "label": [0]}).to_parquet(
+        tmp_path / "x.parquet"
+    )
+    text = message(lambda: open_source(tmp_path / "x.parquet"))
+    assert "has no image column (its columns: text, label): store" in text
+
+
+def test_a_corrupt_parquet_file_is_named(tmp_path):
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 and no more")
+    assert "x.parquet is not a readable parquet file" in message(
+        lambda: open_source(tmp_path)
+    )
+
+
+def test_parquet_files_of_different_columns(tmp_path):
+    table([0]).to_parquet(tmp_path / "a.parquet")
+    datasets.Dataset.from_dict({"text": ["a"]}).to_parquet(tmp_path / "b.parquet")
+    assert "b.parquet has columns text and a.parquet has picture, label" in message(
+        lambda: open_source(tmp_path)
+    )
+
+
+def test_parquet_labels_out_of_range(tmp_path):
+    table([-7, 3]).to_parquet(tmp_path / "x.parquet")
+    text = message(lambda: open_source(tmp_path))
+    assert "labels from -7 to 3: number the classes from 0" in text
+
+
+def test_the_hub_without_a_connection(monkeypatch):
+    import huggingface_hub
+
+    def unreachable(*_, **__):
+        raise ConnectionError("Name or service not known\nand more lines")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", unreachable)
+    text = message(lambda: open_source("owner/name@0123abc"))
+    assert text.startswith("owner/name@0123abc is neither a path here nor a dataset")
+    assert "check the name and the connection" in text
+
+
+def test_the_hub_is_pinned_to_the_commit_it_resolves(monkeypatch):
+    import huggingface_hub
+
+    class Info:
+        sha = "c0ffee"
+
+    asked = []
+
+    def load(name, revision):
+        asked.append((name, revision))
+        return datasets.DatasetDict(train=table([0, 1]), validation=table([1]))
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *_, **__: Info)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    source = open_source("owner/name@main", split="test")
+    assert asked == [("owner/name", "c0ffee")]
+    assert source.description == "owner/name@c0ffee (test)"
+    assert stack(source)["label"].tolist() == [1]
+
+
+def test_impossible_shapes_and_splits():
+    for size in (0, -4, 100_000):
+        assert f"image_size {size} is impossible" in message(
+            lambda size=size: open_source("shapes", image_size=size)
+        )
+    assert "channels 2 is impossible: choose 3 (RGB) or 1 (grey)" in message(
+        lambda: open_source("shapes", channels=2)
+    )
+    assert "no split 'dev': use 'train' or 'test'" in message(
+        lambda: open_source("shapes", split="dev")
+    )
+
+
+def test_one_label_is_too_few(tmp_path):
+    datasets.Dataset.from_dict(
+        {"image": [picture(0)], "label": [0]},
+        features=datasets.Features(
+            image=datasets.Image(), label=datasets.ClassLabel(names=["only"])
+        ),
+    ).to_parquet(tmp_path / "x.parquet")
+    text = message(lambda: require_labels(open_source(tmp_path)))
+    assert "at least two labels" in text and "one label (only)" in text

@@ -1,0 +1,118 @@
+"""Plots: deterministic PNGs, exact pixels, numbers in words, no pyplot."""
+
+import io
+import subprocess
+import sys
+from base64 import b64decode
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from minivim import show
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.random((6, 8, 8, 3)).astype(np.float32)
+ROWS = [{"step": s, "loss": 1 / (s + 1), "usage": s / 10} for s in range(10)]
+
+PLOTS = {
+    "grid": lambda: show.image_grid(IMAGES, columns=4, titles=range(6)),
+    "pairs": lambda: show.reconstructions(
+        IMAGES, IMAGES[::-1], columns=4, error=True, titles=range(6)
+    ),
+    "usage": lambda: show.usage_histogram([5, 0, 3, 1]),
+    "samples": lambda: show.samples_by_class(IMAGES, [0, 2, 0, 2, 2, 0], "abc"),
+    "probe": lambda: show.probe_curve([0.5, 0.75], {"pixels": 0.4, "codes": 0.3}, 1),
+    "loss": lambda: show.loss_curves(ROWS, keys=("loss", "usage")),
+    "codes": lambda: show.code_map(np.arange(16)),
+    "attention": lambda: show.attention_map(np.eye(4)[2], query=1, image=IMAGES[0]),
+    "patches": lambda: show.codebook_patches(IMAGES, columns=3, counts=range(6)),
+}
+
+
+def _pixels(plot):
+    return np.asarray(Image.open(io.BytesIO(show.to_png(plot))))
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_png_is_small_full_colour_and_the_same_each_time(name):
+    plot = PLOTS[name]()
+    png = show.to_png(plot)
+    assert png == show.to_png(plot) == show.to_png(PLOTS[name]())
+    assert len(png) < 60_000
+    picture = Image.open(io.BytesIO(png))
+    assert picture.mode == "RGB" and not picture.info
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_plot_shows_itself_in_a_notebook(name):
+    bundle = PLOTS[name]()._repr_mimebundle_()
+    assert b64decode(bundle["image/png"]).startswith(b"\x89PNG")
+    assert len(bundle["text/plain"]) > len("<Plot: >")
+
+
+def test_importing_and_drawing_leaves_pyplot_alone():
+    code = (
+        "import sys; from minivim import show; "
+        "show.to_png(show.usage_histogram([1, 2])); "
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_pixels_are_shown_exactly_and_unsmoothed():
+    pixels = _pixels(show.image_grid(IMAGES[:2], columns=2, scale=3))
+    assert pixels.shape == (24, 2 * 24 + 4, 3)
+    expected = np.round(IMAGES[1] * 255).astype(np.uint8).repeat(3, 0).repeat(3, 1)
+    np.testing.assert_array_equal(pixels[:, 28:], expected)
+    np.testing.assert_array_equal(pixels[:, 24:28], 255)
+
+
+def test_usage_and_perplexity_are_in_words():
+    assert "2 of 4 codes used (50.0%), perplexity 2.0" in repr(
+        show.usage_histogram([0, 7, 7, 0])
+    )
+
+
+def test_probe_numbers_are_in_words():
+    alt = PLOTS["probe"]().alt
+    assert "50.0%, 75.0%; chosen block 2; pixels 40.0%" in alt
+
+
+def test_patches_are_sorted_by_use():
+    pixels = _pixels(show.codebook_patches(IMAGES, columns=1, counts=range(6), scale=1))
+    np.testing.assert_array_equal(pixels[:8], np.round(IMAGES[5] * 255))
+
+
+def test_error_row_is_four_times_the_difference():
+    black = np.zeros((1, 8, 8, 3))
+    plot = show.reconstructions(black, black + 0.1, error=True, scale=1)
+    assert abs(int(_pixels(plot)[-1, -1, 0]) - 4 * 26) <= 2
+
+
+def test_jax_arrays_and_values_out_of_range_are_fine():
+    png = show.to_png(jnp.full((4, 4, 1), 1.5), width=4)
+    assert (np.asarray(Image.open(io.BytesIO(png))) == 255).all()
+
+
+def test_small_arrays_are_enlarged_by_whole_numbers():
+    assert Image.open(io.BytesIO(show.to_png(IMAGES[0]))).size == (256, 256)
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: show.image_grid(IMAGES, columns=2, titles=["a"]), "1 titles"),
+        (lambda: show.reconstructions(IMAGES, IMAGES[:2]), "differ in shape"),
+        (lambda: show.usage_histogram([0, 0]), "no code was counted"),
+        (lambda: show.code_map(np.arange(15)), "do not fill"),
+        (lambda: show.loss_curves(ROWS, keys=("lpips",)), "'lpips'"),
+        (lambda: show.to_png(np.zeros((4, 4, 2))), "a picture is"),
+        (lambda: show.to_png(np.zeros((4, 4), np.int64)), "uint8 or floats"),
+        (lambda: show.to_png(b"GIF89a"), "not a PNG"),
+    ],
+)
+def test_refuses(draw, message):
+    with pytest.raises(ValueError, match=message):
+        draw()
