@@ -197,10 +197,19 @@ def predict(
     model: Callable[..., Any], images: ArrayLike, *, batch_size: int = 256
 ) -> Int[np.ndarray, " N"]:
     """The class of the largest logit, for uint8 or float images [N, H, W, C]."""
-    run = nnx.jit(lambda model, x: model(x)[0].argmax(-1))
     array = np.asarray(images)
     if array.dtype == np.uint8:
         array = array.astype(np.float32) / 255
     chunks = range(0, len(array), batch_size)
-    found = [np.asarray(run(model, array[i : i + batch_size])) for i in chunks]
+    found = [
+        np.asarray(_classes(model, jnp.asarray(array[i : i + batch_size])))
+        for i in chunks
+    ]
     return np.concatenate(found).astype(np.int32)
+
+
+@nnx.jit
+def _classes(
+    model: Callable[..., Any], images: Float[Array, "B H W C"]
+) -> Int[Array, " B"]:
+    return model(images)[0].argmax(-1)

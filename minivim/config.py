@@ -100,8 +100,10 @@ class QuantizerConfig:
     # "project": normalise, then pass gradients straight through, so that the radial
     # part of the gradient vanishes; "raw": around the vector before normalisation.
     straight_through: Literal["project", "raw"] = "project"
-    # |.|^2 is a sum over code dimensions as printed; public code mostly takes the mean.
-    reduction: Literal["sum", "mean"] = "sum"
+    # Over code dimensions. |.|^2 as printed is a sum; the authors' sibling code and the
+    # public PyTorch code take the mean, and with a mean over pixels beside it the sum
+    # makes toys collapse to a handful of codes.
+    reduction: Literal["sum", "mean"] = "mean"
     beta: float = 0.25
 
     def __post_init__(self) -> None:

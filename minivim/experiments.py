@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,9 +59,6 @@ class Attached:
     def __init__(self, batches: Batches, constants: dict[str, Any]):
         self._batches, self._constants = batches, constants
         self.get_state, self.set_state = batches.get_state, batches.set_state
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return self
 
     def __next__(self) -> dict[str, Any]:
         return {**next(self._batches), **self._constants}

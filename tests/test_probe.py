@@ -10,7 +10,13 @@ from flax import nnx
 
 from minivim import probe as probe_module
 from minivim.errors import UserError
-from minivim.probe import ProbeResult, fit_probe, linear_probe, probe_features
+from minivim.probe import (
+    ProbeResult,
+    SoftmaxProbe,
+    fit_probe,
+    linear_probe,
+    probe_features,
+)
 
 CLASSES = 3
 
@@ -39,40 +45,40 @@ class FakePrior:
 
     def features(self, codes):
         counts = jax.nn.one_hot(codes, 6).mean(1)
-        noise = jnp.sin(1e4 * (codes.sum(1)[:, None] + jnp.arange(6.0)))
+        places = jnp.sqrt(jnp.arange(1.0, codes.shape[1] + 1))
+        noise = jnp.sin(1e3 * (codes @ places)[:, None] + jnp.arange(6.0))
         return jnp.stack([noise, counts, jnp.zeros_like(counts)])
 
 
 def data(n, seed):
-    """Label = number of bright patches in a random place: 0, 2 or 4 of 16."""
+    """Label 0, 1, 2 = 1, 3, 5 bright patches of 16, in random places."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, CLASSES, n)
     grid = np.zeros((n, 16), np.float32)
     for row, label in zip(grid, labels, strict=True):
-        row[rng.permutation(16)[: 2 * label]] = 1
+        row[rng.permutation(16)[: 2 * label + 1]] = 1
     image = np.kron(grid.reshape(n, 4, 4), np.ones((4, 4)))[..., None] * 200 + 20
     return {"image": image.astype(np.uint8), "label": labels.astype(np.int32)}
 
 
 @pytest.fixture(scope="module")
 def result():
-    return linear_probe(FakePrior(), FakeTokenizer(), data(300, 0), data(100, 1))
+    return linear_probe(FakePrior(), FakeTokenizer(), data(120, 0), data(60, 1))
 
 
 def test_finds_the_informative_block(result):
     assert result.block == 1
     assert result.accuracy == result.block_accuracy[1] > 0.98
     assert max(result.block_accuracy[0], result.block_accuracy[2]) < 0.6
-    assert (result.n_train, result.n_test) == (300, 100)
+    assert (result.n_train, result.n_test) == (120, 60)
 
 
 def test_baselines_come_in_the_same_call(result):
     assert set(result.baselines) == {"pixels", "latents", "encoder"}
     assert result.baselines["latents"][1] > 0.98
-    alone = linear_probe(
-        FakePrior(), FakeTokenizer(encoder=False), data(90, 0), data(50, 1)
-    )
-    assert set(alone.baselines) == {"pixels", "latents"}
+    images = data(9, 0)["image"]
+    alone = probe_features(FakePrior(), FakeTokenizer(encoder=False), images)
+    assert set(alone) == {"pixels", "latents", "blocks"}
 
 
 def test_rows_print_every_figure(result):
@@ -103,7 +109,7 @@ def test_permuted_labels_leave_the_features_as_they_were(monkeypatch):
         return real(features, labels, **options)
 
     monkeypatch.setattr(probe_module, "fit_probe", record)
-    train, test = data(120, 2), data(40, 3)
+    train, test = data(120, 2), data(60, 3)
     linear_probe(FakePrior(), FakeTokenizer(), train, test)
     first, seen[:] = list(seen), []
     permuted = np.random.default_rng(4).permutation(train["label"])
@@ -115,6 +121,27 @@ def test_permuted_labels_leave_the_features_as_they_were(monkeypatch):
         np.testing.assert_array_equal(features, same)
         assert (labels != changed).any()
     assert other.accuracy < 0.7
+
+
+def test_block_is_chosen_without_the_test_images(monkeypatch):
+    """The second block wins on held-out rows, the third would win on the test rows."""
+    figures = iter([(0.5, 0.6), (0.8, 0.7), (0.7, 0.9), (0.9, 1.0), (0.9, 1.0)])
+
+    class Preset(SoftmaxProbe):
+        def accuracy(self, features, labels):
+            return self.l2
+
+    def fake(features, labels, **options):
+        held_out, accuracy = next(figures)
+        none = np.zeros(0)
+        arrays = {"weights": none, "bias": none, "mean": none, "std": none}
+        return Preset(**arrays, l2=accuracy, held_out=held_out)
+
+    monkeypatch.setattr(probe_module, "fit_probe", fake)
+    tokenizer = FakeTokenizer(encoder=False)
+    found = linear_probe(FakePrior(), tokenizer, data(120, 2), data(60, 3))
+    assert (found.block, found.accuracy) == (1, 0.7)
+    assert found.block_accuracy == (0.6, 0.7, 0.9)
 
 
 def test_features_do_not_depend_on_the_batch_size():
@@ -135,7 +162,7 @@ def test_large_images_are_reduced_for_the_pixel_baseline():
     assert found["pixels"].shape == (2, 32 * 32 * 3)
 
 
-def blobs(n, seed, width=5):
+def blobs(seed, n=120, width=6):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, CLASSES, n)
     return (labels[:, None] + rng.normal(size=(n, width))) * 10 + 3, labels
@@ -143,10 +170,8 @@ def blobs(n, seed, width=5):
 
 def test_fit_reaches_the_optimum():
     """At the minimum the mean of (p - onehot) z^T equals -l2 W, and that of p, y."""
-    x, y = blobs(200, 0)
-    probe = fit_probe(
-        x, y, num_classes=CLASSES, l2_grid=(0.05,), tolerance=1e-6, max_steps=500
-    )
+    x, y = blobs(0)
+    probe = fit_probe(x, y, num_classes=CLASSES, l2_grid=(0.05,), tolerance=1e-6)
     z = (x - x.mean(0)) / x.std(0)
     np.testing.assert_allclose(probe.mean, x.mean(0), rtol=1e-4)
     np.testing.assert_allclose(probe.std, x.std(0), rtol=1e-4)
@@ -159,7 +184,7 @@ def test_fit_reaches_the_optimum():
 
 
 def test_fit_is_deterministic_and_refits_on_all_rows():
-    x, y = blobs(100, 1)
+    x, y = blobs(1)
     one, two = (fit_probe(x, y, num_classes=CLASSES, seed=3) for _ in range(2))
     np.testing.assert_array_equal(one.weights, two.weights)
     # The scaling of the final layer is that of all rows, held-out ones included.
@@ -169,8 +194,8 @@ def test_fit_is_deterministic_and_refits_on_all_rows():
 def test_strength_is_chosen_on_held_out_rows():
     """With noise features and few rows the strong penalty must win over none."""
     rng = np.random.default_rng(2)
-    x, y = blobs(60, 2, width=2)
-    x = np.concatenate([x, 10 * rng.normal(size=(60, 200))], axis=1)
+    x, y = blobs(2, width=2)
+    x = np.concatenate([x, 10 * rng.normal(size=(120, 254))], axis=1)
     grid = (1.0, 1e-6)
     chosen = fit_probe(x, y, num_classes=CLASSES, l2_grid=grid, held_out=0.4)
     scores = [
@@ -182,7 +207,7 @@ def test_strength_is_chosen_on_held_out_rows():
 
 
 def test_constant_features_are_harmless():
-    x, y = blobs(80, 3)
+    x, y = blobs(3)
     x[:, 0] = 7
     probe = fit_probe(x, y, num_classes=CLASSES)
     assert np.isfinite(probe.weights).all() and probe.accuracy(x, y) > 0.5

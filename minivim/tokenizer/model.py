@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -18,8 +19,6 @@ from minivim.tokenizer.vit import Decoder, Encoder
 
 def _with_tanh(config: TokenizerConfig) -> TokenizerConfig:
     """The other reading of section 3.1: tanh inside every FFN."""
-    import dataclasses
-
     if config.tanh == "head":
         return config
 

@@ -69,7 +69,7 @@ class Encoder(nnx.Module):
         )
 
     def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B N D"]:
-        x = self.positions(self.embed(patchify(images, self.patch_size)))
+        x = self.positions(self.embed(patchify(2 * images - 1, self.patch_size)))
         x, _ = self.stack(x, causal=False)
         return x if self.head is None else self.head(x)
 

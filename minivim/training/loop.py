@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,14 +16,13 @@ from tqdm.auto import tqdm
 from minivim.config import RunConfig
 from minivim.errors import UserError
 from minivim.training.checkpoint import Workdir
-from minivim.training.step import Batch, Step, TrainState
+from minivim.training.step import Step, TrainState
 
 
 class Batches(Protocol):
     """An endless iterator whose position can be saved."""
 
-    def __iter__(self) -> Iterator[Batch]: ...
-    def __next__(self) -> Batch: ...
+    def __next__(self) -> Any: ...
     def get_state(self) -> dict[str, Any]: ...
     def set_state(self, state: dict[str, Any]) -> None: ...
 
