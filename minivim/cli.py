@@ -33,14 +33,24 @@ def main(arguments: list[str] | None = None) -> int:
             restart_with_environment()
         options.run(options)
     except UserError as error:
-        print(f"minivim: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return _fail(str(error))
+    except BrokenPipeError:
+        return 0
+    except OSError as error:
+        place = error.filename or "a file"
+        return _fail(
+            f"cannot read or write {place} ({error.strerror or error}); free the disk "
+            "or choose another place, then run the same command"
+        )
     except KeyboardInterrupt:
         print("minivim: stopped; the same command goes on", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        return 0
     return 0
+
+
+def _fail(message: str) -> int:
+    print(f"minivim: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
 
 
 def parser() -> Parser:
@@ -203,7 +213,7 @@ def _sample(options: argparse.Namespace) -> None:
 
     tokenizer, model = weights.load_pair(options.prior, options.tokenizer)
     path = _writable(options.out, ".png")
-    names = model.card.get("class_names") or []
+    names = weights.card_of(model).get("class_names") or []
     wanted = options.labels
     if wanted is None and model.config.num_classes:
         wanted = list(range(model.config.num_classes))

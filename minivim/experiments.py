@@ -74,12 +74,13 @@ def train(
     for data that does not fit the recipe and a workdir of another run.
     """
     began = time.perf_counter()
-    size = recipe.image_size if isinstance(recipe, ClassifierRecipe) else None
-    if isinstance(recipe, TokenizerRecipe):
+    tokenizer = _tokenizer_for(recipe) if isinstance(recipe, PriorRecipe) else None
+    if isinstance(recipe, ClassifierRecipe):
+        size = recipe.image_size
+    elif isinstance(recipe, TokenizerRecipe):
         size = recipe.model.image_size
-    tokenizer = None
-    if isinstance(recipe, PriorRecipe):
-        tokenizer = _tokenizer_for(recipe)
+    else:
+        assert tokenizer is not None
         size = tokenizer.config.image_size
     source = data.open_source(spec, split="train", image_size=size)
     held_out = data.open_source(spec, split="test", image_size=size)
@@ -364,8 +365,10 @@ def nats_per_token(
     parts = []
     for first in range(0, len(codes), batch_size):
         part = slice(first, first + batch_size)
-        rows = _padded(codes[part], batch_size)
-        named = None if labels is None else _padded(labels[part], batch_size)
+        rows = jnp.asarray(_padded(codes[part], batch_size))
+        named = None
+        if labels is not None:
+            named = jnp.asarray(_padded(labels[part], batch_size))
         parts.append(np.asarray(_nll(prior, rows, named))[: len(codes[part])])
     return float(np.mean(np.concatenate(parts)))
 

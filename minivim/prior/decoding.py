@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from minivim.errors import UserError
@@ -19,12 +21,12 @@ def sample(
     prior: Prior,
     *,
     key: PRNGKeyArray,
-    labels: Int[Array, " B"] | None = None,
+    labels: ArrayLike | Sequence[int] | None = None,
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
     guidance: float | None = None,
-    prefix: Int[Array, "B P"] | None = None,
+    prefix: ArrayLike | Sequence[Sequence[int]] | None = None,
     num_samples: int | None = None,
 ) -> Int[Array, "B N"]:
     """Draw codes in raster order, `c_i ~ p(c_i | class, c_<i)`.
@@ -81,8 +83,7 @@ def generate(
     hold them against teacher forcing.
     """
     batch, length = codes.shape
-    guided = guidance is not None
-    if guided:
+    if guidance is not None:
         labels = jnp.concatenate([labels, jnp.full_like(labels, prior.null_class)])
     keys = jax.random.split(key, length)
 
@@ -90,7 +91,7 @@ def generate(
         x, cache = carry
         position, key, given = inputs
         logits, cache = prior.step(x, cache, position)
-        if guided:
+        if guidance is not None:
             conditional, null = jnp.split(logits, 2)
             logits = guide(conditional=conditional, null=null, scale=guidance)
         logits = filter_logits(
@@ -99,7 +100,7 @@ def generate(
         drawn = jax.random.categorical(key, logits).astype(jnp.int32)
         code = jnp.where(position < known, given, drawn)
         x = prior.embed(code, jnp.broadcast_to(position, code.shape))
-        x = jnp.concatenate([x, x]) if guided else x
+        x = x if guidance is None else jnp.concatenate([x, x])
         return (x, cache), (code, logits if keep_logits else None)
 
     carry = (prior.start(labels), prior.empty_cache(labels.shape[0]))

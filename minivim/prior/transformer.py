@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from minivim.config import PriorConfig
@@ -80,7 +81,7 @@ class Prior(nnx.Module):
         x, blocks = self._run(codes[:, :-1], labels, key)
         return self.head(x).astype(jnp.float32), {"blocks": blocks}
 
-    def features(self, codes: Int[Array, "B N"]) -> Float[Array, "L B D"]:
+    def features(self, codes: Int[ArrayLike, "B N"]) -> Float[Array, "L B D"]:
         """Mean over all codes of each block's output; takes no label (section 4.2)."""
         return _features(self, jnp.asarray(codes))
 

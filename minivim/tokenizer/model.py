@@ -7,7 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from minivim.config import LossConfig, StackConfig, TokenizerConfig
@@ -53,29 +55,32 @@ class Tokenizer(nnx.Module):
         embedded, aux = self.quantizer(features)
         return self.decoder(embedded), aux | {"features": features}
 
-    def encode(self, images: Float[Array, "B H W C"]) -> Int[Array, "B N"]:
-        """Codes in raster order."""
-        self._check_images(images)
+    def encode(self, images: Float[ArrayLike, "*shape"]) -> Int[Array, "B N"]:
+        """Codes of images `[B, H, W, C]`, in raster order."""
+        self._check_images(np.shape(images))
         return _encode(self, jnp.asarray(images, jnp.float32))
 
-    def decode(self, codes: Int[Array, "B N"]) -> Float[Array, "B H W C"]:
-        """Images in [0, 1]; raises `UserError` for codes of another shape."""
-        if codes.ndim != 2 or codes.shape[1] != self.config.num_tokens:
+    def decode(self, codes: Int[ArrayLike, "*shape"]) -> Float[Array, "B H W C"]:
+        """Images in [0, 1] of codes `[B, N]`; `UserError` for another shape."""
+        shape = np.shape(codes)
+        if len(shape) != 2 or shape[1] != self.config.num_tokens:
             raise UserError(
-                f"codes of shape {codes.shape} do not fit this tokenizer; "
+                f"codes of shape {shape} do not fit this tokenizer; "
                 f"give [B, {self.config.num_tokens}] in raster order"
             )
         return _decode(self, jnp.asarray(codes))
 
-    def reconstruct(self, images: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+    def reconstruct(
+        self, images: Float[ArrayLike, "*shape"]
+    ) -> Float[Array, "B H W C"]:
         """`decode(encode(images))`."""
         return self.decode(self.encode(images))
 
-    def _check_images(self, images: Array) -> None:
+    def _check_images(self, shape: tuple[int, ...]) -> None:
         size, channels = self.config.image_size, self.config.channels
-        if images.shape[1:] != (size, size, channels):
+        if len(shape) != 4 or shape[1:] != (size, size, channels):
             raise UserError(
-                f"images of shape {images.shape} do not fit this tokenizer; "
+                f"images of shape {shape} do not fit this tokenizer; "
                 f"resize them to [B, {size}, {size}, {channels}] in [0, 1]"
             )
 

@@ -142,10 +142,15 @@ def load_pair(
     return tokenizer, load(prior_ref, tokenizer=tokenizer)
 
 
+def card_of(model: nnx.Module) -> Card:
+    """The card that a loaded model carries; an empty one for a model that was built."""
+    return getattr(model, "card", Card("", {}))
+
+
 def check_pair(prior: Prior, tokenizer: Tokenizer | None) -> None:
     """Refuse a prior whose codes are not this tokenizer's."""
-    card = getattr(prior, "card", None)
-    if tokenizer is None or card is None or "tokenizer_hash" not in card.values:
+    card = card_of(prior)
+    if tokenizer is None or "tokenizer_hash" not in card.values:
         return
     if weights_hash(tokenizer) != card["tokenizer_hash"]:
         raise UserError(
