@@ -91,10 +91,17 @@ def parser() -> Parser:
     one.add_argument("weights", nargs="*", help="default: all that are shipped")
     one.add_argument("--data", default="shapes", metavar="SPEC")
     one.add_argument("--judge", help="labelled network that grades samples")
-    one.add_argument("--samples", type=int, default=512)
+    one.add_argument("--samples", type=_positive, default=512)
     one.add_argument("--json", help="also write the figures to this file")
     command("lab", _lab, "open the notebooks in JupyterLab")
     return top
+
+
+def _positive(text: str) -> int:
+    """A count on the command line."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be a whole number above zero")
+    return int(text)
 
 
 def _add_data(one: argparse.ArgumentParser) -> None:
@@ -108,7 +115,9 @@ def _add_data(one: argparse.ArgumentParser) -> None:
 
 def _add_subset(one: argparse.ArgumentParser, count: int | None = None) -> None:
     one.add_argument("--split", default="test", choices=("train", "test"))
-    one.add_argument("--count", type=int, default=count, help="the first N images")
+    one.add_argument(
+        "--count", type=_positive, default=count, help="the first N images"
+    )
 
 
 def _add_sample(one: argparse.ArgumentParser) -> None:
@@ -116,7 +125,7 @@ def _add_sample(one: argparse.ArgumentParser) -> None:
     one.add_argument("--out", required=True, help="a .png file")
     one.add_argument("--tokenizer", help="default: the one the prior's card names")
     one.add_argument("--labels", nargs="+", type=int, help="one row of images each")
-    one.add_argument("--count", type=int, default=8, help="images per label")
+    one.add_argument("--count", type=_positive, default=8, help="images per label")
     one.add_argument("--seed", type=int, default=0)
     one.add_argument("--temperature", type=float, default=1.0)
     one.add_argument("--top-k", type=int)
@@ -164,9 +173,8 @@ def _train(options: argparse.Namespace) -> None:
 def _source(options: argparse.Namespace, tokenizer: Any) -> Any:
     from minivim import data
 
-    size = tokenizer.config.image_size
     return data.open_source(
-        options.data, split=getattr(options, "split", "test"), image_size=size
+        options.data, split=options.split, **tokenizer.config.image_shape
     )
 
 

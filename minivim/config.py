@@ -36,6 +36,12 @@ def _require_positive(config: object, *names: str) -> None:
         )
 
 
+def _require_not_negative(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _require(value >= 0, f"{name}={value} must not be negative; set {name}=0")
+
+
 @dataclass(frozen=True, kw_only=True)
 class StackConfig:
     """Size and numerics of one stack of Transformer blocks (paper Table 2)."""
@@ -57,7 +63,9 @@ class StackConfig:
     precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
-        _require_positive(self, "blocks", "width", "heads", "hidden", "unroll")
+        sizes = ("blocks", "width", "heads", "hidden", "unroll")
+        _require_positive(self, *sizes)
+        _require(self.norm_eps > 0, f"norm_eps={self.norm_eps}: set norm_eps=1e-6")
         _require(
             self.width % self.heads == 0,
             f"heads={self.heads} does not divide width={self.width}; "
@@ -108,6 +116,7 @@ class QuantizerConfig:
 
     def __post_init__(self) -> None:
         _require_positive(self, "code_dim")
+        _require_not_negative(self, "beta")
         _require(
             self.num_codes >= 2, f"num_codes={self.num_codes} is too few; use 2 or more"
         )
@@ -144,13 +153,17 @@ class TokenizerConfig:
         _require_in("tanh", self.tanh, ("head", "blocks"))
         _require_in("positions", self.positions, ("learnt", "sincos"))
         _require_in("output", self.output, ("sigmoid", "linear"))
-        if self.positions == "sincos":
-            for name, stack in (("encoder", self.encoder), ("decoder", self.decoder)):
-                _require(
-                    stack.width % 4 == 0,
-                    f"{name}.width={stack.width} must be a multiple of 4 for sincos "
-                    "positions; change it or use positions=learnt",
-                )
+        for name, stack in (("encoder", self.encoder), ("decoder", self.decoder)):
+            _require(
+                stack.dropout == 0,
+                f"{name}.dropout={stack.dropout}: the tokenizer has no dropout, as in "
+                f"Table 2 of the paper; set {name}.dropout=0",
+            )
+            _require(
+                self.positions == "learnt" or stack.width % 4 == 0,
+                f"{name}.width={stack.width} must be a multiple of 4 for sincos "
+                "positions; change it or use positions=learnt",
+            )
 
     @property
     def grid(self) -> int:
@@ -160,6 +173,11 @@ class TokenizerConfig:
     @property
     def num_tokens(self) -> int:
         return self.grid**2
+
+    @property
+    def image_shape(self) -> dict[str, int]:
+        """What `open_source` has to know."""
+        return {"image_size": self.image_size, "channels": self.channels}
 
     @property
     def patch_dim(self) -> int:
@@ -229,6 +247,10 @@ class ClassifierConfig:
         _require_in("kind", self.kind, ("cnn", "residual"))
         _require_positive(self, "width", "channels")
         _require(
+            self.width % 4 == 0,
+            f"width={self.width} must be a multiple of 4, for the groups of its norms",
+        )
+        _require(
             self.num_classes >= 2,
             f"num_classes={self.num_classes}: a classifier needs at least two labels",
         )
@@ -242,8 +264,10 @@ class OptimConfig:
     warmup_steps: int
     schedule: Literal["constant", "cosine", "exponential"] = "cosine"
     final_lr: float = 0.0
-    # The rate stays at its peak until this step ("exponential" only: 80,000 in 5.2).
+    # The rate stays at its peak until this step (80,000 in section 5.2).
     decay_start: int = 0
+    # The rate reaches `final_lr` at this step and stays there; 0: at the last step.
+    decay_end: int = 0
     b1: float = 0.9
     b2: float = 0.99
     eps: float = 1e-8
@@ -252,7 +276,13 @@ class OptimConfig:
     clip_norm: float = 0.0
 
     def __post_init__(self) -> None:
-        _require_positive(self, "peak_lr", "eps")
+        for name, value in (("peak_lr", self.peak_lr), ("eps", self.eps)):
+            _require(value > 0, f"{name}={value} must be above zero; set {name}=1e-4")
+        _require_not_negative(
+            self, "warmup_steps", "final_lr", "decay_start", "weight_decay", "clip_norm"
+        )
+        for name, value in (("b1", self.b1), ("b2", self.b2)):
+            _require(0 <= value < 1, f"{name}={value} is not in [0, 1); use {name}=0.9")
         _require_in("schedule", self.schedule, ("constant", "cosine", "exponential"))
         _require(
             self.schedule != "exponential" or self.final_lr > 0,
@@ -278,6 +308,7 @@ class RunConfig:
             self, "steps", "batch_size", "log_every", "eval_every", "checkpoint_every"
         )
         _require_positive(self, "eval_size")
+        _require_not_negative(self, "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,6 +318,9 @@ class LossConfig:
     vq: float = 1.0
     l2: float = 1.0
     l1: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require_not_negative(self, "vq", "l2", "l1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -354,6 +388,7 @@ class ProbeRecipe:
 
     def __post_init__(self) -> None:
         _require_positive(self, "train_size", "test_size")
+        _require_not_negative(self, "seed")
         _require(
             0 < self.held_out < 1, f"held_out={self.held_out} is not in (0, 1); use 0.2"
         )
@@ -369,6 +404,19 @@ class ClassifierRecipe:
     run: RunConfig
     image_size: int = 32
     stage: Literal["classifier"] = field(default="classifier", init=False)
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "image_size")
+        _require(
+            self.image_size % 8 == 0,
+            f"image_size={self.image_size}: the labelled networks halve the image "
+            "three times; use a multiple of 8",
+        )
+
+    @property
+    def image_shape(self) -> dict[str, int]:
+        """What `open_source` has to know."""
+        return {"image_size": self.image_size, "channels": self.model.channels}
 
 
 Recipe = TokenizerRecipe | PriorRecipe | ProbeRecipe | ClassifierRecipe

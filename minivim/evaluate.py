@@ -15,7 +15,7 @@ from minivim.config import ProbeRecipe
 from minivim.data import Source
 from minivim.errors import UserError
 from minivim.experiments import decode_all, encode_all, nats_per_token, probe
-from minivim.prior import Prior, sample
+from minivim.prior import Prior, check_labels, sample
 from minivim.tokenizer import Tokenizer
 
 PAPER_IMAGES = 256
@@ -56,7 +56,7 @@ def prior_figures(
     """Negative log-likelihood of held-out images, nats per token."""
     rows = data.stack(source, count)
     codes = encode_all(tokenizer, rows["image"])
-    labels = rows["label"] if prior.config.num_classes else None
+    labels = check_labels(prior, rows["label"]) if prior.config.num_classes else None
     figures = {"images": len(codes), "nll": nats_per_token(prior, codes, labels)}
     if labels is not None:
         figures["nll_without_label"] = nats_per_token(prior, codes, None)
@@ -111,7 +111,12 @@ def shipped_figures(
 def _figures(ref: str, *, spec: str, judge: Any, samples: int) -> dict[str, Any]:
     model = weights.load(ref)
     if model.card["kind"] == "classifier":
-        test = data.open_source(spec, split="test", image_size=data_size(model))
+        test = data.open_source(
+            spec,
+            split="test",
+            image_size=data_size(model),
+            channels=model.config.channels,
+        )
         rows = data.stack(test)
         images = rows["image"].astype(np.float32) / 255
         found = float(classifier.accuracy(model, images, rows["label"]))
@@ -119,15 +124,15 @@ def _figures(ref: str, *, spec: str, judge: Any, samples: int) -> dict[str, Any]
     tokenizer = model
     if model.card["kind"] == "prior":
         tokenizer, model = weights.load_pair(ref)
-    size = tokenizer.config.image_size
-    test = data.open_source(spec, split="test", image_size=size)
+    shape = tokenizer.config.image_shape
+    test = data.open_source(spec, split="test", **shape)
     if isinstance(model, Tokenizer):
         return tokenizer_figures(model, test)
     figures = prior_figures(model, tokenizer, test)
     if model.config.num_classes and judge is not None:
         figures |= judged_figures(model, tokenizer, judge, test, samples=samples)
     if not model.config.num_classes and test.num_classes > 1:
-        train = data.open_source(spec, split="train", image_size=size)
+        train = data.open_source(spec, split="train", **shape)
         recipe = ProbeRecipe(name="evaluate", prior=ref, tokenizer="")
         result = probe(recipe, model, tokenizer, train=train, test=test)
         figures |= {f"probe, {name}": test_ for name, _, test_ in result.rows()}

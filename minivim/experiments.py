@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import platform
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +32,14 @@ from minivim.errors import UserError
 from minivim.prior import Prior, prior_loss
 from minivim.probe import ProbeResult, linear_probe
 from minivim.tokenizer import Tokenizer, random_flip, tokenizer_loss
-from minivim.training import Workdir, fit, make_step, new_state
+from minivim.training import (
+    Workdir,
+    fit,
+    make_step,
+    new_state,
+    read_metrics,
+    train_seconds,
+)
 from minivim.training.checkpoint import check_writable
 from minivim.training.loop import Batches
 from minivim.training.step import Loss
@@ -73,19 +79,20 @@ def train(
     reads. Returns the model and the rows of metrics of this call. Raises `UserError`
     for data that does not fit the recipe and a workdir of another run.
     """
-    began = time.perf_counter()
     tokenizer = _tokenizer_for(recipe) if isinstance(recipe, PriorRecipe) else None
     if isinstance(recipe, ClassifierRecipe):
-        size = recipe.image_size
+        shape = recipe.image_shape
     elif isinstance(recipe, TokenizerRecipe):
-        size = recipe.model.image_size
+        shape = recipe.model.image_shape
     else:
         assert tokenizer is not None
-        size = tokenizer.config.image_size
-    source = data.open_source(spec, split="train", image_size=size)
-    held_out = data.open_source(spec, split="test", image_size=size)
+        shape = tokenizer.config.image_shape
+    source = data.open_source(spec, split="train", **shape)
+    held_out = data.open_source(spec, split="test", **shape)
     identity = {k: v for k, v in leaves(recipe).items() if not k.startswith("name")}
     identity |= {"stage": recipe.stage, "data": source.fingerprint}
+    if tokenizer is not None:
+        identity["tokenizer_hash"] = weights.weights_hash(tokenizer)
     folder = Workdir(workdir, identity)
     if isinstance(recipe, TokenizerRecipe):
         parts = tokenizer_experiment(recipe, source, held_out)
@@ -97,7 +104,7 @@ def train(
     model, rows = run(recipe, parts, workdir=folder, quiet=quiet)
     card = {
         **run_card(recipe, source.description, rows),
-        "wall_seconds": round(time.perf_counter() - began, 1),
+        "train_seconds": round(train_seconds(read_metrics(workdir)), 1),
         **parts.card,
     }
     weights.save(workdir, model, kind=recipe.stage, card=card)
@@ -108,9 +115,9 @@ def train(
 def train_probe(recipe: ProbeRecipe, *, spec: str, workdir: str | Path) -> ProbeResult:
     """Probe a trained prior; writes `probe.safetensors` and `probe.json`."""
     tokenizer, prior = weights.load_pair(recipe.prior, recipe.tokenizer or None)
-    size = tokenizer.config.image_size
-    train_source = data.open_source(spec, split="train", image_size=size)
-    test_source = data.open_source(spec, split="test", image_size=size)
+    shape = tokenizer.config.image_shape
+    train_source = data.open_source(spec, split="train", **shape)
+    test_source = data.open_source(spec, split="test", **shape)
     data.require_labels(train_source)
     folder = Path(workdir)
     check_writable(folder)

@@ -52,8 +52,10 @@ def shapes_tokenizer() -> TokenizerRecipe:
             decoder=stack,
             quantizer=QuantizerConfig(num_codes=256, code_dim=8),
         ),
-        optim=OptimConfig(peak_lr=1e-3, warmup_steps=100, final_lr=5e-5),
-        run=RunConfig(steps=4000, batch_size=64),
+        optim=OptimConfig(
+            peak_lr=1e-3, warmup_steps=100, final_lr=5e-5, decay_end=4000
+        ),
+        run=RunConfig(steps=5000, batch_size=64),
         # A mean over 8 dimensions weighs 4 times one over the paper's 32, and the
         # pixels of a toy are soon near-perfect: at 1.0 a few codes take everything.
         loss=LossConfig(vq=0.1),
@@ -65,12 +67,12 @@ def shapes_prior() -> PriorRecipe:
 
     `minivim train prior shapes --data shapes --workdir runs/prior`
     """
-    stack = StackConfig(blocks=4, heads=4, width=160, hidden=640, unroll=4)
+    stack = StackConfig(blocks=4, heads=4, width=128, hidden=512, unroll=4)
     return PriorRecipe(
         name="shapes",
         model=PriorConfig(num_codes=256, grid=8, stack=stack, num_classes=8),
-        optim=OptimConfig(peak_lr=1e-3, warmup_steps=100, final_lr=5e-5, b2=0.96),
-        run=RunConfig(steps=3000, batch_size=64),
+        optim=OptimConfig(peak_lr=1.5e-3, warmup_steps=100, final_lr=5e-5, b2=0.96),
+        run=RunConfig(steps=2500, batch_size=64),
         tokenizer="shapes/tokenizer",
         label_dropout=0.1,
     )
@@ -105,8 +107,8 @@ def shapes_classifier() -> ClassifierRecipe:
     return ClassifierRecipe(
         name="shapes",
         model=ClassifierConfig(kind="cnn", num_classes=8),
-        optim=OptimConfig(peak_lr=3e-3, warmup_steps=50),
-        run=RunConfig(steps=400, batch_size=128, seed=1),
+        optim=OptimConfig(peak_lr=3e-3, warmup_steps=50, weight_decay=1e-2),
+        run=RunConfig(steps=800, batch_size=128, seed=1),
     )
 
 
@@ -116,7 +118,7 @@ def shapes_judge() -> ClassifierRecipe:
         shapes_classifier(),
         name="shapes-judge",
         model=ClassifierConfig(kind="residual", num_classes=8),
-        run=RunConfig(steps=400, batch_size=128, seed=2),
+        run=RunConfig(steps=800, batch_size=128, seed=2),
     )
 
 
@@ -131,7 +133,8 @@ def cifar10_tokenizer() -> TokenizerRecipe:
         recipe,
         name="cifar10",
         model=replace(recipe.model, quantizer=quantizer),
-        run=RunConfig(steps=5000, batch_size=64),
+        optim=replace(recipe.optim, decay_end=0),
+        run=RunConfig(steps=1000, batch_size=64),
         flip=True,
     )
 

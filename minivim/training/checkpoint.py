@@ -136,6 +136,15 @@ def read_metrics(workdir: str | Path) -> list[dict[str, float]]:
     return rows
 
 
+def train_seconds(rows: list[dict[str, float]]) -> float:
+    """Seconds spent in steps, over all the parts of a run that was interrupted."""
+    steps = [0.0, *(row["step"] for row in rows)]
+    return sum(
+        (row["step"] - before) / row["steps_per_second"]
+        for row, before in zip(rows, steps, strict=False)
+    )
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a whole file or nothing."""
     part = path.with_name(path.name + ".part")

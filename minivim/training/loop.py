@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from minivim.training.checkpoint import Workdir
 from minivim.training.step import Step, TrainState
 
 
+@runtime_checkable
 class Batches(Protocol):
     """An endless iterator whose position can be saved."""
 
@@ -35,12 +36,12 @@ def _unchanged(means: dict[str, np.ndarray]) -> dict[str, float]:
 class Window:
     """Metrics since the last log line, kept on the device until it is written."""
 
-    losses: list[Any] = field(default_factory=list)
+    checked: list[tuple[Any, Any]] = field(default_factory=list)
     total: dict[str, Any] | None = None
     began: float = field(default_factory=time.perf_counter)
 
     def add(self, metrics: dict[str, Any]) -> None:
-        self.losses.append(metrics["loss"])
+        self.checked.append((metrics["loss"], metrics["grad_norm"]))
         if self.total is None:
             self.total = metrics
         else:
@@ -48,19 +49,22 @@ class Window:
 
     def summary(self, last_step: int) -> dict[str, np.ndarray]:
         """Means, of integers (counts) the sum; `UserError` for a loss that is none."""
-        losses = np.array([float(x) for x in self.losses])
-        if not np.isfinite(losses).all():
-            bad = int(np.argmin(np.isfinite(losses)))
-            step = last_step - len(losses) + bad + 1
+        checked = np.array([[float(x) for x in pair] for pair in self.checked])
+        if not np.isfinite(checked).all():
+            # A loss may still be a number when its gradient, and so the next
+            # checkpoint, is none.
+            row, column = np.argwhere(~np.isfinite(checked))[0]
+            step = last_step - len(checked) + row + 1
             raise UserError(
-                f"the loss became {losses[bad]} at step {step}; the last good "
+                f"the {('loss', 'gradient')[column]} became {checked[row, column]} at "
+                f"step {step}; the last good "
                 "checkpoint is kept: lower optim.peak_lr or set optim.clip_norm=1 and "
                 "start in another --workdir"
             )
         assert self.total is not None
         totals = {name: np.asarray(value) for name, value in self.total.items()}
         return {
-            name: total if total.dtype.kind == "i" else total / len(losses)
+            name: total if total.dtype.kind == "i" else total / len(checked)
             for name, total in totals.items()
         }
 
@@ -123,7 +127,7 @@ def _row(
 ) -> dict[str, float]:
     row = {"step": now, **describe(window.summary(now)), "lr": float(metrics["lr"])}
     seconds = time.perf_counter() - window.began
-    row["steps_per_second"] = round(len(window.losses) / seconds, 3)
+    row["steps_per_second"] = round(len(window.checked) / seconds, 3)
     return row
 
 

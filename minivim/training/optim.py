@@ -13,24 +13,25 @@ from minivim.config import OptimConfig
 def learning_rate(config: OptimConfig, *, steps: int) -> optax.Schedule:
     """Linear warm-up to `peak_lr`, then constant, cosine or exponential.
 
-    Stage 1: cosine from the end of the warm-up to `final_lr` at `steps`. Stage 2:
-    constant until `decay_start` = s, then `peak (final / peak)^((t - s)/(steps - s))`.
+    Both decays begin at `decay_start` = s, or at the end of the warm-up, and reach
+    `final_lr` at `decay_end` = e, or at the last step. Stage 1: cosine. Stage 2:
+    exponential, `peak (final / peak)^((t - s)/(e - s))`.
     """
     warmup = optax.linear_schedule(0.0, config.peak_lr, max(config.warmup_steps, 1))
     start = max(config.warmup_steps, config.decay_start)
-    left = max(steps - start, 1)
+    left = max((config.decay_end or steps) - start, 1)
     ratio = config.final_lr / config.peak_lr
     after = {
         "constant": lambda: optax.constant_schedule(config.peak_lr),
         "cosine": lambda: optax.cosine_decay_schedule(
             config.peak_lr, left, alpha=ratio
         ),
-        "exponential": lambda: optax.exponential_decay(config.peak_lr, left, ratio),
+        "exponential": lambda: optax.exponential_decay(
+            config.peak_lr, left, ratio, end_value=config.final_lr
+        ),
     }[config.schedule]()
-    if config.schedule == "exponential":
-        hold = optax.constant_schedule(config.peak_lr)
-        return optax.join_schedules([warmup, hold, after], [config.warmup_steps, start])
-    return optax.join_schedules([warmup, after], [config.warmup_steps])
+    hold = optax.constant_schedule(config.peak_lr)
+    return optax.join_schedules([warmup, hold, after], [config.warmup_steps, start])
 
 
 def decays(params: Any) -> Any:

@@ -108,8 +108,7 @@ def load(ref: str | Path, *, tokenizer: Tokenizer | None = None) -> Any:
     """
     folder = find(ref)
     card = read_card(folder)
-    config_type, build = KINDS[card["kind"]]
-    config = from_dict(config_type, card["model"])
+    config, build = _config_of(card), KINDS[card["kind"]][1]
     model = nnx.eval_shape(lambda: build(config, rngs=nnx.Rngs(0)))
     graph, state = nnx.split(model)
     weights = _read_weights(folder / WEIGHTS)
@@ -138,7 +137,10 @@ def load_pair(
     card = read_card(find(prior_ref))
     if card["kind"] != "prior":
         raise UserError(f"{prior_ref} is a {card['kind']}, not a prior; name a prior")
-    tokenizer = load(tokenizer_ref or card["tokenizer"])
+    tokenizer_ref = tokenizer_ref or card.get("tokenizer")
+    if not tokenizer_ref:
+        raise UserError(f"the card of {prior_ref} names no tokenizer; name one")
+    tokenizer = load(tokenizer_ref)
     return tokenizer, load(prior_ref, tokenizer=tokenizer)
 
 
@@ -221,6 +223,17 @@ def read_card(folder: Path) -> Card:
             "folder again"
         ) from error
     return Card(str(folder), values)
+
+
+def _config_of(card: Card) -> Any:
+    try:
+        return from_dict(KINDS[card["kind"]][0], card["model"])
+    except (KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:80]
+        raise UserError(
+            f"{Path(card.path) / CARD} describes no {card['kind']} ({reason}); fetch "
+            "or export the folder again"
+        ) from error
 
 
 def _read_weights(path: Path) -> dict[str, jax.Array]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +33,8 @@ def make(name: str, runs: Path, destination: Path) -> None:
     stage, recipe_name = SHAPES[name]
     spec = name.split("/")[0]
     workdir = runs / name
-    began = time.perf_counter()
     train(recipes.recipe(stage, recipe_name), spec=spec, workdir=workdir)  # type: ignore[arg-type]
     card = read_card(workdir).values
-    card["wall_seconds"] = round(time.perf_counter() - began, 1)
     card["command"] = f"python -m minivim.weights.make {name}"
     own = ("format", "kind", "model", "parameters", "storage")
     kept = {key: value for key, value in card.items() if key not in own}
