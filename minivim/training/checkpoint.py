@@ -23,6 +23,13 @@ def _first_difference(old: dict, new: dict) -> str:
     return ""
 
 
+def _read_identity(file: Path) -> dict:
+    try:
+        return dict(json.loads(file.read_text()))
+    except ValueError as error:
+        raise UserError(f"{file} is damaged; choose another --workdir") from error
+
+
 def _bytes(tree: Any) -> int:
     return sum(np.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
@@ -64,7 +71,7 @@ class Workdir:
         file = self.path / "run.json"
         if not file.exists():
             write_text(file, json.dumps(identity, indent=1))
-        elif (old := json.loads(file.read_text())) != identity:
+        elif (old := _read_identity(file)) != identity:
             raise UserError(
                 f"{self.path} holds another run ({_first_difference(old, identity)}); "
                 "choose another --workdir, or give the settings it was started with"
