@@ -64,7 +64,7 @@ class Window:
         assert self.total is not None
         totals = {name: np.asarray(value) for name, value in self.total.items()}
         return {
-            name: total if total.dtype.kind == "i" else total / len(checked)
+            name: total if total.dtype.kind == "i" else np.asarray(total / len(checked))
             for name, total in totals.items()
         }
 
