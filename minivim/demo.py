@@ -131,7 +131,7 @@ def _shipped_figures() -> dict[str, float]:
 
 def _report(
     ours: Trained,
-    rows: list[dict[str, float]],
+    rows: list[Row],
     result: ProbeResult,
     figures: dict[str, float],
     shipped: dict[str, float],

@@ -72,7 +72,7 @@ class Attached:
 
 def train(
     recipe: TrainableRecipe, *, spec: str, workdir: str | Path, quiet: bool = False
-) -> tuple[nnx.Module, list[dict[str, float]]]:
+) -> tuple[nnx.Module, list[Row]]:
     """Train a recipe on the data `spec` names, or go on where `workdir` stopped.
 
     At the end the workdir holds `model.safetensors` and `card.json`, which `load`
@@ -158,7 +158,7 @@ def run(
     *,
     workdir: Workdir | None = None,
     quiet: bool = False,
-) -> tuple[nnx.Module, list[dict[str, float]]]:
+) -> tuple[nnx.Module, list[Row]]:
     """The loop on an experiment; the model comes back with its last parameters."""
     steps = recipe.run.steps
     key = jax.random.key(recipe.run.seed)
@@ -179,7 +179,7 @@ def run(
 
 
 def run_card(
-    recipe: TrainableRecipe, description: str, rows: list[dict[str, float]]
+    recipe: TrainableRecipe, description: str, rows: list[Row]
 ) -> dict[str, Any]:
     """What a card says of a run."""
     figures = {k: v for k, v in (rows[-1] if rows else {}).items() if k != "step"}

@@ -88,6 +88,7 @@ def shapes_prior_unlabelled() -> PriorRecipe:
         recipe,
         name="shapes-unlabelled",
         model=replace(recipe.model, num_classes=0),
+        run=replace(recipe.run, steps=1500),
         label_dropout=0.0,
     )
 

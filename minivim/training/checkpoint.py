@@ -15,6 +15,9 @@ import orbax.checkpoint as ocp
 from minivim.errors import UserError
 from minivim.training.step import TrainState
 
+# Figures of some steps by name, and under "step" the last of them.
+Row = dict[str, float | int]
+
 
 def _first_difference(old: dict, new: dict) -> str:
     for name in sorted(old.keys() | new.keys()):
@@ -123,7 +126,7 @@ class Workdir:
             lines = "".join(json.dumps(row) + "\n" for row in rows)
             write_text(self.metrics_path, lines)
 
-    def log(self, row: dict[str, float]) -> None:
+    def log(self, row: Row) -> None:
         """Append one line to `metrics.jsonl`."""
         with self.metrics_path.open("a") as file:
             file.write(json.dumps(row) + "\n")
@@ -132,7 +135,7 @@ class Workdir:
         self._manager.close()
 
 
-def read_metrics(workdir: str | Path) -> list[dict[str, float]]:
+def read_metrics(workdir: str | Path) -> list[Row]:
     """Rows of a run's `metrics.jsonl`; a line that a kill cut short is left out."""
     rows = []
     for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines():
@@ -143,7 +146,7 @@ def read_metrics(workdir: str | Path) -> list[dict[str, float]]:
     return rows
 
 
-def train_seconds(rows: list[dict[str, float]]) -> float:
+def train_seconds(rows: list[Row]) -> float:
     """Seconds spent in steps, over all the parts of a run that was interrupted."""
     steps = [0.0, *(row["step"] for row in rows)]
     return sum(

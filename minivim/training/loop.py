@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from minivim.config import RunConfig
 from minivim.errors import UserError
-from minivim.training.checkpoint import Workdir
+from minivim.training.checkpoint import Row, Workdir
 from minivim.training.step import Step, TrainState
 
 
@@ -80,7 +80,7 @@ def fit(
     evaluate: Callable[[Any], dict[str, float]] | None = None,
     title: str = "",
     quiet: bool = False,
-) -> tuple[TrainState, list[dict[str, float]]]:
+) -> tuple[TrainState, list[Row]]:
     """Train to `run.steps` and return the last state and the rows of metrics.
 
     A row is written every `log_every` steps and before every checkpoint: the means of
@@ -91,7 +91,7 @@ def fit(
     randomness are those of an undisturbed run. Raises `UserError` when the loss stops
     being a number.
     """
-    rows: list[dict[str, float]] = []
+    rows: list[Row] = []
     if workdir is not None and (found := workdir.restore(state)) is not None:
         state, position = found
         batches.set_state(position)
@@ -124,14 +124,14 @@ def fit(
 
 def _row(
     now: int, window: Window, metrics: dict[str, Any], describe: Callable
-) -> dict[str, float]:
+) -> Row:
     row = {"step": now, **describe(window.summary(now)), "lr": float(metrics["lr"])}
     seconds = time.perf_counter() - window.began
     row["steps_per_second"] = round(len(window.checked) / seconds, 3)
     return row
 
 
-def _brief(row: dict[str, float]) -> str:
+def _brief(row: Row) -> str:
     shown = ("loss", "usage", "perplexity", "accuracy", "eval_psnr", "eval_nll")
     parts = [f"{k}={row[k]:.4g}" for k in shown if k in row and math.isfinite(row[k])]
     return " ".join(parts)
