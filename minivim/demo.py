@@ -19,6 +19,7 @@ from minivim.prior import Prior, sample
 from minivim.probe import ProbeResult
 from minivim.tokenizer import Tokenizer
 from minivim.training import read_metrics
+from minivim.training.checkpoint import Row
 
 TOKENIZER_STEPS, PRIOR_STEPS = 450, 350
 STACK = StackConfig(blocks=3, heads=4, width=96, hidden=384, unroll=3)

@@ -40,7 +40,7 @@ from minivim.training import (
     read_metrics,
     train_seconds,
 )
-from minivim.training.checkpoint import check_writable
+from minivim.training.checkpoint import Row, check_writable
 from minivim.training.loop import Batches
 from minivim.training.step import Loss
 

@@ -122,9 +122,7 @@ def fit(
     return state, rows
 
 
-def _row(
-    now: int, window: Window, metrics: dict[str, Any], describe: Callable
-) -> Row:
+def _row(now: int, window: Window, metrics: dict[str, Any], describe: Callable) -> Row:
     row = {"step": now, **describe(window.summary(now)), "lr": float(metrics["lr"])}
     seconds = time.perf_counter() - window.began
     row["steps_per_second"] = round(len(window.checked) / seconds, 3)
