@@ -258,7 +258,9 @@ def prior_experiment(
 
     def codes_of(batch: dict, key: jax.Array) -> jax.Array:
         images = random_flip(batch["image"], key=key) if recipe.flip else batch["image"]
-        return nnx.merge(frozen_graph, batch["tokenizer"]).encode(images)
+        # Not `encode`, which is a program of its own and may not nest in a gradient.
+        coder = nnx.merge(frozen_graph, batch["tokenizer"])
+        return coder.quantizer(coder.encoder(images))[1]["codes"]
 
     def loss(model: Prior, batch: dict, *, key: jax.Array) -> tuple:
         flip_key, key = jax.random.split(key)

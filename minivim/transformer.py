@@ -7,28 +7,33 @@ on how many blocks one loop iteration holds (`unroll`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from minivim.config import StackConfig
 
 ACTIVATIONS = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=True),
+    # Recomputed in the backward pass: cheaper than to keep and to read its tanh.
+    "gelu": jax.checkpoint(lambda x: jax.nn.gelu(x, approximate=True)),
     "relu": jax.nn.relu,
     "tanh": jnp.tanh,
 }
 
 
 class Cache(NamedTuple):
-    """Keys and values of the tokens seen so far, one row per block and position."""
+    """Keys and values of the tokens seen so far, `[B, heads, T, head_dim]` per block.
 
-    keys: Float[Array, "L B T heads head_dim"]
-    values: Float[Array, "L B T heads head_dim"]
+    An array for each block, since a loop updates those in place.
+    """
+
+    keys: tuple[Array, ...]
+    values: tuple[Array, ...]
 
 
 def dropout(x: Array, rate: float, key: PRNGKeyArray | None) -> Array:
@@ -43,6 +48,30 @@ def layer_norm(config: StackConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
     return nnx.LayerNorm(
         config.width, epsilon=config.norm_eps, use_fast_variance=False, rngs=rngs
     )
+
+
+def attention(
+    q: Float[Array, "B heads Q d"],
+    k: Float[Array, "B heads T d"],
+    v: Float[Array, "B heads T d"],
+    *,
+    seen: Bool[Array, "Q T"] | None = None,
+) -> Float[Array, "B heads Q d"]:
+    """`softmax(q k^T / sqrt(d)) v` over what is `seen`; softmax in float32.
+
+    Heads before tokens, so that both products run over leading batch axes: one
+    transposition of queries, keys and values instead of one for each product.
+    """
+    scores = jnp.einsum(
+        "bhqd,bhtd->bhqt",
+        q * q.shape[-1] ** -0.5,
+        k,
+        preferred_element_type=jnp.float32,
+    )
+    if seen is not None:
+        scores = jnp.where(seen, scores, -jnp.inf)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    return jnp.einsum("bhqt,bhtd->bhqd", weights, v)
 
 
 def linear(inputs: int, outputs: int, rngs: nnx.Rngs, precision: str = "float32"):
@@ -67,12 +96,17 @@ class Block(nnx.Module):
         self.ffn_up = linear(d, h, rngs, precision)
         self.ffn_down = linear(h, d, rngs, precision)
 
-    def heads(self, x: Float[Array, "M D"]) -> tuple[Array, Array, Array]:
-        """Queries, keys and values `[M, heads, head_dim]` of normalised tokens."""
-        qkv = self.qkv(self.attention_norm(x))
-        parts = rearrange(qkv, "m (three h d) -> three m h d", three=3,
-                          h=self.config.heads)  # fmt: skip
-        return parts[0], parts[1], parts[2]
+    def heads(
+        self, x: Float[Array, "M D"], batch: int
+    ) -> Float[Array, "3 B heads N head_dim"]:
+        """Queries, keys and values of normalised tokens."""
+        return rearrange(
+            self.qkv(self.attention_norm(x)),
+            "(b n) (three h d) -> three b h n d",
+            b=batch,
+            three=3,
+            h=self.config.heads,
+        )
 
     def ffn(self, x: Float[Array, "M D"], key: PRNGKeyArray | None = None) -> Array:
         """The two-layer network on normalised tokens."""
@@ -84,15 +118,12 @@ class Block(nnx.Module):
     def __call__(
         self, x: Float[Array, "B N D"], *, causal: bool, key: PRNGKeyArray | None = None
     ) -> Float[Array, "B N D"]:
-        batch = x.shape[0]
+        batch, tokens, _ = x.shape
         keys = jax.random.split(key, 2) if key is not None else (None, None)
         flat = rearrange(x, "b n d -> (b n) d")
-        q, k, v = (
-            rearrange(part, "(b n) h d -> b n h d", b=batch)
-            for part in self.heads(flat)
-        )
-        mixed = jax.nn.dot_product_attention(q, k, v, is_causal=causal)
-        mixed = self.attention_out(rearrange(mixed, "b n h d -> (b n) (h d)"))
+        seen = jnp.tri(tokens, dtype=bool) if causal else None
+        mixed = attention(*self.heads(flat, batch), seen=seen)
+        mixed = self.attention_out(rearrange(mixed, "b h n d -> (b n) (h d)"))
         flat = flat + dropout(mixed, self.config.dropout, keys[0]).astype(flat.dtype)
         flat = flat + self.ffn(flat, keys[1]).astype(flat.dtype)
         return rearrange(flat, "(b n) d -> b n d", b=batch)
@@ -105,20 +136,13 @@ class Block(nnx.Module):
         position: Int[Array, ""],
     ) -> tuple[Float[Array, "B D"], Array, Array]:
         """One token at `position`, reading and extending this block's cache."""
-        q, k, v = self.heads(x)
-        keys = jax.lax.dynamic_update_slice_in_dim(
-            keys, k[:, None].astype(keys.dtype), position, axis=1
-        )
-        values = jax.lax.dynamic_update_slice_in_dim(
-            values, v[:, None].astype(values.dtype), position, axis=1
-        )
-        seen = jnp.arange(keys.shape[1]) <= position
-        mixed = jax.nn.dot_product_attention(
-            q[:, None], keys, values, mask=seen[None, None, None]
-        )
-        x = x + self.attention_out(rearrange(mixed, "b 1 h d -> b (h d)")).astype(
-            x.dtype
-        )
+        q, k, v = self.heads(x, x.shape[0])
+        write = jax.lax.dynamic_update_slice_in_dim
+        keys = write(keys, k.astype(keys.dtype), position, axis=2)
+        values = write(values, v.astype(values.dtype), position, axis=2)
+        seen = jnp.arange(keys.shape[2])[None] <= position
+        mixed = rearrange(attention(q, keys, values, seen=seen), "b h 1 d -> b (h d)")
+        x = x + self.attention_out(mixed).astype(x.dtype)
         return x + self.ffn(x).astype(x.dtype), keys, values
 
 
@@ -155,25 +179,35 @@ class Stack(nnx.Module):
     def empty_cache(self, batch: int, length: int) -> Cache:
         """A cache for `length` tokens of `batch` sequences."""
         c = self.config
-        shape = (c.blocks, batch, length, c.heads, c.width // c.heads)
-        zeros = jnp.zeros(shape, jnp.dtype(c.precision))
+        shape = (batch, c.heads, length, c.width // c.heads)
+        zeros = (jnp.zeros(shape, jnp.dtype(c.precision)),) * c.blocks
         return Cache(zeros, zeros)
 
-    def step(
-        self, x: Float[Array, "B D"], cache: Cache, position: Int[Array, ""]
-    ) -> tuple[Float[Array, "B D"], Cache]:
-        """One token through all blocks; equals row `position` of a causal call."""
+    def each(self) -> list[Block]:
+        """The blocks one by one, copied out of the stacked arrays."""
         graph, params = nnx.split(self.blocks)
+        return [
+            nnx.merge(graph, jax.tree.map(lambda p: p[i], params))  # noqa: B023
+            for i in range(self.config.blocks)
+        ]
 
-        def body(x: Array, block: tuple) -> tuple[Array, tuple]:
-            params, keys, values = block
-            x, keys, values = nnx.merge(graph, params).step(x, keys, values, position)
-            return x, (keys, values)
+    def step(
+        self,
+        x: Float[Array, "B D"],
+        cache: Cache,
+        position: Int[Array, ""],
+        blocks: Sequence[Block] | None = None,
+    ) -> tuple[Float[Array, "B D"], Cache]:
+        """One token through all blocks; equals row `position` of a causal call.
 
-        x, (keys, values) = jax.lax.scan(
-            body, x, (params, *cache), unroll=self.config.unroll
-        )
-        return self.norm(x), Cache(keys, values)
+        A loop over positions takes `blocks = each()` once before it.
+        """
+        keys, values = [], []
+        for block, k, v in zip(blocks or self.each(), *cache, strict=True):
+            x, k, v = block.step(x, k, v, position)
+            keys.append(k)
+            values.append(v)
+        return self.norm(x), Cache(tuple(keys), tuple(values))
 
 
 def patchify(images: Float[Array, "B H W C"], patch: int) -> Float[Array, "B N P"]:

@@ -8,7 +8,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
@@ -63,7 +62,7 @@ def sample(
     return codes
 
 
-@partial(nnx.jit, static_argnames=("top_k", "keep_logits"))
+@partial(jax.jit, static_argnames=("top_k", "keep_logits"))
 def generate(
     prior: Prior,
     *,
@@ -86,11 +85,12 @@ def generate(
     if guidance is not None:
         labels = jnp.concatenate([labels, jnp.full_like(labels, prior.null_class)])
     keys = jax.random.split(key, length)
+    blocks = prior.stack.each()
 
     def body(carry: tuple, inputs: tuple) -> tuple[tuple, tuple]:
         x, cache = carry
         position, key, given = inputs
-        logits, cache = prior.step(x, cache, position)
+        logits, cache = prior.step(x, cache, position, blocks)
         if guidance is not None:
             conditional, null = jnp.split(logits, 2)
             logits = guide(conditional=conditional, null=null, scale=guidance)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from minivim.config import PriorConfig
 from minivim.errors import UserError
-from minivim.transformer import Cache, Stack, dropout, linear
+from minivim.transformer import Block, Cache, Stack, dropout, linear
 
 
 class Prior(nnx.Module):
@@ -90,10 +91,17 @@ class Prior(nnx.Module):
         return self.stack.empty_cache(batch, self.config.num_tokens)
 
     def step(
-        self, x: Float[Array, "B D"], cache: Cache, position: Int[Array, ""]
+        self,
+        x: Float[Array, "B D"],
+        cache: Cache,
+        position: Int[Array, ""],
+        blocks: Sequence[Block] | None = None,
     ) -> tuple[Float[Array, "B K"], Cache]:
-        """Logits of the code at `position` from its input vector and the cache."""
-        x, cache = self.stack.step(x, cache, position)
+        """Logits of the code at `position` from its input vector and the cache.
+
+        A loop over positions takes `blocks = prior.stack.each()` once before it.
+        """
+        x, cache = self.stack.step(x, cache, position, blocks)
         return self.head(x).astype(jnp.float32), cache
 
     def _labels(self, labels: Array | None, batch: int) -> Array:
@@ -102,7 +110,7 @@ class Prior(nnx.Module):
         return jnp.asarray(labels, jnp.int32)
 
 
-@nnx.jit
+@jax.jit
 def _features(prior: Prior, codes: Array) -> Array:
     labels = jnp.full((codes.shape[0],), prior.null_class, jnp.int32)
     _, blocks = prior._run(codes, labels, None)

@@ -85,13 +85,13 @@ class Tokenizer(nnx.Module):
             )
 
 
-@nnx.jit
+@jax.jit
 def _encode(tokenizer: Tokenizer, images: Array) -> Array:
     _, aux = tokenizer.quantizer(tokenizer.encoder(images))
     return aux["codes"]
 
 
-@nnx.jit
+@jax.jit
 def _decode(tokenizer: Tokenizer, codes: Array) -> Array:
     return jnp.clip(tokenizer.decoder(tokenizer.quantizer.embed(codes)), 0, 1)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from minivim.errors import UserError
@@ -34,7 +34,7 @@ def _read_identity(file: Path) -> dict:
 
 
 def _bytes(tree: Any) -> int:
-    return sum(np.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def check_writable(folder: Path) -> None:
