@@ -281,6 +281,12 @@ class OptimConfig:
         _require_not_negative(
             self, "warmup_steps", "final_lr", "decay_start", "weight_decay", "clip_norm"
         )
+        start = max(self.warmup_steps, self.decay_start)
+        _require(
+            self.decay_end == 0 or self.decay_end > start,
+            f"decay_end={self.decay_end} comes before the decay starts at {start}; set "
+            "decay_end=0 for the last step",
+        )
         for name, value in (("b1", self.b1), ("b2", self.b2)):
             _require(0 <= value < 1, f"{name}={value} is not in [0, 1); use {name}=0.9")
         _require_in("schedule", self.schedule, ("constant", "cosine", "exponential"))

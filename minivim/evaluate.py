@@ -19,6 +19,8 @@ from minivim.prior import Prior, check_labels, sample
 from minivim.tokenizer import Tokenizer
 
 PAPER_IMAGES = 256
+# Smaller pictures have no SSIM.
+SSIM_WINDOW = 11
 
 
 def tokenizer_figures(
@@ -39,7 +41,10 @@ def tokenizer_figures(
         "tokens": tokenizer.config.num_tokens,
         "codes": size,
         "psnr": float(metrics.psnr(images, recon)),
-        "ssim": float(metrics.ssim(images, recon)),
+    }
+    if min(images.shape[1:3]) >= SSIM_WINDOW:
+        figures["ssim"] = float(metrics.ssim(images, recon))
+    figures |= {
         "usage": found.usage,
         "perplexity": found.perplexity,
     }

@@ -1,0 +1,1 @@
+"""PyTorch twins of the models, and the benchmark against them."""

@@ -1,0 +1,61 @@
+"""Times of two rivals taken in turns, and the limit that matrix products set."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of every repetition; `ours[i]` and `twin[i]` were neighbours."""
+
+    ours: np.ndarray
+    twin: np.ndarray
+
+    @property
+    def ratio(self) -> np.ndarray:
+        """First, second and third quartile of twin / ours; above 1 ours is faster."""
+        return np.percentile(self.twin / self.ours, (25, 50, 75))
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - began
+
+
+def in_turns(
+    ours: Callable[[], object],
+    twin: Callable[[], object],
+    *,
+    repetitions: int,
+    warm_up: int = 2,
+    title: str = "",
+) -> Times:
+    """Call both alternately, the first of a pair changing, so that drift hits both."""
+    for _ in range(warm_up):
+        _seconds(ours), _seconds(twin)
+    pairs = np.empty((repetitions, 2))
+    for i in tqdm(range(repetitions), desc=title, leave=False, dynamic_ncols=True):
+        for j in (i % 2, 1 - i % 2):
+            pairs[i, j] = _seconds((ours, twin)[j])
+    return Times(pairs[:, 0], pairs[:, 1])
+
+
+def matmul_limit(*, size: int = 2048, repetitions: int = 5) -> float:
+    """FLOP/s of a large float32 product: the best time of either framework."""
+    a = np.random.default_rng(0).standard_normal((size, size), dtype=np.float32)
+    x, y = jnp.asarray(a), torch.tensor(a)
+    product = jax.jit(jnp.matmul)
+    times = in_turns(
+        lambda: product(x, x), lambda: y @ y, repetitions=repetitions, title="limit"
+    )
+    return 2 * size**3 / min(times.ours.min(), times.twin.min())

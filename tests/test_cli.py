@@ -1,0 +1,454 @@
+"""The command line: a chain of all commands, and every mistake in one line."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from minivim import cli, weights
+from minivim.training import read_metrics
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Pictures, a trained tokenizer and a trained prior, all made by the commands."""
+    folder = tmp_path_factory.mktemp("home")
+    tiny.pictures(folder / "pictures")
+    assert cli.main(tokenizer_command(folder)) == 0
+    assert cli.main(prior_command(folder)) == 0
+    return folder
+
+
+def tokenizer_command(folder, workdir="tok", *settings, data="pictures"):
+    return [
+        "train", "tokenizer", "shapes", "--quiet", "--data", str(folder / data),
+        "--workdir", str(folder / workdir), "--set", *tiny.TOKENIZER_SETTINGS,
+        *settings,
+    ]  # fmt: skip
+
+
+def prior_command(folder, workdir="prior", *settings, data="pictures"):
+    return [
+        "train", "prior", "shapes", "--quiet", "--data", str(folder / data),
+        "--workdir", str(folder / workdir), "--set", *tiny.PRIOR_SETTINGS,
+        f"tokenizer={folder / 'tok'}", *settings,
+    ]  # fmt: skip
+
+
+def refused(capsys, command, *parts):
+    """The command ends with 2 and one line on stderr that holds all `parts`."""
+    capsys.readouterr()
+    assert cli.main([str(word) for word in command]) == 2
+    shown = capsys.readouterr()
+    lines = shown.err.strip().splitlines()
+    assert len(lines) == 1, shown.err
+    assert lines[0].startswith("minivim: error: ")
+    assert "Traceback" not in shown.err + shown.out
+    for part in parts:
+        assert part in lines[0]
+    return lines[0]
+
+
+# --- what works --------------------------------------------------------------------
+
+
+def test_training_leaves_weights_cards_and_metrics(home):
+    for name, kind in (("tok", "tokenizer"), ("prior", "prior")):
+        model = weights.load(home / name)
+        assert model.card["kind"] == kind
+        assert model.card["steps"] == 6
+        assert "pictures" in model.card["data"]
+        assert read_metrics(home / name)[-1]["step"] == 6
+    assert model.card["class_names"] == ["class0", "class1", "class2"]
+
+
+def test_training_again_does_nothing_more(home, capsys):
+    before = read_metrics(home / "tok")
+    assert cli.main(tokenizer_command(home)) == 0
+    assert read_metrics(home / "tok") == before
+    assert "weights:" in capsys.readouterr().out
+
+
+def test_encode_writes_codes(home, capsys):
+    out = home / "codes" / "all.npz"
+    command = ["encode", home / "tok", "--data", home / "pictures", "--out", out,
+               "--split", "train", "--count", 5]  # fmt: skip
+    assert cli.main([str(word) for word in command]) == 0
+    assert f"5 x 4 codes: {out}" in capsys.readouterr().out
+    found = np.load(out)
+    assert found["codes"].shape == (5, 4)
+    assert found["codes"].dtype == np.int32
+    tokenizer = weights.load(home / "tok")
+    assert str(found["tokenizer_hash"]) == weights.weights_hash(tokenizer)
+
+
+def test_reconstruct_draws_a_picture(home, capsys):
+    out = home / "pairs.png"
+    command = ["reconstruct", home / "tok", "--data", home / "pictures", "--out", out,
+               "--count", 3]  # fmt: skip
+    assert cli.main([str(word) for word in command]) == 0
+    assert " dB: " in capsys.readouterr().out
+    Image.open(out).verify()
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        ([], 24),
+        (["--labels", "2", "0", "--count", "3"], 6),
+        (["--count", "2", "--top-k", "5", "--top-p", "0.9", "--temperature", "0.8",
+          "--guidance", "2"], 6),
+    ],
+)  # fmt: skip
+def test_sample_draws_pictures(home, capsys, options, count):
+    out = home / "samples.png"
+    assert cli.main(["sample", str(home / "prior"), "--out", str(out), *options]) == 0
+    assert f"{count} samples" in capsys.readouterr().out
+    Image.open(out).verify()
+
+
+def test_evaluate_prints_and_writes_figures(home, capsys):
+    command = ["evaluate", home / "tok", home / "prior", "--data", home / "pictures",
+               "--json", home / "figures.json"]  # fmt: skip
+    assert cli.main([str(word) for word in command]) == 0
+    shown = capsys.readouterr().out
+    for name in ("psnr", "usage", "perplexity", "nll"):
+        assert name in shown
+    found = json.loads((home / "figures.json").read_text())
+    assert set(found) == {str(home / "tok"), str(home / "prior")}
+    assert found[str(home / "tok")]["codes"] == 24
+
+
+def test_recipes_are_listed_and_printed(capsys):
+    assert cli.main(["recipes"]) == 0
+    listed = capsys.readouterr().out
+    assert "vit-vqgan-ss" in listed
+    assert "vim-large-class" in listed
+    assert cli.main(["recipes", "vim-base"]) == 0
+    shown = capsys.readouterr().out
+    assert "650M printed" in shown
+    assert "optim.decay_start = 80000" in shown
+    assert cli.main(["recipes", "shapes"]) == 0
+    shown = capsys.readouterr().out
+    titles = [line for line in shown.splitlines() if line and line[0].islower()]
+    for stage in ("tokenizer", "prior", "probe", "classifier"):
+        assert f"{stage} shapes" in titles
+
+
+COMMANDS = [
+    "demo", "recipes", "train", "encode", "reconstruct", "sample", "evaluate", "lab",
+]  # fmt: skip
+
+
+def test_help_names_every_command(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([name, "--help"])
+    assert stop.value.code == 0
+    assert f"usage: minivim {name}" in capsys.readouterr().out
+
+
+# --- mistakes ----------------------------------------------------------------------
+
+TRAIN = ["train", "tokenizer", "shapes", "--data", "shapes", "--workdir", "never"]
+
+
+@pytest.mark.parametrize(
+    ("command", "parts"),
+    [
+        ([], ["minivim --help"]),
+        (["paint"], ["invalid choice", "demo", "minivim --help"]),
+        (["recipes", "shaeps"], ["'shaeps'", "did you mean shapes?"]),
+        (["train", "tokenizer"], ["--workdir", "minivim train --help"]),
+        (["train", "painter", *TRAIN[2:]], ["tokenizer", "prior"]),
+        (["train", "tokenizer", "shapse", *TRAIN[3:]], ["did you mean shapes?"]),
+        ([*TRAIN, "--set", "encodr.width=3"], ["did you mean", "encoder.width"]),
+        ([*TRAIN, "--set", "width=3"], ["ambiguous", "model.encoder.width"]),
+        ([*TRAIN, "--set", "steps=soon"], ["whole number"]),
+        ([*TRAIN, "--set", "patch_size=5"], ["does not divide", "choose a patch_size"]),
+        ([*TRAIN, "--set", "encoder.heads=7"], ["does not divide", "choose heads"]),
+        ([*TRAIN, "--set", "precision=float16"], ["ambiguous"]),
+        ([*TRAIN, "--set", "image_size=8192"], ["image_size 8192", "1 to 4096"]),
+        ([*TRAIN, "--set", "seed=-1"], ["seed=-1", "set seed=0"]),
+        (["encode", "runs/never", "--data", "shapes", "--out", "a.npz"],
+         ["no weights at 'runs/never'", "folder of a finished run"]),
+        (["encode", "x", "--data", "shapes", "--out", "a.npz", "--count", "-3"],
+         ["-3 must be a whole number above zero"]),
+        (["sample", "x", "--out", "a.png", "--count", "0"], ["above zero"]),
+        (["sample", "x", "--out", "a.png", "--temperature", "hot"], ["invalid float"]),
+        (["evaluate", "--data", "nothing-like-this"], ["name the weights"]),
+    ],
+)  # fmt: skip
+def test_mistakes_in_the_command(capsys, command, parts):
+    refused(capsys, command, *parts)
+
+
+def test_data_that_is_not_there(home, capsys):
+    refused(capsys, tokenizer_command(home, "new", data="nowhere"), "give 'shapes'")
+
+
+def test_a_folder_without_images(home, capsys):
+    (home / "empty" / "below").mkdir(parents=True)
+    (home / "empty" / "notes.txt").write_text("no picture")
+    refused(
+        capsys, tokenizer_command(home, "new", data="empty"), "holds no images", ".png"
+    )
+
+
+@pytest.fixture
+def spoiled(home, tmp_path):
+    """The pictures again, to be damaged."""
+    shutil.copytree(home / "pictures", tmp_path / "pictures")
+    shutil.copytree(home / "tok", tmp_path / "tok")
+    return tmp_path
+
+
+def test_a_corrupt_image(spoiled, capsys):
+    for picture in (spoiled / "pictures").rglob("*.png"):
+        picture.write_bytes(picture.read_bytes()[:40])
+    line = refused(
+        capsys, tokenizer_command(spoiled, "new"), "not a readable image", "remove it"
+    )
+    assert "class" in line
+
+
+def test_one_corrupt_image_among_those_trained_on(spoiled, capsys):
+    # Reading happens in other threads then; the message must be the same.
+    from minivim.data import open_source
+
+    held_out = open_source(str(spoiled / "pictures"), split="test", image_size=8)
+    assert len(held_out) == 3
+    pictures = sorted((spoiled / "pictures").rglob("*.png"))
+    kept = {str(held_out._files[i]) for i in range(3)}  # type: ignore[attr-defined]
+    victim = next(p for p in pictures if str(p) not in kept)
+    victim.write_bytes(b"no picture")
+    refused(
+        capsys, tokenizer_command(spoiled, "new"), victim.name, "repair or remove it"
+    )
+
+
+def test_an_image_that_vanishes(spoiled, capsys, monkeypatch):
+    from minivim import experiments
+
+    make = experiments.tokenizer_experiment
+
+    def late(recipe, source, held_out):
+        parts = make(recipe, source, held_out)
+        for picture in (spoiled / "pictures").rglob("*.png"):
+            picture.unlink()
+        return parts
+
+    monkeypatch.setattr(experiments, "tokenizer_experiment", late)
+    refused(capsys, tokenizer_command(spoiled, "new"), "is missing", "restore it")
+
+
+@pytest.mark.parametrize("kind", ["none", "one"])
+def test_fewer_than_two_labels(spoiled, capsys, kind):
+    source, target = spoiled / "pictures" / "class0", spoiled / "few"
+    shutil.copytree(source, target if kind == "none" else target / "only")
+    refused(
+        capsys, prior_command(spoiled, "new", data="few"), "at least two labels",
+        "folder of its own",
+    )  # fmt: skip
+
+
+def test_another_number_of_labels(home, capsys):
+    refused(
+        capsys, prior_command(home, "new", "num_classes=5"), "has 3 classes",
+        "use --set num_classes=3",
+    )  # fmt: skip
+
+
+def test_a_workdir_of_another_recipe(home, capsys):
+    before = (home / "tok" / "run.json").read_bytes()
+    line = refused(
+        capsys, tokenizer_command(home, "tok", "encoder.width=32"),
+        "holds another run", "choose another --workdir",
+    )  # fmt: skip
+    assert "model.encoder.width was 16, now 32" in line
+    refused(capsys, prior_command(home, "tok"), "holds another run")
+    assert (home / "tok" / "run.json").read_bytes() == before
+
+
+def test_a_workdir_of_other_data(spoiled, capsys):
+    next((spoiled / "pictures").rglob("*.png")).unlink()
+    refused(capsys, tokenizer_command(spoiled, "tok"), "data was", "another --workdir")
+
+
+def test_a_prior_goes_on_only_over_the_same_tokenizer(home, capsys, tmp_path):
+    for name in ("pictures", "tok", "prior"):
+        shutil.copytree(home / name, tmp_path / name)
+    file = tmp_path / "prior" / "run.json"
+    run = json.loads(file.read_text())
+    run["tokenizer"] = str(tmp_path / "tok")
+    file.write_text(json.dumps(run))
+    other = tiny.tokenizer(seed=5)
+    weights.save(tmp_path / "tok", other, kind="tokenizer", card={})
+    refused(capsys, prior_command(tmp_path), "holds another run", "tokenizer_hash was")
+
+
+@pytest.mark.parametrize(
+    ("setting", "part"),
+    [("num_codes=32", "--set model.num_codes=24"), ("grid=3", "--set model.grid=2")],
+)
+def test_a_prior_of_other_sizes_than_its_tokenizer(home, capsys, setting, part):
+    refused(capsys, prior_command(home, "new", setting), part)
+
+
+def test_a_prior_is_no_tokenizer(home, capsys):
+    refused(
+        capsys, prior_command(home, "new", f"tokenizer={home / 'prior'}"),
+        "is no tokenizer",
+    )  # fmt: skip
+    refused(
+        capsys,
+        ["encode", home / "prior", "--data", home / "pictures", "--out", "a.npz"],
+        "is a prior, not a tokenizer",
+    )
+    refused(capsys, ["sample", home / "tok", "--out", "a.png"], "name a prior")
+    refused(capsys, prior_command(home, "new", "tokenizer="), "--set tokenizer=FOLDER")
+
+
+def test_truncated_weights(spoiled, capsys):
+    file = spoiled / "tok" / weights.WEIGHTS
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    refused(
+        capsys,
+        ["encode", spoiled / "tok", "--data", spoiled / "pictures", "--out", "a.npz"],
+        "damaged or cut short", "again",
+    )  # fmt: skip
+
+
+def test_a_damaged_workdir(spoiled, capsys):
+    for name in (weights.WEIGHTS, weights.CARD):
+        (spoiled / "tok" / name).unlink()
+    run = json.loads((spoiled / "tok" / "run.json").read_text())
+    (spoiled / "tok" / "run.json").write_text(json.dumps(run)[:-5])
+    refused(capsys, tokenizer_command(spoiled), "run.json", "another --workdir")
+
+
+def test_a_workdir_that_cannot_be_written(home, capsys):
+    (home / "file").write_text("in the way")
+    refused(
+        capsys, tokenizer_command(home, "file/run"), "cannot write to workdir",
+        "choose another --workdir",
+    )  # fmt: skip
+    for command in (
+        ["encode", home / "tok", "--data", home / "pictures", "--out",
+         home / "file" / "a.npz"],
+        ["sample", home / "prior", "--out", home / "file" / "a.png"],
+    ):  # fmt: skip
+        refused(capsys, command, "cannot write", "choose another place")
+    refused(capsys, ["sample", home / "prior", "--out", home / "a.jpg"], "end in .png")
+
+
+def test_a_full_disk(home, capsys, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(100, 99, 1))
+    refused(
+        capsys, tokenizer_command(home, "full"), "is full",
+        "free some and run the same command",
+    )  # fmt: skip
+    monkeypatch.undo()
+    assert cli.main(tokenizer_command(home, "full")) == 0
+
+
+def test_a_loss_that_becomes_nan(home, capsys):
+    settings = ["steps=40", "checkpoint_every=2", "peak_lr=1e30", "warmup_steps=3"]
+    line = refused(
+        capsys, tokenizer_command(home, "nan", *settings), "became", "at step",
+        "last good checkpoint is kept", "optim.peak_lr",
+    )  # fmt: skip
+    step = int(line.split("at step ")[1].split(";")[0])
+    saved = [int(p.name) for p in (home / "nan" / "checkpoints").iterdir()]
+    assert max(saved) < step
+    assert not (home / "nan" / weights.WEIGHTS).exists()
+    # It is a run that has not finished, and says so.
+    refused(
+        capsys, ["encode", home / "nan", "--data", home / "pictures", "--out", "a.npz"],
+        "has not finished",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (["--labels", "3"], ["label 3 is out of range", "0 to 2"]),
+        (["--labels", "-1"], ["label -1 is out of range"]),
+        (["--top-k", "25"], ["top_k=25 is out of range", "use 1 to 24"]),
+        (["--top-p", "2"], ["use a value in (0, 1]"]),
+        (["--temperature", "0"], ["use top_k=1"]),
+    ],
+)
+def test_impossible_samples(home, capsys, options, parts):
+    command = ["sample", home / "prior", "--out", home / "never.png", *options]
+    refused(capsys, command, *parts)
+
+
+def test_labels_that_the_prior_does_not_know(home, capsys, tmp_path):
+    shutil.copytree(home / "pictures", tmp_path / "pictures")
+    for number in range(3, 6):
+        shutil.copytree(
+            tmp_path / "pictures" / "class0", tmp_path / "pictures" / f"more{number}"
+        )
+    refused(
+        capsys, ["evaluate", home / "prior", "--data", tmp_path / "pictures"],
+        "is out of range", "0 to 2",
+    )  # fmt: skip
+
+
+def subprocess_result(*command):
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "minivim", *map(str, command)],
+        capture_output=True, text=True, check=False, env=environment,
+    )  # fmt: skip
+
+
+def test_a_mistake_in_a_process_of_its_own(tmp_path):
+    done = subprocess_result("recipes", "vim-lrage")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "minivim: error: there is no recipe 'vim-lrage'; did you mean vim-large?"
+    ]
+
+
+def test_success_in_a_process_of_its_own():
+    done = subprocess_result("recipes")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert "cifar10" in done.stdout
+
+
+def test_ctrl_c_says_how_to_go_on(capsys, monkeypatch):
+    def interrupted(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_recipes", interrupted)
+    assert cli.main(["recipes"]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device", "x.npz")])
+def test_other_disk_errors_are_one_line(capsys, monkeypatch, error):
+    def fail(options):
+        raise error
+
+    monkeypatch.setattr(cli, "_recipes", fail)
+    refused(capsys, ["recipes"], "x.npz", "No space left", "run the same command")

@@ -1,0 +1,580 @@
+"""Settings: overrides, impossible values, and no field without an effect (C13)."""
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+import typing
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from minivim import data, experiments, recipes, weights
+from minivim.config import (
+    ClassifierConfig,
+    ClassifierRecipe,
+    OptimConfig,
+    PriorConfig,
+    ProbeRecipe,
+    StackConfig,
+    TokenizerConfig,
+    as_dict,
+    from_dict,
+    leaves,
+    with_overrides,
+)
+from minivim.describe import build_abstract
+from minivim.errors import UserError
+from minivim.training import Workdir, fit, learning_rate, optimizer
+from minivim.training.step import TrainState
+from tests import tiny
+
+# --- overrides ---------------------------------------------------------------------
+
+
+def test_overrides_reach_nested_settings():
+    recipe = with_overrides(
+        recipes.recipe("tokenizer", "shapes"),
+        ["model.encoder.width=64", "decoder.heads=8", "num_codes=32", "flip=true",
+         "peak_lr=2e-4", "tanh=blocks"],
+    )  # fmt: skip
+    assert recipe.model.encoder.width == 64
+    assert recipe.model.decoder.heads == 8
+    assert recipe.model.quantizer.num_codes == 32
+    assert recipe.flip is True
+    assert recipe.optim.peak_lr == 2e-4
+    assert recipe.model.tanh == "blocks"
+    assert recipe.model.decoder.width == 128  # the rest stays
+
+
+def test_overrides_are_checked_together():
+    # Neither alone would be legal: 36 is no multiple of 8 heads, 9 none of 128.
+    recipe = recipes.recipe("prior", "shapes")
+    changed = with_overrides(recipe, ["stack.width=36", "stack.heads=9"])
+    assert (changed.model.stack.width, changed.model.stack.heads) == (36, 9)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("widht=3", "no setting 'widht'; did you mean .*width"),
+        ("qqq=3", "no setting 'qqq'; see minivim recipes"),
+        (
+            "width=64",
+            "ambiguous; write one of model.encoder.width, model.decoder.width",
+        ),
+        ("steps=many", "run.steps=many is not a whole number"),
+        ("steps=1e3", "run.steps=1e3 is not a whole number"),
+        ("peak_lr=fast", "optim.peak_lr=fast is not a number"),
+        ("flip=maybe", "flip=maybe: write true or false"),
+        ("flip", "write it as key=value"),
+        ("stage=prior", "no setting 'stage'"),
+    ],
+)
+def test_an_override_that_cannot_be_is_explained(setting, message):
+    with pytest.raises(UserError, match=message):
+        with_overrides(recipes.recipe("tokenizer", "shapes"), [setting])
+
+
+def test_a_value_may_hold_an_equals_sign():
+    recipe = with_overrides(recipes.recipe("prior", "shapes"), ["tokenizer=runs/a=b"])
+    assert recipe.tokenizer == "runs/a=b"
+
+
+# --- impossible values -------------------------------------------------------------
+
+IMPOSSIBLE = {
+    "tokenizer": [
+        ("patch_size=5", "patch_size=5 does not divide image_size=32"),
+        ("image_size=30", "does not divide image_size=30"),
+        ("encoder.heads=3", "heads=3 does not divide width=128"),
+        ("encoder.width=0", "width=0 must be above zero"),
+        ("decoder.blocks=-1", "blocks=-1 must be above zero"),
+        ("encoder.precision=float16", "overflows.* use bfloat16"),
+        ("encoder.precision=int8", "use float32 or bfloat16"),
+        ("encoder.activation=selu", "use gelu or relu or tanh"),
+        ("encoder.dropout=0.1", "set encoder.dropout=0"),
+        ("encoder.norm_eps=0", "set norm_eps=1e-6"),
+        ("num_codes=1", "use 2 or more"),
+        ("code_dim=0", "code_dim=0 must be above zero"),
+        ("beta=-1", "beta=-1.0 must not be negative"),
+        ("straight_through=around", "use project or raw"),
+        ("reduction=max", "use sum or mean"),
+        ("positions=none", "use learnt or sincos"),
+        ("output=tanh", "use sigmoid or linear"),
+        ("tanh=off", "use head or blocks"),
+        ("steps=0", "steps=0 must be above zero"),
+        ("batch_size=0", "batch_size=0 must be above zero"),
+        ("log_every=0", "log_every=0 must be above zero"),
+        ("seed=-1", "seed=-1 must not be negative"),
+        ("peak_lr=0", "peak_lr=0.0 must be above zero"),
+        ("peak_lr=nan", "must be above zero"),
+        ("b2=1", r"b2=1.0 is not in \[0, 1\)"),
+        ("warmup_steps=-5", "must not be negative"),
+        ("clip_norm=-1", "must not be negative"),
+        ("decay_end=50", "set decay_end=0 for the last step"),
+        ("weight_decay=-1", "must not be negative"),
+        ("schedule=linear", "use constant or cosine or exponential"),
+        ("vq=-1", "vq=-1.0 must not be negative"),
+    ],
+    "prior": [
+        ("grid=0", "grid=0 must be above zero"),
+        ("num_codes=1", "use 2 or more"),
+        ("num_classes=-1", "use 0 for no class token"),
+        ("stack.dropout=1", r"not in \[0, 1\)"),
+        ("label_dropout=1", r"not in \[0, 1\)"),
+        ("num_classes=0", "label_dropout needs a class token"),
+        ("codes=stream", "use cache or fly"),
+        ("flip=true", "set codes=fly"),
+    ],
+    "probe": [
+        ("held_out=0", r"not in \(0, 1\)"),
+        ("train_size=0", "must be above zero"),
+        ("seed=-1", "must not be negative"),
+    ],
+    "classifier": [
+        ("num_classes=1", "at least two labels"),
+        ("kind=vit", "use cnn or residual"),
+        ("model.width=30", "multiple of 4"),
+        ("image_size=36", "multiple of 8"),
+    ],
+}
+
+
+CASES = [(stage, *pair) for stage, pairs in IMPOSSIBLE.items() for pair in pairs]
+TRY_ALL = """
+import json, sys
+from minivim import UserError, recipes
+from minivim.config import with_overrides
+for stage, setting, _ in json.load(sys.stdin):
+    try:
+        with_overrides(recipes.recipe(stage, "shapes"), [setting])
+        print("accepted")
+    except UserError as error:
+        print(error)
+"""
+
+
+@pytest.fixture(scope="module")
+def answers():
+    """What a user is told: in a process whose arguments are not checked for types."""
+    done = subprocess.run(
+        [sys.executable, "-c", TRY_ALL], input=json.dumps(CASES), check=True,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    return dict(zip(map(tuple, CASES), done.stdout.splitlines(), strict=True))
+
+
+@pytest.mark.parametrize(("stage", "setting", "message"), CASES)
+def test_an_impossible_value_is_refused_before_anything_compiles(
+    answers, stage, setting, message
+):
+    assert re.search(message, answers[stage, setting, message])
+
+
+def test_an_exponential_schedule_needs_a_final_rate():
+    with pytest.raises(UserError, match="set final_lr=1e-5"):
+        OptimConfig(peak_lr=1.0, warmup_steps=0, schedule="exponential")
+
+
+def test_sincos_positions_need_a_width_divisible_by_four():
+    odd = StackConfig(blocks=1, width=18, heads=2, hidden=8)
+    with pytest.raises(UserError, match="positions=learnt"):
+        dataclasses.replace(tiny.TOKENIZER, encoder=odd, positions="sincos")
+
+
+# --- files -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", recipes.RECIPES, ids="-".join)
+def test_dictionaries_round_trip(key):
+    recipe = recipes.RECIPES[key]()
+    assert from_dict(type(recipe), as_dict(recipe)) == recipe
+    for name, value in leaves(recipe).items():
+        assert isinstance(value, str | int | float | bool), name
+
+
+def test_a_dictionary_of_another_version_is_refused():
+    values = as_dict(tiny.PRIOR) | {"rotary": True}
+    with pytest.raises(UserError, match="PriorConfig has no rotary"):
+        from_dict(PriorConfig, values)
+
+
+# --- no dead keys (C13) ------------------------------------------------------------
+
+
+class Setup(NamedTuple):
+    """What an observation may use: a recipe, and a patcher that is undone."""
+
+    recipe: Any
+    patch: pytest.MonkeyPatch
+
+    def parts(self) -> experiments.Experiment:
+        """The recipe's experiment on a few random pictures."""
+        if self.recipe.stage == "classifier":
+            # Larger pictures, because these networks halve them three times.
+            rows = {"image": tiny.images(24, 16), "label": np.arange(24) % 3}
+            labels = ("a", "b", "c")
+            source = data.ArraySource(rows, class_names=labels)
+            return experiments.classifier_experiment(self.recipe, source, source)
+        source = tiny.source()
+        if self.recipe.stage == "tokenizer":
+            return experiments.tokenizer_experiment(self.recipe, source, source)
+        return experiments.prior_experiment(
+            self.recipe, tiny.tokenizer(), source, source, quiet=True
+        )
+
+
+def shapes(setup: Setup) -> Any:
+    """Names and shapes of the parameters."""
+    state = nnx.state(build_abstract(setup.recipe), nnx.Param)
+    return [(path, leaf.shape) for path, leaf in nnx.to_flat_state(state)]
+
+
+def loss(setup: Setup) -> Any:
+    """The loss of the first batch, operation by operation."""
+    parts = setup.parts()
+    with jax.disable_jit():
+        value, _ = parts.loss(parts.model, next(parts.batches), key=jax.random.key(3))
+    return float(value)
+
+
+def program(setup: Setup) -> Any:
+    """The gradient's program, for what changes the way to a number or the backward."""
+    parts = setup.parts()
+    graph, state = nnx.split(parts.model)
+    batch = jax.tree.map(jnp.asarray, next(parts.batches))
+
+    def objective(state):
+        return parts.loss(nnx.merge(graph, state), batch, key=jax.random.key(3))[0]
+
+    return str(jax.make_jaxpr(jax.grad(objective))(state))
+
+
+def batch(setup: Setup) -> Any:
+    """The first batch."""
+    found = next(setup.parts().batches)
+    return {name: np.asarray(found[name]).tolist() for name in ("label",)} | {
+        "names": sorted(found)
+    }
+
+
+def evaluation(setup: Setup) -> Any:
+    """Figures of an evaluation."""
+    parts = setup.parts()
+    with jax.disable_jit():
+        return parts.evaluate(nnx.state(parts.model, nnx.Param))
+
+
+def rates(setup: Setup) -> Any:
+    """The schedule that the step is made with."""
+    recipe = setup.recipe
+    schedule = learning_rate(recipe.optim, steps=recipe.run.steps)
+    return [float(schedule(step)) for step in range(0, recipe.run.steps + 1)]
+
+
+def updates(setup: Setup) -> Any:
+    """Three updates by large gradients of a kernel and a bias."""
+    recipe = setup.recipe
+    update = optimizer(recipe.optim, steps=recipe.run.steps)
+    params = {"kernel": jnp.ones(2), "bias": jnp.ones(2)}
+    state, found = update.init(params), []
+    for size in (3.0, -2.0, 5.0):
+        grads = jax.tree.map(lambda p, size=size: size * p, params)
+        change, state = update.update(grads, state, params)
+        found.append([np.asarray(x).tolist() for x in jax.tree.leaves(change)])
+    return found
+
+
+def events(setup: Setup) -> Any:
+    """Rows, evaluations and checkpoints of a loop whose steps do nothing."""
+    found: list[Any] = []
+
+    class Recorder(Workdir):
+        def __init__(self):
+            pass
+
+        def restore(self, like):
+            return None
+
+        def log(self, row):
+            found.append(("row", row["step"], "eval_x" in row))
+
+        def save(self, state, position):
+            found.append(("save", int(state.step)))
+
+    def step(state, batch):
+        numbers = {name: np.float32(1) for name in ("loss", "grad_norm", "lr")}
+        return state._replace(step=state.step + 1), numbers
+
+    class NoData:
+        def __next__(self):
+            return {}
+
+        def get_state(self):
+            return {}
+
+        def set_state(self, state):
+            raise AssertionError
+
+    run, state = setup.recipe.run, TrainState(jnp.int32(0), {}, {})
+    fit(state, step, NoData(), run, workdir=Recorder(), evaluate=lambda p: {"x": 1.0},
+        quiet=True)  # fmt: skip
+    return found
+
+
+class Seen(Exception):
+    """Ends a call whose arguments are all that matters."""
+
+
+def recorder(found: list) -> Callable:
+    def record(*arguments, **options):
+        found.append((arguments, sorted(options.items())))
+        raise Seen
+
+    return record
+
+
+def opened(setup: Setup) -> Any:
+    """What training asks of the data."""
+    found: list[Any] = []
+    setup.patch.setattr(data, "open_source", recorder(found))
+    with pytest.raises(Seen):
+        experiments.train(setup.recipe, spec="shapes", workdir="never")
+    return found
+
+
+def loaded(setup: Setup) -> Any:
+    """Which weights training loads."""
+    found: list[Any] = []
+    setup.patch.setattr(weights, "load", recorder(found))
+    setup.patch.setattr(weights, "load_pair", recorder(found))
+    train = {"prior": experiments.train, "probe": experiments.train_probe}
+    with pytest.raises(Seen):
+        train[setup.recipe.stage](setup.recipe, spec="shapes", workdir="never")
+    return found
+
+
+def probed(setup: Setup) -> Any:
+    """What the probe is called with; tests/test_probe.py has the effects."""
+    found: list[Any] = []
+
+    def record(prior, tokenizer, train, test, **options):
+        found.append((len(train["label"]), len(test["label"]), sorted(options.items())))
+        raise Seen
+
+    setup.patch.setattr(experiments, "linear_probe", record)
+    with pytest.raises(Seen):
+        experiments.probe(
+            setup.recipe, tiny.prior(), tiny.tokenizer(),
+            train=tiny.source(), test=tiny.source(),
+        )  # fmt: skip
+    return found
+
+
+def refused(setup: Setup) -> Any:
+    """Nothing to observe: any other value is an error."""
+    raise AssertionError("unreachable: the other value is refused")
+
+
+class Change(NamedTuple):
+    """Another legal value, what shows its effect, and what must hold beside it."""
+
+    value: Any
+    observe: Callable[[Setup], Any]
+    given: tuple[str, ...] = ()
+
+
+STACK = {
+    "blocks": Change(3, shapes),
+    "width": Change(32, shapes),
+    "heads": Change(4, loss),
+    "hidden": Change(48, shapes),
+    "activation": Change("relu", loss),
+    "dropout": Change(0.5, loss),
+    "norm_eps": Change(0.1, loss),
+    "unroll": Change(2, program),
+    "remat": Change(True, program),
+    "precision": Change("bfloat16", loss),
+}
+# The paper gives its tokenizers no dropout.
+DRY = STACK | {"dropout": Change(0.5, refused), "blocks": Change(2, shapes)}
+OPTIM = {
+    "peak_lr": Change(1.0, rates),
+    "warmup_steps": Change(5, rates),
+    "schedule": Change("exponential", rates),
+    "final_lr": Change(1e-5, rates),
+    "decay_start": Change(6, rates),
+    "decay_end": Change(9, rates),
+    "b1": Change(0.5, updates),
+    "b2": Change(0.5, updates),
+    "eps": Change(1.0, updates),
+    "weight_decay": Change(0.5, updates),
+    "clip_norm": Change(0.01, updates, ("eps=1.0",)),
+}
+RUN = {
+    "steps": Change(10, events),
+    "batch_size": Change(4, batch),
+    "seed": Change(5, batch),
+    "log_every": Change(3, events),
+    "eval_every": Change(2, events),
+    "checkpoint_every": Change(3, events),
+    "eval_size": Change(3, evaluation),
+}
+
+
+def under(prefix: str, changes: dict[str, Change]) -> dict[str, Change]:
+    return {f"{prefix}.{name}": change for name, change in changes.items()}
+
+
+TABLES: dict[str, tuple[Any, dict[str, Change]]] = {
+    "tokenizer": (
+        tiny.TOKENIZER_RECIPE,
+        {
+            "model.image_size": Change(16, opened),
+            "model.patch_size": Change(2, shapes),
+            "model.channels": Change(1, opened),
+            "model.tanh": Change("blocks", shapes),
+            "model.positions": Change("sincos", shapes),
+            "model.output": Change("linear", loss),
+            "model.quantizer.num_codes": Change(32, shapes),
+            "model.quantizer.code_dim": Change(8, shapes),
+            "model.quantizer.l2_normalise": Change(False, loss),
+            "model.quantizer.straight_through": Change("raw", program),
+            "model.quantizer.reduction": Change("sum", loss),
+            "model.quantizer.beta": Change(1.0, loss),
+            "loss.vq": Change(0.5, loss),
+            "loss.l2": Change(0.5, loss),
+            "loss.l1": Change(0.5, loss),
+            "flip": Change(True, loss),
+            **under("model.encoder", DRY),
+            **under("model.decoder", DRY),
+            **under("optim", OPTIM),
+            **under("run", RUN),
+        },
+    ),
+    "prior": (
+        tiny.PRIOR_RECIPE,
+        {
+            "model.num_codes": Change(32, shapes),
+            "model.grid": Change(4, shapes),
+            "model.num_classes": Change(5, shapes),
+            "tokenizer": Change("elsewhere", loaded),
+            "label_dropout": Change(0.9, loss),
+            "codes": Change("fly", batch),
+            "flip": Change(True, loss, ("codes=fly",)),
+            **under("model.stack", STACK),
+            **under("optim", OPTIM),
+            **under("run", RUN),
+        },
+    ),
+    "probe": (
+        ProbeRecipe(
+            name="tiny", prior="one", tokenizer="two", train_size=12, test_size=6
+        ),
+        {
+            "prior": Change("another", loaded),
+            "tokenizer": Change("another", loaded),
+            "train_size": Change(8, probed),
+            "test_size": Change(8, probed),
+            "held_out": Change(0.5, probed),
+            "seed": Change(1, probed),
+        },
+    ),
+    "classifier": (
+        ClassifierRecipe(
+            name="tiny",
+            model=ClassifierConfig(kind="cnn", num_classes=tiny.CLASSES, width=4),
+            optim=tiny.OPTIM,
+            run=tiny.RUN,
+            image_size=16,
+        ),
+        {
+            "model.kind": Change("residual", shapes),
+            "model.num_classes": Change(5, shapes),
+            "model.width": Change(8, shapes),
+            "model.channels": Change(1, opened),
+            "image_size": Change(32, opened),
+            **under("optim", OPTIM),
+            **under("run", RUN),
+        },
+    ),
+}
+COSMETIC = {"name": "a title; two runs that differ in it alone are the same run"}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_every_field_has_an_entry(kind):
+    recipe, table = TABLES[kind]
+    assert set(table) | set(COSMETIC) == set(leaves(recipe))
+    for _, make in recipes.RECIPES.items():
+        other = make()
+        if other.stage == kind:
+            assert set(leaves(other)) == set(leaves(recipe))
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"),
+    [(kind, field) for kind, (_, table) in TABLES.items() for field in table],
+)
+def test_every_field_changes_something(kind, field, monkeypatch):
+    recipe, table = TABLES[kind]
+    change = table[field]
+    recipe = with_overrides(recipe, list(change.given))
+    assert leaves(recipe)[field] != change.value
+    setting = [f"{field}={change.value}"]
+    if change.observe is refused:
+        with pytest.raises(UserError):
+            with_overrides(recipe, setting)
+        return
+    changed = with_overrides(recipe, setting)
+    assert leaves(changed)[field] == change.value
+    assert {k: v for k, v in leaves(changed).items() if k != field} == {
+        k: v for k, v in leaves(recipe).items() if k != field
+    }
+    with monkeypatch.context() as patch:
+        before = change.observe(Setup(recipe, patch))
+    with monkeypatch.context() as patch:
+        after = change.observe(Setup(changed, patch))
+    assert before != after, f"{field} changes nothing"
+
+
+def test_the_driver_notices_a_dead_field(monkeypatch):
+    with monkeypatch.context() as patch:
+        one = rates(Setup(tiny.TOKENIZER_RECIPE, patch))
+        other = rates(
+            Setup(with_overrides(tiny.TOKENIZER_RECIPE, ["flip=true"]), patch)
+        )
+    assert one == other
+
+
+def test_every_config_class_is_reached():
+    reached = set()
+
+    def visit(config):
+        reached.add(type(config))
+        for field in dataclasses.fields(config):
+            value = getattr(config, field.name)
+            if dataclasses.is_dataclass(value):
+                visit(value)
+
+    for recipe, _ in TABLES.values():
+        visit(recipe)
+    from minivim import config
+
+    classes = {
+        value
+        for value in vars(config).values()
+        if isinstance(value, type)
+        and dataclasses.is_dataclass(value)
+        and value.__module__ == config.__name__
+    }
+    assert reached == classes
+    assert {TokenizerConfig, PriorConfig} <= reached
+    assert typing.get_args(config.Recipe)
