@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from minivim import data, experiments, recipes, weights
+from minivim import classifier, data, experiments, recipes, weights
 from minivim.config import (
     ClassifierConfig,
     ClassifierRecipe,
@@ -222,6 +222,8 @@ class Setup(NamedTuple):
             rows = {"image": tiny.images(24, 16), "label": np.arange(24) % 3}
             labels = ("a", "b", "c")
             source = data.ArraySource(rows, class_names=labels)
+            network = tiny.build(classifier.build, self.recipe.model)
+            self.patch.setattr(classifier, "build", lambda config, *, rngs: network)
             return experiments.classifier_experiment(self.recipe, source, source)
         source = tiny.source()
         if self.recipe.stage == "tokenizer":
@@ -240,8 +242,9 @@ def shapes(setup: Setup) -> Any:
 def loss(setup: Setup) -> Any:
     """The loss of the first batch, operation by operation."""
     parts = setup.parts()
+    batch = jax.tree.map(jnp.asarray, next(parts.batches))
     with jax.disable_jit():
-        value, _ = parts.loss(parts.model, next(parts.batches), key=jax.random.key(3))
+        value, _ = parts.loss(parts.model, batch, key=jax.random.key(3))
     return float(value)
 
 
