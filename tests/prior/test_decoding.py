@@ -90,8 +90,8 @@ def test_a_prior_without_classes_also_agrees():
 class CacheOffByOne(Prior):
     """Writes each token over the one before it."""
 
-    def step(self, x, cache, position):
-        return super().step(x, cache, jnp.maximum(position - 1, 0))
+    def step(self, x, cache, position, blocks=None):
+        return super().step(x, cache, jnp.maximum(position - 1, 0), blocks)
 
 
 class PredecessorIsZero(Prior):
@@ -104,8 +104,8 @@ class PredecessorIsZero(Prior):
         before = jnp.pad(x, ((0, 0), (1, 0), (0, 0)))[:, :-1]
         return self.stack((x + before) / 2, causal=True, key=key)
 
-    def step(self, x, cache, position):
-        return super().step(x / 2, cache, position)
+    def step(self, x, cache, position, blocks=None):
+        return super().step(x / 2, cache, position, blocks)
 
 
 @pytest.mark.parametrize("broken", [CacheOffByOne, PredecessorIsZero])
