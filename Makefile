@@ -52,7 +52,7 @@ unit:
 	$(BIN)/python -m pytest
 
 chapters:
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 120 \
+	JAX_PLATFORMS=cpu TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 120 \
 	  --nbval-sanitize-with tests/nbval_sanitize.cfg -p no:cacheprovider notebooks
 
 lab: .venv/.installed-book  ## open the chapters in JupyterLab

@@ -29,6 +29,9 @@ VIEW = "application/vnd.jupyter.widget-view+json"
 MODEL = "IPY_MODEL_"
 FORMAT = "md:myst"
 
+# On a busy machine XLA would print its alarm for slow compilation into a chapter.
+QUIET = {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
+
 
 class UserError(ValueError):
     """One line: what is wrong and what to do."""
@@ -96,8 +99,8 @@ def kernel_environment() -> dict[str, str]:
     try:
         from minivim.runtime import environment
     except ImportError:
-        return {**os.environ, "JAX_PLATFORMS": "cpu"}
-    return {**os.environ, **environment(), "JAX_PLATFORMS": "cpu"}
+        return {**os.environ, **QUIET}
+    return {**os.environ, **environment(), **QUIET}
 
 
 def execute(notebook: NotebookNode, folder: Path, *, timeout: int = 600) -> None:
