@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +45,7 @@ def agree(name: str, ours: object, twin: torch.Tensor) -> None:
         raise AssertionError(f"{name}: ours and the twin differ by {error:.1e}")
 
 
-def _steps(name, recipe, model, loss, batch, twin, twin_loss) -> tuple:
+def _steps(name, recipe, model, loss, batch, twin, twin_loss) -> tuple[Any, Any]:
     """One call, one training step, of both; their losses agree for three steps."""
     steps = recipe.run.steps
     state = [new_state(model, recipe.optim, steps=steps)]
