@@ -26,7 +26,13 @@ class Times:
         return np.percentile(self.twin / self.ours, (25, 50, 75))
 
 
+# OpenMP's threads spin for some milliseconds after their last work.
+REST = 0.05
+
+
 def _seconds(call: Callable[[], object]) -> float:
+    """Time of one call, begun when the rival's threads have gone to sleep."""
+    time.sleep(REST)
     began = time.perf_counter()
     jax.block_until_ready(call())
     return time.perf_counter() - began

@@ -26,6 +26,8 @@ def environment() -> dict[str, str]:
         "GLIBC_TUNABLES": ":".join(
             (
                 "glibc.malloc.hugetlb=1",
+                # Other arenas than the first give what is above 64 MB back always.
+                "glibc.malloc.arena_max=1",
                 f"glibc.malloc.mmap_threshold={keep // 2}",
                 f"glibc.malloc.trim_threshold={keep}",
                 f"glibc.malloc.top_pad={min(2**28, keep // 16)}",

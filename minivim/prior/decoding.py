@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from minivim.errors import UserError
 from minivim.prior.filters import filter_logits, guide
 from minivim.prior.transformer import Prior, check_labels
+from minivim.transformer import argmax
 
 
 def sample(
@@ -97,7 +98,7 @@ def generate(
         logits = filter_logits(
             logits, temperature=temperature, top_k=top_k, top_p=top_p
         )
-        drawn = jax.random.categorical(key, logits).astype(jnp.int32)
+        drawn = argmax(logits + jax.random.gumbel(key, logits.shape))
         code = jnp.where(position < known, given, drawn)
         x = prior.embed(code, jnp.broadcast_to(position, code.shape))
         x = x if guidance is None else jnp.concatenate([x, x])

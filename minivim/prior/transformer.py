@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from minivim.config import PriorConfig
 from minivim.errors import UserError
-from minivim.transformer import Block, Cache, Stack, dropout, linear
+from minivim.transformer import Block, Cache, Stack, argmax, dropout, linear
 
 
 class Prior(nnx.Module):
@@ -163,5 +163,5 @@ def prior_loss(
     nll = optax.losses.softmax_cross_entropy_with_integer_labels(
         logits=logits, labels=batch["codes"]
     )
-    right = jnp.mean(jnp.argmax(logits, axis=-1) == batch["codes"])
+    right = jnp.mean(argmax(logits) == batch["codes"])
     return jnp.mean(nll), {"nll": jnp.mean(nll), "accuracy": right}

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from minivim.config import QuantizerConfig
-from minivim.transformer import linear
+from minivim.transformer import argmax, linear
 
 
 def l2_normalise(x: Float[Array, "*b d"], eps: float = 1e-12) -> Float[Array, "*b d"]:
@@ -27,7 +27,7 @@ def nearest_code(
     Expanded to `|e|^2 - 2 z.e`, so that on the unit sphere it is the largest cosine.
     """
     scores = 2 * z @ codebook.T - jnp.sum(jnp.square(codebook), axis=-1)
-    return jnp.argmax(scores, axis=-1).astype(jnp.int32)
+    return argmax(scores)
 
 
 def straight_through(
