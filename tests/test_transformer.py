@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -140,6 +140,7 @@ def test_closed_form_counts_the_stack():
     assert isinstance(CONFIG, StackConfig)
 
 
+@settings(deadline=None, max_examples=30)
 @given(
     arrays(
         np.float32,
