@@ -140,8 +140,12 @@ class TokenizerConfig:
     tanh: Literal["head", "blocks"] = "head"
     # Paper silent; "sincos" is the fixed table of the public PyTorch code.
     positions: Literal["learnt", "sincos"] = "learnt"
-    # Sigmoid on the mean (section 3.1) or, as Parti later, plain pixel values.
-    output: Literal["sigmoid", "linear"] = "sigmoid"
+    # "sigmoid" on the mean (section 3.1); "laplace": the same, and a second map for the
+    # scale of the logit-laplace density; "linear": plain pixels, as Parti later.
+    output: Literal["sigmoid", "laplace", "linear"] = "sigmoid"
+    # Paper silent on how pixels keep off 0 and 1, where that density ends. "clamp" at
+    # 1e-4, as the first author advised others; "affine" into [0.1, 0.9], as DALL-E.
+    pixel_map: Literal["clamp", "affine"] = "clamp"
 
     def __post_init__(self) -> None:
         _require_positive(self, "image_size", "patch_size", "channels")
@@ -152,7 +156,12 @@ class TokenizerConfig:
         )
         _require_in("tanh", self.tanh, ("head", "blocks"))
         _require_in("positions", self.positions, ("learnt", "sincos"))
-        _require_in("output", self.output, ("sigmoid", "linear"))
+        _require_in("output", self.output, ("sigmoid", "laplace", "linear"))
+        _require_in("pixel_map", self.pixel_map, ("clamp", "affine"))
+        _require(
+            self.pixel_map == "clamp" or self.output == "laplace",
+            "pixel_map=affine belongs to the logit-laplace density; set output=laplace",
+        )
         for name, stack in (("encoder", self.encoder), ("decoder", self.decoder)):
             _require(
                 stack.dropout == 0,
@@ -184,6 +193,11 @@ class TokenizerConfig:
         return self.patch_size**2 * self.channels
 
     @property
+    def output_dim(self) -> int:
+        """Numbers that the decoder gives for a patch: with a scale, two per pixel."""
+        return self.patch_dim * (2 if self.output == "laplace" else 1)
+
+    @property
     def parameters(self) -> int:
         """Closed form: embedding, two stacks, two heads, projections and codebook."""
         enc, dec, q = self.encoder, self.decoder, self.quantizer
@@ -193,8 +207,8 @@ class TokenizerConfig:
             "head": (enc.width + 1) * enc.hidden
             + (enc.hidden + 1) * enc.width
             + (dec.width + 1) * dec.hidden
-            + (dec.hidden + 1) * self.patch_dim,
-            "blocks": (dec.width + 1) * self.patch_dim,
+            + (dec.hidden + 1) * self.output_dim,
+            "blocks": (dec.width + 1) * self.output_dim,
         }[self.tanh]
         codes = (enc.width + 1) * q.code_dim + q.num_codes * q.code_dim
         up = (q.code_dim + 1) * dec.width
@@ -324,9 +338,10 @@ class LossConfig:
     vq: float = 1.0
     l2: float = 1.0
     l1: float = 0.0
+    logit_laplace: float = 0.0
 
     def __post_init__(self) -> None:
-        _require_not_negative(self, "vq", "l2", "l1")
+        _require_not_negative(self, "vq", "l2", "l1", "logit_laplace")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,6 +356,13 @@ class TokenizerRecipe:
     # Mirror images at random. Paper silent for stage 1.
     flip: bool = False
     stage: Literal["tokenizer"] = field(default="tokenizer", init=False)
+
+    def __post_init__(self) -> None:
+        _require(
+            not self.loss.logit_laplace or self.model.output == "laplace",
+            f"loss.logit_laplace={self.loss.logit_laplace} needs a scale for every "
+            "pixel; set model.output=laplace",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

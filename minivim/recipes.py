@@ -162,7 +162,11 @@ def cifar10_prior() -> PriorRecipe:
 def _paper_tokenizer(
     name: str, encoder: StackConfig, decoder: StackConfig
 ) -> TokenizerRecipe:
-    """Stage 1 as in sections 3 and 5.1: 500k steps of 256, Adam(.9, .99)."""
+    """Stage 1 as in sections 3 and 5.1: 500k steps of 256, Adam(.9, .99).
+
+    Of the five terms of section 3.3 the adversarial and the perceptual one, 0.1 each,
+    are not built yet.
+    """
     return TokenizerRecipe(
         name=name,
         model=TokenizerConfig(
@@ -171,7 +175,9 @@ def _paper_tokenizer(
             encoder=encoder,
             decoder=decoder,
             quantizer=QuantizerConfig(num_codes=8192, code_dim=32),
+            output="laplace",
         ),
+        loss=LossConfig(vq=1.0, l2=1.0, logit_laplace=0.1),
         optim=OptimConfig(
             peak_lr=1e-4,
             warmup_steps=50_000,

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from minivim.config import LossConfig
+
+# Pixels keep this distance from 0 and 1, where their logit is infinite.
+CLAMP = 1e-4
+# Of DALL-E's map (1 - 2 eps) x + eps.
+AFFINE_EPS = 0.1
+# Of ln b. On a flat colour the density has no best scale: the smaller the better. The
+# floor is one grey level of 255 in the middle of the range, where d logit(x) = 4 dx.
+LOG_SCALE_FLOOR = math.log(4 / 255)
 
 
 def l2_loss(
@@ -20,6 +32,81 @@ def l1_loss(
 ) -> Float[Array, ""]:
     """`mean |x_hat - x|` over pixels and channels, pixels in [0, 1]."""
     return jnp.mean(jnp.abs(recon - target))
+
+
+def map_pixels(x: Float[Array, "*b"], pixel_map: str) -> Float[Array, "*b"]:
+    """Pixels in [0, 1] into the open interval on which the density lives."""
+    if pixel_map == "clamp":
+        return jnp.clip(x, CLAMP, 1 - CLAMP)
+    return (1 - 2 * AFFINE_EPS) * x + AFFINE_EPS
+
+
+def unmap_pixels(y: Float[Array, "*b"], pixel_map: str) -> Float[Array, "*b"]:
+    """Inverse of `map_pixels`, within the clamp; `affine` may leave [0, 1]."""
+    if pixel_map == "clamp":
+        return y
+    return (y - AFFINE_EPS) / (1 - 2 * AFFINE_EPS)
+
+
+def floored_log_scale(raw: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    """`ln b = floor + softplus(raw - floor)`: above the floor, with a gradient."""
+    return LOG_SCALE_FLOOR + jax.nn.softplus(raw - LOG_SCALE_FLOOR)
+
+
+def logit_laplace_loss(
+    *,
+    mean: Float[Array, "*b"],
+    log_scale: Float[Array, "*b"],
+    target: Float[Array, "*b"],
+    pixel_map: str = "clamp",
+) -> Float[Array, ""]:
+    """Mean of `|logit(y) - mu| / b + ln(2 b) + ln(y (1 - y))`, `y = map_pixels(x)`.
+
+    Minus the logarithm of a density on (0, 1), so that it may be negative; `mean` is
+    mu, before the sigmoid, and `log_scale` is ln b (section 3.3; the formula is that of
+    DALL-E, arXiv 2102.12092, appendix A.3).
+    """
+    y = map_pixels(target, pixel_map)
+    distance = jnp.abs(jnp.log(y) - jnp.log1p(-y) - mean)
+    volume = jnp.log(y) + jnp.log1p(-y)
+    return jnp.mean(distance * jnp.exp(-log_scale) + math.log(2) + log_scale + volume)
+
+
+def logistic_generator_loss(*, fake: Float[Array, "*b"]) -> Float[Array, ""]:
+    """`mean softplus(-D(x_hat))`, the non-saturating form (section 3.3 names none)."""
+    return jnp.mean(jax.nn.softplus(-fake))
+
+
+def logistic_discriminator_loss(
+    *, real: Float[Array, "*b"], fake: Float[Array, "*b"]
+) -> Float[Array, ""]:
+    """`mean softplus(-D(x)) + mean softplus(D(x_hat))`, `real` and `fake` logits."""
+    return jnp.mean(jax.nn.softplus(-real)) + jnp.mean(jax.nn.softplus(fake))
+
+
+def hinge_generator_loss(*, fake: Float[Array, "*b"]) -> Float[Array, ""]:
+    """`-mean D(x_hat)`."""
+    return -jnp.mean(fake)
+
+
+def hinge_discriminator_loss(
+    *, real: Float[Array, "*b"], fake: Float[Array, "*b"]
+) -> Float[Array, ""]:
+    """`(mean max(0, 1 - D(x)) + mean max(0, 1 + D(x_hat))) / 2`."""
+    return (jnp.mean(jax.nn.relu(1 - real)) + jnp.mean(jax.nn.relu(1 + fake))) / 2
+
+
+def r1_penalty(
+    discriminator: Callable[[Array], Array], images: Float[Array, "B H W C"]
+) -> Float[Array, ""]:
+    """`mean_b |d/dx_b sum D(x)|^2` at real images; the loss is `gamma / 2` of it.
+
+    Evaluated every `k`-th step only, it is multiplied by `k` (lazy regularisation,
+    Karras et al. 2020). With minibatch stddev the scores of a group hang together,
+    and the sum is part of the definition.
+    """
+    slopes = jax.grad(lambda x: jnp.sum(discriminator(x)))(images)
+    return jnp.mean(jnp.sum(jnp.square(slopes), axis=(1, 2, 3)))
 
 
 def total_loss(

@@ -14,7 +14,12 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from minivim.config import LossConfig, StackConfig, TokenizerConfig
 from minivim.errors import UserError
-from minivim.tokenizer.losses import l1_loss, l2_loss, total_loss
+from minivim.tokenizer.losses import (
+    l1_loss,
+    l2_loss,
+    logit_laplace_loss,
+    total_loss,
+)
 from minivim.tokenizer.quantizer import Quantizer
 from minivim.tokenizer.vit import Decoder, Encoder
 
@@ -50,10 +55,11 @@ class Tokenizer(nnx.Module):
     def __call__(
         self, images: Float[Array, "B H W C"]
     ) -> tuple[Float[Array, "B H W C"], dict[str, Any]]:
-        """Reconstruction, and `aux` of the quantiser with the encoder's `features`."""
+        """Reconstruction; `aux` of quantiser and decoder, the encoder's `features`."""
         features = self.encoder(images)
         embedded, aux = self.quantizer(features)
-        return self.decoder(embedded), aux | {"features": features}
+        recon, maps = self.decoder(embedded)
+        return recon, aux | maps | {"features": features}
 
     def encode(self, images: Float[ArrayLike, "*shape"]) -> Int[Array, "B N"]:
         """Codes of images `[B, H, W, C]`, in raster order."""
@@ -93,7 +99,8 @@ def _encode(tokenizer: Tokenizer, images: Array) -> Array:
 
 @jax.jit
 def _decode(tokenizer: Tokenizer, codes: Array) -> Array:
-    return jnp.clip(tokenizer.decoder(tokenizer.quantizer.embed(codes)), 0, 1)
+    images, _ = tokenizer.decoder(tokenizer.quantizer.embed(codes))
+    return jnp.clip(images, 0, 1)
 
 
 def tokenizer_loss(
@@ -114,6 +121,13 @@ def tokenizer_loss(
         "l2": l2_loss(recon=recon, target=images),
         "l1": l1_loss(recon=recon, target=images),
     }
+    if "log_scale" in aux:
+        terms["logit_laplace"] = logit_laplace_loss(
+            mean=aux["mean"],
+            log_scale=aux["log_scale"],
+            target=images,
+            pixel_map=tokenizer.config.pixel_map,
+        )
     loss = total_loss(weights, terms)
     return loss, terms | {"codes": aux["codes"]}
 

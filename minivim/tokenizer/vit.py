@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from minivim.config import TokenizerConfig
+from minivim.tokenizer.losses import floored_log_scale, unmap_pixels
 from minivim.transformer import Stack, linear, patchify, unpatchify
 
 
@@ -75,7 +78,11 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """Features to pixels in (0, 1): positions, blocks, tanh head, patches regrouped."""
+    """Features to pixels: positions, blocks, tanh head, patches regrouped.
+
+    `aux` holds `mean`, the pixels before the sigmoid, and with `output="laplace"` the
+    `log_scale` of their density.
+    """
 
     def __init__(self, config: TokenizerConfig, *, rngs: nnx.Rngs):
         size = config.decoder
@@ -83,14 +90,21 @@ class Decoder(nnx.Module):
         self.positions = Positions(config, size.width, rngs=rngs)
         self.stack = Stack(size, rngs=rngs)
         self.head = (
-            TanhHead(size.width, size.hidden, config.patch_dim, rngs=rngs)
+            TanhHead(size.width, size.hidden, config.output_dim, rngs=rngs)
             if config.tanh == "head"
-            else linear(size.width, config.patch_dim, rngs)
+            else linear(size.width, config.output_dim, rngs)
         )
 
-    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B H W C"]:
+    def __call__(
+        self, x: Float[Array, "B N D"]
+    ) -> tuple[Float[Array, "B H W C"], dict[str, Any]]:
+        c = self.config
         x, _ = self.stack(self.positions(x), causal=False)
-        mean = unpatchify(
-            self.head(x), grid=self.config.grid, patch=self.config.patch_size
-        )
-        return jax.nn.sigmoid(mean) if self.config.output == "sigmoid" else mean
+        maps = unpatchify(self.head(x), grid=c.grid, patch=c.patch_size)
+        mean, *scale = jnp.split(maps, c.output_dim // c.patch_dim, axis=-1)
+        aux = {"mean": mean}
+        if scale:
+            aux["log_scale"] = floored_log_scale(scale[0])
+        if c.output == "linear":
+            return mean, aux
+        return unmap_pixels(jax.nn.sigmoid(mean), c.pixel_map), aux
