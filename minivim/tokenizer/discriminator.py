@@ -1,0 +1,231 @@
+"""The discriminators of stage 1: StyleGAN2's, and PatchGAN of the paper's ablation.
+
+Section 3.3 names the first in place of the second and gives no detail; ours follow
+Karras et al. 2020 (arXiv 1912.04958, appendix B) and Isola et al. 2017.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange, reduce, repeat
+from flax import nnx
+from jaxtyping import Array, Float
+
+from minivim.errors import UserError
+
+SLOPE = 0.2  # of the leaky rectifier
+GAIN = math.sqrt(2)  # that keeps the variance behind it
+BLUR = (1, 3, 3, 1)  # binomial, against aliasing where a map is halved
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscriminatorConfig:
+    """Sizes of a discriminator; section 3.3 of the paper gives none."""
+
+    image_size: int
+    kind: Literal["stylegan2", "patchgan"] = "stylegan2"
+    # Channels at the image's size; twice as many at each half of it.
+    width: int = 64
+    max_width: int = 512
+    # Samples whose spread one sample sees; 0: none. StyleGAN2 takes 4.
+    stddev_group: int = 4
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        if self.image_size < 8 or self.image_size & (self.image_size - 1):
+            raise UserError(
+                f"image_size={self.image_size}: the discriminator halves the image "
+                "down to 4 x 4; use a power of two from 8 on"
+            )
+        if self.width < 1 or self.width % 4:
+            raise UserError(
+                f"width={self.width} must be a multiple of 4, for the groups of its "
+                "norms; use 64"
+            )
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels at every size from the image's down to 4 x 4."""
+        halvings = self.image_size.bit_length() - 3
+        return tuple(min(self.width << i, self.max_width) for i in range(halvings + 1))
+
+
+def leaky_relu(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    """`sqrt(2) max(x, 0.2 x)`."""
+    return GAIN * jax.nn.leaky_relu(x, SLOPE)
+
+
+def blur(
+    x: Float[Array, "B H W C"], padding: tuple[int, int]
+) -> Float[Array, "B H2 W2 C"]:
+    """Each channel convolved with `[1, 3, 3, 1] x [1, 3, 3, 1] / 64`."""
+    taps = jnp.asarray(BLUR, x.dtype) / sum(BLUR)
+    channels = x.shape[-1]
+    for shape, pads in (
+        ((-1, 1, 1, 1), (padding, (0, 0))),
+        ((1, -1, 1, 1), ((0, 0), padding)),
+    ):
+        x = jax.lax.conv_general_dilated(
+            x,
+            jnp.tile(taps.reshape(shape), (1, 1, 1, channels)),
+            window_strides=(1, 1),
+            padding=pads,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=channels,
+        )
+    return x
+
+
+class EqualisedConv(nnx.Module):
+    """A convolution whose N(0, 1) weights are scaled by `1 / sqrt(fan_in)` in use.
+
+    So that one learning rate suits every layer (Karras et al. 2018). With `down` the
+    map is blurred and halved.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        size: int,
+        *,
+        down: bool = False,
+        bias: bool = True,
+        rngs: nnx.Rngs,
+    ):
+        self.size, self.down = size, down
+        shape = (size, size, inputs, outputs)
+        self.kernel = nnx.Param(jax.random.normal(rngs.params(), shape))
+        self.bias = nnx.data(nnx.Param(jnp.zeros(outputs)) if bias else None)
+
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 O"]:
+        kernel = self.kernel[...]
+        scale = 1 / math.sqrt(math.prod(kernel.shape[:-1]))
+        if self.down:
+            around = len(BLUR) - 2 + self.size - 1
+            x = blur(x, ((around + 1) // 2, around // 2))
+        y = jax.lax.conv_general_dilated(
+            x,
+            kernel * scale,
+            window_strides=(2, 2) if self.down else (1, 1),
+            padding="VALID" if self.down else "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return y if self.bias is None else y + self.bias[...]
+
+
+class EqualisedLinear(nnx.Module):
+    """`x W / sqrt(fan_in) + b` with N(0, 1) weights."""
+
+    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(jax.random.normal(rngs.params(), (inputs, outputs)))
+        self.bias = nnx.Param(jnp.zeros(outputs))
+
+    def __call__(self, x: Float[Array, "B D"]) -> Float[Array, "B O"]:
+        kernel = self.kernel[...]
+        return x @ (kernel / math.sqrt(kernel.shape[0])) + self.bias[...]
+
+
+class ResidualBlock(nnx.Module):
+    """`(conv(conv(x)) + skip(x)) / sqrt(2)` at half the size."""
+
+    def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs):
+        self.first = EqualisedConv(inputs, inputs, 3, rngs=rngs)
+        self.second = EqualisedConv(inputs, outputs, 3, down=True, rngs=rngs)
+        self.skip = EqualisedConv(inputs, outputs, 1, down=True, bias=False, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 O"]:
+        y = leaky_relu(self.second(leaky_relu(self.first(x))))
+        return (y + self.skip(x)) / GAIN
+
+
+def minibatch_stddev(
+    x: Float[Array, "B H W C"], group: int, eps: float = 1e-8
+) -> Float[Array, "B H W C+1"]:
+    """Append a map with the mean standard deviation within each sample's group.
+
+    `mean_{h,w,c} sqrt(var_g x + eps)` over groups of `gcd(group, B)` samples. As in
+    StyleGAN2 group `m` of `M` holds samples m, m + M, m + 2M, ...
+    """
+    batch, height, width, _ = x.shape
+    size = math.gcd(group, batch)
+    groups = rearrange(x, "(g m) h w c -> g m h w c", g=size)
+    variance = jnp.mean(jnp.square(groups - groups.mean(axis=0)), axis=0)
+    spread = reduce(jnp.sqrt(variance + eps), "m h w c -> m", "mean")
+    extra = repeat(spread, "m -> (g m) h w 1", g=size, h=height, w=width)
+    return jnp.concatenate([x, extra], axis=-1)
+
+
+class StyleGAN2Discriminator(nnx.Module):
+    """Residual blocks down to 4 x 4, minibatch stddev, one logit per image.
+
+    `width` channels at the image's size, twice as many at each half, `max_width` at
+    most.
+    """
+
+    def __init__(self, config: DiscriminatorConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        widths = config.widths
+        self.from_rgb = EqualisedConv(config.channels, widths[0], 1, rngs=rngs)
+        self.blocks = nnx.List(
+            ResidualBlock(a, b, rngs=rngs)
+            for a, b in zip(widths, widths[1:], strict=False)
+        )
+        last = widths[-1]
+        extra = 1 if config.stddev_group else 0
+        self.conv = EqualisedConv(last + extra, last, 3, rngs=rngs)
+        self.hidden = EqualisedLinear(16 * last, last, rngs=rngs)
+        self.out = EqualisedLinear(last, 1, rngs=rngs)
+
+    def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, " B"]:
+        x = leaky_relu(self.from_rgb(2 * images - 1))
+        for block in self.blocks:
+            x = block(x)
+        if self.config.stddev_group:
+            x = minibatch_stddev(x, self.config.stddev_group)
+        x = leaky_relu(self.conv(x))
+        x = leaky_relu(self.hidden(rearrange(x, "b h w c -> b (h w c)")))
+        return self.out(x)[:, 0]
+
+
+class PatchGAN(nnx.Module):
+    """4 x 4 convolutions; one logit for each overlapping patch, `[B, h w]`.
+
+    GroupNorm, where the original has BatchNorm: a fake must not depend on its batch.
+    """
+
+    def __init__(self, config: DiscriminatorConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        w = config.width
+        widths = [config.channels, *(min(w * 2**i, 8 * w) for i in range(4))]
+        strides = (2, 2, 2, 1)
+        self.convs = nnx.List(
+            nnx.Conv(a, b, (4, 4), strides=s, use_bias=i == 0, rngs=rngs)
+            for i, (a, b, s) in enumerate(
+                zip(widths, widths[1:], strides, strict=False)
+            )
+        )
+        self.norms = nnx.List(
+            nnx.GroupNorm(b, num_groups=4, rngs=rngs) for b in widths[2:]
+        )
+        self.out = nnx.Conv(widths[-1], 1, (4, 4), rngs=rngs)
+
+    def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B P"]:
+        first, *rest = self.convs
+        x = jax.nn.leaky_relu(first(2 * images - 1), SLOPE)
+        for conv, norm in zip(rest, self.norms, strict=True):
+            x = jax.nn.leaky_relu(norm(conv(x)), SLOPE)
+        return rearrange(self.out(x), "b h w 1 -> b (h w)")
+
+
+def build(
+    config: DiscriminatorConfig, *, rngs: nnx.Rngs
+) -> StyleGAN2Discriminator | PatchGAN:
+    """The network that `config.kind` names."""
+    kinds = {"stylegan2": StyleGAN2Discriminator, "patchgan": PatchGAN}
+    return kinds[config.kind](config, rngs=rngs)
