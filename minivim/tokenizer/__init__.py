@@ -1,6 +1,7 @@
 """Stage 1, ViT-VQGAN: images to codes and back."""
 
-from minivim.tokenizer.model import Tokenizer, random_flip, tokenizer_loss
+from minivim.tokenizer.model import Tokenizer
+from minivim.tokenizer.objective import random_flip, tokenizer_loss
 from minivim.tokenizer.quantizer import (
     Quantizer,
     l2_normalise,

@@ -7,8 +7,6 @@ Karras et al. 2020 (arXiv 1912.04958, appendix B) and Isola et al. 2017.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,43 +14,11 @@ from einops import rearrange, reduce, repeat
 from flax import nnx
 from jaxtyping import Array, Float
 
-from minivim.errors import UserError
+from minivim.config import DiscriminatorConfig
 
 SLOPE = 0.2  # of the leaky rectifier
 GAIN = math.sqrt(2)  # that keeps the variance behind it
 BLUR = (1, 3, 3, 1)  # binomial, against aliasing where a map is halved
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiscriminatorConfig:
-    """Sizes of a discriminator; section 3.3 of the paper gives none."""
-
-    image_size: int
-    kind: Literal["stylegan2", "patchgan"] = "stylegan2"
-    # Channels at the image's size; twice as many at each half of it.
-    width: int = 64
-    max_width: int = 512
-    # Samples whose spread one sample sees; 0: none. StyleGAN2 takes 4.
-    stddev_group: int = 4
-    channels: int = 3
-
-    def __post_init__(self) -> None:
-        if self.image_size < 8 or self.image_size & (self.image_size - 1):
-            raise UserError(
-                f"image_size={self.image_size}: the discriminator halves the image "
-                "down to 4 x 4; use a power of two from 8 on"
-            )
-        if self.width < 1 or self.width % 4:
-            raise UserError(
-                f"width={self.width} must be a multiple of 4, for the groups of its "
-                "norms; use 64"
-            )
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Channels at every size from the image's down to 4 x 4."""
-        halvings = self.image_size.bit_length() - 3
-        return tuple(min(self.width << i, self.max_width) for i in range(halvings + 1))
 
 
 def leaky_relu(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
@@ -168,10 +134,17 @@ class StyleGAN2Discriminator(nnx.Module):
     most.
     """
 
-    def __init__(self, config: DiscriminatorConfig, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: DiscriminatorConfig,
+        *,
+        image_size: int,
+        channels: int = 3,
+        rngs: nnx.Rngs,
+    ):
         self.config = config
-        widths = config.widths
-        self.from_rgb = EqualisedConv(config.channels, widths[0], 1, rngs=rngs)
+        widths = config.widths(image_size)
+        self.from_rgb = EqualisedConv(channels, widths[0], 1, rngs=rngs)
         self.blocks = nnx.List(
             ResidualBlock(a, b, rngs=rngs)
             for a, b in zip(widths, widths[1:], strict=False)
@@ -199,10 +172,12 @@ class PatchGAN(nnx.Module):
     GroupNorm, where the original has BatchNorm: a fake must not depend on its batch.
     """
 
-    def __init__(self, config: DiscriminatorConfig, *, rngs: nnx.Rngs):
+    def __init__(
+        self, config: DiscriminatorConfig, *, channels: int = 3, rngs: nnx.Rngs
+    ):
         self.config = config
         w = config.width
-        widths = [config.channels, *(min(w * 2**i, 8 * w) for i in range(4))]
+        widths = [channels, *(min(w * 2**i, config.max_width) for i in range(4))]
         strides = (2, 2, 2, 1)
         self.convs = nnx.List(
             nnx.Conv(a, b, (4, 4), strides=s, use_bias=i == 0, rngs=rngs)
@@ -224,8 +199,11 @@ class PatchGAN(nnx.Module):
 
 
 def build(
-    config: DiscriminatorConfig, *, rngs: nnx.Rngs
+    config: DiscriminatorConfig, *, image_size: int, channels: int = 3, rngs: nnx.Rngs
 ) -> StyleGAN2Discriminator | PatchGAN:
     """The network that `config.kind` names."""
-    kinds = {"stylegan2": StyleGAN2Discriminator, "patchgan": PatchGAN}
-    return kinds[config.kind](config, rngs=rngs)
+    if config.kind == "patchgan":
+        return PatchGAN(config, channels=channels, rngs=rngs)
+    return StyleGAN2Discriminator(
+        config, image_size=image_size, channels=channels, rngs=rngs
+    )

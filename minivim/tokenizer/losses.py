@@ -48,6 +48,15 @@ def unmap_pixels(y: Float[Array, "*b"], pixel_map: str) -> Float[Array, "*b"]:
     return (y - AFFINE_EPS) / (1 - 2 * AFFINE_EPS)
 
 
+def pixels_of(
+    mean: Float[Array, "*b"], *, output: str, pixel_map: str = "clamp"
+) -> Float[Array, "*b"]:
+    """The reconstruction `unmap(sigmoid(mu))`; mu itself where `output` is linear."""
+    if output == "linear":
+        return mean
+    return unmap_pixels(jax.nn.sigmoid(mean), pixel_map)
+
+
 def floored_log_scale(raw: Float[Array, "*b"]) -> Float[Array, "*b"]:
     """`ln b = floor + softplus(raw - floor)`: above the floor, with a gradient."""
     return LOG_SCALE_FLOOR + jax.nn.softplus(raw - LOG_SCALE_FLOOR)

@@ -12,14 +12,8 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from minivim.config import LossConfig, StackConfig, TokenizerConfig
+from minivim.config import StackConfig, TokenizerConfig
 from minivim.errors import UserError
-from minivim.tokenizer.losses import (
-    l1_loss,
-    l2_loss,
-    logit_laplace_loss,
-    total_loss,
-)
 from minivim.tokenizer.quantizer import Quantizer
 from minivim.tokenizer.vit import Decoder, Encoder
 
@@ -53,11 +47,14 @@ class Tokenizer(nnx.Module):
         self.decoder = Decoder(config, rngs=rngs)
 
     def __call__(
-        self, images: Float[Array, "B H W C"]
+        self, images: Float[Array, "B H W C"], *, key: PRNGKeyArray | None = None
     ) -> tuple[Float[Array, "B H W C"], dict[str, Any]]:
-        """Reconstruction; `aux` of quantiser and decoder, the encoder's `features`."""
+        """Reconstruction; `aux` of quantiser and decoder, the encoder's `features`.
+
+        With a key the call is one of training (see `Quantizer`).
+        """
         features = self.encoder(images)
-        embedded, aux = self.quantizer(features)
+        embedded, aux = self.quantizer(features, key=key)
         recon, maps = self.decoder(embedded)
         return recon, aux | maps | {"features": features}
 
@@ -101,40 +98,3 @@ def _encode(tokenizer: Tokenizer, images: Array) -> Array:
 def _decode(tokenizer: Tokenizer, codes: Array) -> Array:
     images, _ = tokenizer.decoder(tokenizer.quantizer.embed(codes))
     return jnp.clip(images, 0, 1)
-
-
-def tokenizer_loss(
-    tokenizer: Tokenizer,
-    batch: dict[str, Array],
-    *,
-    weights: LossConfig,
-    flip: bool = False,
-    key: PRNGKeyArray,
-) -> tuple[Float[Array, ""], dict[str, Any]]:
-    """`sum_t w_t L_t` on a batch, with every term and the codes as metrics."""
-    images = batch["image"]
-    if flip:
-        images = random_flip(images, key=key)
-    recon, aux = tokenizer(images)
-    terms = {
-        "vq": aux["vq_loss"],
-        "l2": l2_loss(recon=recon, target=images),
-        "l1": l1_loss(recon=recon, target=images),
-    }
-    if "log_scale" in aux:
-        terms["logit_laplace"] = logit_laplace_loss(
-            mean=aux["mean"],
-            log_scale=aux["log_scale"],
-            target=images,
-            pixel_map=tokenizer.config.pixel_map,
-        )
-    loss = total_loss(weights, terms)
-    return loss, terms | {"codes": aux["codes"]}
-
-
-def random_flip(
-    images: Float[Array, "B H W C"], *, key: PRNGKeyArray
-) -> Float[Array, "B H W C"]:
-    """Mirror each image with probability one half."""
-    mirrored = jax.random.bernoulli(key, 0.5, (images.shape[0], 1, 1, 1))
-    return jnp.where(mirrored, images[:, :, ::-1], images)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from minivim.config import QuantizerConfig
 from minivim.transformer import argmax, linear
@@ -91,7 +91,7 @@ class Quantizer(nnx.Module):
         return self.up(self.embeddings()[codes])
 
     def __call__(
-        self, features: Float[Array, "B N in"]
+        self, features: Float[Array, "B N in"], *, key: PRNGKeyArray | None = None
     ) -> tuple[Float[Array, "B N out"], dict[str, Any]]:
         """Quantise; `aux` holds `codes`, `z_e`, `z_q` and both loss terms."""
         raw = self.down(features).astype(jnp.float32)

@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from minivim.config import TokenizerConfig
-from minivim.tokenizer.losses import floored_log_scale, unmap_pixels
+from minivim.tokenizer.losses import floored_log_scale, pixels_of
 from minivim.transformer import Stack, linear, patchify, unpatchify
 
 
@@ -105,6 +105,4 @@ class Decoder(nnx.Module):
         aux = {"mean": mean}
         if scale:
             aux["log_scale"] = floored_log_scale(scale[0])
-        if c.output == "linear":
-            return mean, aux
-        return unmap_pixels(jax.nn.sigmoid(mean), c.pixel_map), aux
+        return pixels_of(mean, output=c.output, pixel_map=c.pixel_map), aux

@@ -15,8 +15,8 @@ import orbax.checkpoint as ocp
 from minivim.errors import UserError
 from minivim.training.step import TrainState
 
-# Figures of some steps by name, and under "step" the last of them.
-Row = dict[str, float | int]
+# Figures of some steps by name (a histogram is a list), under "step" the last of them.
+Row = dict[str, Any]
 
 
 def _first_difference(old: dict, new: dict) -> str:

@@ -28,7 +28,7 @@ class Batches(Protocol):
     def set_state(self, state: dict[str, Any]) -> None: ...
 
 
-def _unchanged(means: dict[str, np.ndarray]) -> dict[str, float]:
+def _unchanged(means: dict[str, np.ndarray]) -> Row:
     return {name: float(value) for name, value in means.items()}
 
 
@@ -76,7 +76,7 @@ def fit(
     run: RunConfig,
     *,
     workdir: Workdir | None = None,
-    describe: Callable[[dict[str, np.ndarray]], dict[str, float]] = _unchanged,
+    describe: Callable[[dict[str, np.ndarray]], Row] = _unchanged,
     evaluate: Callable[[Any], dict[str, float]] | None = None,
     title: str = "",
     quiet: bool = False,
@@ -86,7 +86,7 @@ def fit(
     A row is written every `log_every` steps and before every checkpoint: the means of
     the step's metrics since the last row (sums of integers), passed through `describe`,
     which may turn code counts into usage; the last learning rate; and on every
-    `eval_every`-th step `evaluate(params)` under `eval_...`. With a workdir the run
+    `eval_every`-th step `evaluate(variables)` under `eval_...`. With a workdir the run
     goes on from its newest checkpoint, bit for bit on a CPU: state, data position and
     randomness are those of an undisturbed run. Raises `UserError` when the loss stops
     being a number.
@@ -110,7 +110,7 @@ def fit(
             if now % run.log_every == 0 or saves:
                 row = _row(now, window, metrics, describe)
                 if evaluate and (now % run.eval_every == 0 or now == run.steps):
-                    scores = evaluate(state.params)
+                    scores = evaluate(state.variables)
                     row |= {f"eval_{name}": value for name, value in scores.items()}
                 rows.append(row)
                 bar.set_postfix_str(_brief(row))

@@ -9,6 +9,9 @@ import optax
 
 from minivim.config import OptimConfig
 
+# Of the whole model, or of its parts by name.
+Optim = OptimConfig | dict[str, OptimConfig]
+
 
 def learning_rate(config: OptimConfig, *, steps: int) -> optax.Schedule:
     """Linear warm-up to `peak_lr`, then constant, cosine or exponential.
@@ -41,8 +44,18 @@ def decays(params: Any) -> Any:
     )
 
 
-def optimizer(config: OptimConfig, *, steps: int) -> optax.GradientTransformation:
-    """AdamW with the recipe's schedule, clipped by global norm if asked."""
+def optimizer(config: Optim, *, steps: int) -> optax.GradientTransformation:
+    """AdamW with the recipe's schedule, clipped by global norm if asked.
+
+    By the name of a part, each part gets its own, clipped by its own norm.
+    """
+    if isinstance(config, dict):
+        return optax.partition(
+            {name: optimizer(one, steps=steps) for name, one in config.items()},
+            lambda params: jax.tree_util.tree_map_with_path(
+                lambda path, _: path[0].key, params
+            ),
+        )
     adamw = optax.adamw(
         learning_rate(config, steps=steps),
         b1=config.b1,

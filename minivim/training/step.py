@@ -12,65 +12,94 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from minivim.config import OptimConfig
-from minivim.training.optim import learning_rate, optimizer
+from minivim.training.optim import Optim, learning_rate, optimizer
 
-Batch = dict[str, Array]
-# loss(model, batch, key=...) -> (scalar, metrics)
+Batch = dict[str, Any]
+# loss(model, batch, key=...) -> (scalar, metrics). The batch holds also "step", the
+# number of updates so far, and "taps", where the step has them.
 Loss = Callable[..., tuple[Array, dict[str, Any]]]
+Taps = Callable[[Batch], dict[str, Array]]
 
 
 class TrainState(NamedTuple):
-    """All that changes in training; with seed and data position, all of a run."""
+    """All that changes in training; with seed and data position, all of a run.
+
+    `stats` are the model's `nnx.BatchStat`: what the forward pass changes, without a
+    gradient, such as moving averages.
+    """
 
     step: Int[Array, ""]
     params: Any
     optimizer: Any
+    stats: Any = {}
+
+    @property
+    def variables(self) -> Any:
+        """Parameters and statistics, to merge with the model's graph."""
+        return nnx.merge_state(self.params, self.stats) if self.stats else self.params
 
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
 
 
-def new_state(model: nnx.Module, config: OptimConfig, *, steps: int) -> TrainState:
+def new_state(model: nnx.Module, config: Optim, *, steps: int) -> TrainState:
     """Step 0: the model's parameters and an empty optimiser."""
     # Copied, since a step donates its buffers and would take the model's with it.
     params = jax.tree.map(jnp.copy, nnx.state(model, nnx.Param))
-    return TrainState(jnp.int32(0), params, optimizer(config, steps=steps).init(params))
+    stats = jax.tree.map(jnp.copy, nnx.state(model, nnx.BatchStat))
+    start = optimizer(config, steps=steps).init(params)
+    return TrainState(jnp.int32(0), params, start, stats)
 
 
 def make_step(
     model: nnx.Module,
     loss: Loss,
-    config: OptimConfig,
+    config: Optim,
     *,
     steps: int,
     key: PRNGKeyArray,
+    taps: Taps | None = None,
 ) -> Step:
     """Compile `state, batch -> state, metrics`: one update of the whole loss.
 
+    Several settings of an optimiser by the name of a part (`{"tokenizer": ...,
+    "discriminator": ...}`) give each part its own; still one gradient of one loss and
+    one update of each. What the forward pass writes into the model stays.
+
     Randomness of step `t` is `fold_in(key, t)`, so that a resumed run repeats it.
-    Metrics hold the loss, the global gradient norm and the learning rate just used.
+    Metrics hold the loss, the global gradient norm, that of each part, and the learning
+    rate just used. `taps(batch)` are zeros that the loss adds to what it wants to know
+    the gradient of: `grad_norm_NAME` is the norm there, at no extra cost.
     """
     graph = nnx.graphdef(model)
     update = optimizer(config, steps=steps)
-    rate = learning_rate(config, steps=steps)
+    first, *parts = config.values() if isinstance(config, dict) else (config,)
+    rate = learning_rate(first, steps=steps)
 
     @partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         step_key = jax.random.fold_in(key, state.step)
+        zeros = taps(batch) if taps else {}
 
-        def objective(params: Any) -> tuple[Array, dict[str, Any]]:
-            return loss(nnx.merge(graph, params), batch, key=step_key)
+        def objective(params: Any, zeros: dict[str, Array]) -> tuple[Array, Any]:
+            merged = nnx.merge(graph, params, state.stats)
+            extended = {**batch, "step": state.step, "taps": zeros}
+            value, metrics = loss(merged, extended, key=step_key)
+            written = nnx.state(merged, nnx.Param), nnx.state(merged, nnx.BatchStat)
+            return value, (metrics, *written)
 
-        gradient = jax.value_and_grad(objective, has_aux=True)
-        (value, metrics), grads = gradient(state.params)
-        updates, opt_state = update.update(grads, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
+        gradient = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
+        (value, aux), (grads, slopes) = gradient(state.params, zeros)
+        metrics, params, stats = aux
+        updates, opt_state = update.update(grads, state.optimizer, params)
         metrics = metrics | {
             "loss": value,
             "grad_norm": optax.global_norm(grads),
             "lr": rate(state.step),
         }
-        return TrainState(state.step + 1, params, opt_state), metrics
+        norms = {**slopes, **({n: grads[n] for n in config} if parts else {})}
+        metrics |= {f"grad_norm_{n}": optax.global_norm(g) for n, g in norms.items()}
+        params = optax.apply_updates(params, updates)
+        return TrainState(state.step + 1, params, opt_state, stats), metrics
 
     return step

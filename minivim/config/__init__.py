@@ -1,0 +1,47 @@
+"""Every setting of a run as frozen dataclasses, checked before anything compiles.
+
+Where the paper is silent, the field's comment says what was chosen and why.
+"""
+
+from minivim.config.models import (
+    ClassifierConfig,
+    CNNConfig,
+    DiscriminatorConfig,
+    PriorConfig,
+    QuantizerConfig,
+    StackConfig,
+    TokenizerConfig,
+)
+from minivim.config.runs import (
+    ClassifierRecipe,
+    LossConfig,
+    OptimConfig,
+    PriorRecipe,
+    ProbeRecipe,
+    Recipe,
+    RunConfig,
+    TokenizerRecipe,
+)
+from minivim.config.settings import as_dict, from_dict, leaves, with_overrides
+
+__all__ = [
+    "CNNConfig",
+    "ClassifierConfig",
+    "ClassifierRecipe",
+    "DiscriminatorConfig",
+    "LossConfig",
+    "OptimConfig",
+    "PriorConfig",
+    "PriorRecipe",
+    "ProbeRecipe",
+    "QuantizerConfig",
+    "Recipe",
+    "RunConfig",
+    "StackConfig",
+    "TokenizerConfig",
+    "TokenizerRecipe",
+    "as_dict",
+    "from_dict",
+    "leaves",
+    "with_overrides",
+]

@@ -1,0 +1,221 @@
+"""Optimiser, run, loss weights, and the recipe of every stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from minivim.config.checks import (
+    require,
+    require_in,
+    require_not_negative,
+    require_positive,
+)
+from minivim.config.models import (
+    ClassifierConfig,
+    DiscriminatorConfig,
+    PriorConfig,
+    TokenizerConfig,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Adam with decoupled weight decay and the schedules of both stages (section 5)."""
+
+    peak_lr: float
+    warmup_steps: int
+    schedule: Literal["constant", "cosine", "exponential"] = "cosine"
+    final_lr: float = 0.0
+    # The rate stays at its peak until this step (80,000 in section 5.2).
+    decay_start: int = 0
+    # The rate reaches `final_lr` at this step and stays there; 0: at the last step.
+    decay_end: int = 0
+    b1: float = 0.9
+    b2: float = 0.99
+    eps: float = 1e-8
+    weight_decay: float = 1e-4
+    # 0: no clipping. Paper silent; DALL-E and Parti clip stage 2 at 4.
+    clip_norm: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in (("peak_lr", self.peak_lr), ("eps", self.eps)):
+            require(value > 0, f"{name}={value} must be above zero; set {name}=1e-4")
+        require_not_negative(
+            self, "warmup_steps", "final_lr", "decay_start", "weight_decay", "clip_norm"
+        )
+        start = max(self.warmup_steps, self.decay_start)
+        require(
+            self.decay_end == 0 or self.decay_end > start,
+            f"decay_end={self.decay_end} comes before the decay starts at {start}; set "
+            "decay_end=0 for the last step",
+        )
+        for name, value in (("b1", self.b1), ("b2", self.b2)):
+            require(0 <= value < 1, f"{name}={value} is not in [0, 1); use {name}=0.9")
+        require_in("schedule", self.schedule, ("constant", "cosine", "exponential"))
+        require(
+            self.schedule != "exponential" or self.final_lr > 0,
+            "schedule=exponential needs final_lr above zero; set final_lr=1e-5",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """How long, how often, from which seed."""
+
+    steps: int
+    batch_size: int
+    seed: int = 0
+    log_every: int = 20
+    eval_every: int = 500
+    checkpoint_every: int = 500
+    # Images or code rows that an evaluation reads.
+    eval_size: int = 512
+
+    def __post_init__(self) -> None:
+        require_positive(
+            self, "steps", "batch_size", "log_every", "eval_every", "checkpoint_every"
+        )
+        require_positive(self, "eval_size")
+        require_not_negative(self, "seed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights of the named stage-1 terms; a zero weight leaves the term out.
+
+    The paper: vq 1, adversarial 0.1, perceptual 0.1, logit_laplace 0.1, l2 1.
+    """
+
+    vq: float = 1.0
+    l2: float = 1.0
+    l1: float = 0.0
+    logit_laplace: float = 0.0
+    perceptual: float = 0.0
+    adversarial: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_not_negative(self, "vq", "l2", "l1", "logit_laplace")
+        require_not_negative(self, "perceptual", "adversarial")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerRecipe:
+    """All of stage 1."""
+
+    name: str
+    model: TokenizerConfig
+    optim: OptimConfig
+    run: RunConfig
+    loss: LossConfig = field(default_factory=LossConfig)
+    # Read where loss.adversarial is not zero.
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    # What the perceptual loss compares features of: LPIPS weights that `minivim
+    # convert` made, or a `classifier`; a shipped name, a folder or a hub id.
+    perceptual_net: str = ""
+    # Mirror images at random. Paper silent for stage 1.
+    flip: bool = False
+    stage: Literal["tokenizer"] = field(default="tokenizer", init=False)
+
+    def __post_init__(self) -> None:
+        require(
+            not self.loss.logit_laplace or self.model.output == "laplace",
+            f"loss.logit_laplace={self.loss.logit_laplace} needs a scale for every "
+            "pixel; set model.output=laplace",
+        )
+        require(
+            not self.loss.perceptual or bool(self.perceptual_net),
+            f"loss.perceptual={self.loss.perceptual} needs a network; set "
+            "perceptual_net=FOLDER",
+        )
+        size = self.model.image_size
+        require(
+            not self.loss.adversarial or (size >= 8 and size & (size - 1) == 0),
+            f"image_size={size}: the discriminator halves the image down to 4 x 4; use "
+            "a power of two from 8 on, or loss.adversarial=0",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorRecipe:
+    """All of stage 2."""
+
+    name: str
+    model: PriorConfig
+    optim: OptimConfig
+    run: RunConfig
+    # A shipped name, a folder or a hub id; the codes come from it.
+    tokenizer: str = ""
+    # Share of labels replaced by the null class, for classifier-free guidance. Not the
+    # paper's, which has no guidance.
+    label_dropout: float = 0.0
+    # "cache" encodes the images once; "fly" on every step, as the paper, so that images
+    # can be augmented.
+    codes: Literal["cache", "fly"] = "cache"
+    flip: bool = False
+    stage: Literal["prior"] = field(default="prior", init=False)
+
+    def __post_init__(self) -> None:
+        require_in("codes", self.codes, ("cache", "fly"))
+        require(
+            0 <= self.label_dropout < 1,
+            f"label_dropout={self.label_dropout} is not in [0, 1); use 0.1",
+        )
+        require(
+            not self.label_dropout or self.model.num_classes > 0,
+            "label_dropout needs a class token; set num_classes or label_dropout=0",
+        )
+        require(
+            not (self.flip and self.codes == "cache"),
+            "flip=True augments images, which cached codes cannot; set codes=fly",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeRecipe:
+    """All of stage 3: one softmax layer on the mean-pooled output of one block."""
+
+    name: str
+    prior: str
+    tokenizer: str
+    train_size: int = 4096
+    test_size: int = 2048
+    # Share of the training images on which block and L2 strength are chosen.
+    held_out: float = 0.2
+    seed: int = 0
+    stage: Literal["probe"] = field(default="probe", init=False)
+
+    def __post_init__(self) -> None:
+        require_positive(self, "train_size", "test_size")
+        require_not_negative(self, "seed")
+        require(
+            0 < self.held_out < 1, f"held_out={self.held_out} is not in (0, 1); use 0.2"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierRecipe:
+    """A labelled network: `classifier` for use inside methods, `judge` for figures."""
+
+    name: str
+    model: ClassifierConfig
+    optim: OptimConfig
+    run: RunConfig
+    image_size: int = 32
+    stage: Literal["classifier"] = field(default="classifier", init=False)
+
+    def __post_init__(self) -> None:
+        require_positive(self, "image_size")
+        require(
+            self.image_size % 8 == 0,
+            f"image_size={self.image_size}: the labelled networks halve the image "
+            "three times; use a multiple of 8",
+        )
+
+    @property
+    def image_shape(self) -> dict[str, int]:
+        """What `open_source` has to know."""
+        return {"image_size": self.image_size, "channels": self.model.channels}
+
+
+Recipe = TokenizerRecipe | PriorRecipe | ProbeRecipe | ClassifierRecipe
