@@ -30,6 +30,7 @@ from minivim.config import (
 from minivim.errors import UserError
 from minivim.prior import Prior
 from minivim.tokenizer import Tokenizer
+from minivim.tokenizer.perceptual import LPIPS, PerceptualConfig
 
 HERE = Path(__file__).parent
 WEIGHTS, CARD = "model.safetensors", "card.json"
@@ -37,6 +38,7 @@ KINDS: dict[str, tuple[type, Any]] = {
     "tokenizer": (TokenizerConfig, Tokenizer),
     "prior": (PriorConfig, Prior),
     "classifier": (ClassifierConfig, classifier.build),
+    "perceptual": (PerceptualConfig, LPIPS),
 }
 
 
@@ -98,7 +100,7 @@ def save(
 
 
 def load(ref: str | Path, *, tokenizer: Tokenizer | None = None) -> Any:
-    """Load a tokenizer, prior or classifier; `model.card` is its card.
+    """Load a tokenizer, prior, classifier or LPIPS; `model.card` is its card.
 
     `ref` is a folder (a finished run's workdir will do), a shipped name such as
     `shapes/tokenizer`, or a hub id `owner/name` with an optional `@revision`. A prior
