@@ -31,7 +31,14 @@ from minivim.data import Source
 from minivim.errors import UserError
 from minivim.prior import Prior, prior_loss
 from minivim.probe import ProbeResult, linear_probe
-from minivim.tokenizer import Tokenizer, random_flip, tokenizer_loss
+from minivim.tokenizer import (
+    Players,
+    Tokenizer,
+    adversarial_loss,
+    random_flip,
+    taps_of,
+    tokenizer_loss,
+)
 from minivim.training import (
     Workdir,
     fit,
@@ -42,21 +49,27 @@ from minivim.training import (
 )
 from minivim.training.checkpoint import Row, check_writable
 from minivim.training.loop import Batches
-from minivim.training.step import Loss
+from minivim.training.optim import Optim
+from minivim.training.step import Loss, Taps
 
 TrainableRecipe = TokenizerRecipe | PriorRecipe | ClassifierRecipe
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Experiment:
     """A stage made ready for the loop."""
 
     model: nnx.Module
     loss: Loss
+    optim: Optim
     batches: Batches
-    describe: Callable[[dict[str, np.ndarray]], dict[str, float]]
+    describe: Callable[[dict[str, np.ndarray]], Row]
     evaluate: Callable[[Any], dict[str, float]]
     card: dict[str, Any]
+    taps: Taps | None = None
+    lazy_every: int = 0
+    # What is worth keeping of the trained model.
+    export: Callable[[Any], Any] = lambda model: model
 
 
 class Attached:
@@ -140,7 +153,18 @@ def probe(
     train: Source,
     test: Source,
 ) -> ProbeResult:
-    """Stage 3 on the first images of two sources (section 4.2)."""
+    """Stage 3 on the first images of two sources (section 4.2).
+
+    Raises `UserError` for a tokenizer that labels have touched: its codes would know
+    what the probe is asked (section 5.3 drops the perceptual loss for that reason).
+    """
+    card = weights.card_of(tokenizer)
+    if card.get("recipe", {}).get("loss", {}).get("perceptual"):
+        raise UserError(
+            f"the tokenizer {card.path} was trained with a perceptual loss, whose "
+            "network has seen labels; probe one that was trained with "
+            "loss.perceptual=0"
+        )
     return linear_probe(
         prior,
         tokenizer,
@@ -162,8 +186,16 @@ def run(
     """The loop on an experiment; the model comes back with its last parameters."""
     steps = recipe.run.steps
     key = jax.random.key(recipe.run.seed)
-    state = new_state(parts.model, recipe.optim, steps=steps)
-    step = make_step(parts.model, parts.loss, recipe.optim, steps=steps, key=key)
+    state = new_state(parts.model, parts.optim, steps=steps)
+    step = make_step(
+        parts.model,
+        parts.loss,
+        parts.optim,
+        steps=steps,
+        key=key,
+        taps=parts.taps,
+        lazy_every=parts.lazy_every,
+    )
     state, rows = fit(
         state,
         step,
@@ -175,14 +207,16 @@ def run(
         title=f"{recipe.stage} {recipe.name}",
         quiet=quiet,
     )
-    return nnx.merge(nnx.graphdef(parts.model), state.params), rows
+    model = nnx.merge(nnx.graphdef(parts.model), state.variables)
+    return parts.export(model), rows
 
 
 def run_card(
     recipe: TrainableRecipe, description: str, rows: list[Row]
 ) -> dict[str, Any]:
     """What a card says of a run."""
-    figures = {k: v for k, v in (rows[-1] if rows else {}).items() if k != "step"}
+    last = rows[-1] if rows else {}
+    figures = {k: v for k, v in last.items() if k != "step" and not isinstance(v, list)}
     return {
         "recipe": as_dict(recipe),
         "seed": recipe.run.seed,
@@ -205,28 +239,37 @@ def machine() -> str:
 def tokenizer_experiment(
     recipe: TokenizerRecipe, source: Source, held_out: Source
 ) -> Experiment:
-    """Stage 1 on images."""
-    codes = recipe.model.quantizer.num_codes
-    model = Tokenizer(recipe.model, rngs=nnx.Rngs(recipe.run.seed))
+    """Stage 1 on images; with an adversarial term two networks, one of them kept."""
+    codes, size = recipe.model.quantizer.num_codes, recipe.run.batch_size
+    pair = bool(recipe.loss.adversarial)
+    model = (
+        Players(recipe)
+        if pair
+        else Tokenizer(recipe.model, rngs=nnx.Rngs(recipe.run.seed))
+    )
     graph = nnx.graphdef(model)
     images = _images(held_out, recipe.run.eval_size)
+    frozen, card = _perceptual(recipe)
 
-    def loss(model: Tokenizer, batch: dict, *, key: jax.Array) -> tuple:
-        value, terms = tokenizer_loss(
-            model, batch, weights=recipe.loss, flip=recipe.flip, key=key
+    def loss(model: Any, batch: dict, *, key: jax.Array) -> tuple:
+        options: dict[str, Any] = {"weights": recipe.loss, "flip": recipe.flip}
+        if frozen:
+            options["perceptual"] = nnx.merge(frozen[0], batch["perceptual"])
+        if pair:
+            options["config"] = recipe.discriminator
+        value, terms = (adversarial_loss if pair else tokenizer_loss)(
+            model, batch, **options, key=key
         )
         counts = jnp.bincount(terms.pop("codes").ravel(), length=codes)
         return value, terms | {"counts": counts}
 
-    def describe(summary: dict[str, np.ndarray]) -> dict[str, float]:
-        found = metrics.CodebookUsage.from_counts(summary.pop("counts"))
-        row = {name: float(value) for name, value in summary.items()}
-        return row | {"usage": found.usage, "perplexity": found.perplexity}
+    def export(model: Any) -> Tokenizer:
+        return model.tokenizer if pair else model
 
-    def evaluate(params: Any) -> dict[str, float]:
-        tokenizer = nnx.merge(graph, params)
-        coded = encode_all(tokenizer, images, batch_size=recipe.run.batch_size)
-        recon = decode_all(tokenizer, coded, batch_size=recipe.run.batch_size)
+    def evaluate(variables: Any) -> dict[str, float]:
+        tokenizer = export(nnx.merge(graph, variables))
+        coded = encode_all(tokenizer, images, batch_size=size)
+        recon = decode_all(tokenizer, coded, batch_size=size)
         found = metrics.codebook_usage(coded, num_codes=codes)
         return {
             "psnr": float(metrics.psnr(images, recon)),
@@ -234,10 +277,50 @@ def tokenizer_experiment(
             "perplexity": found.perplexity,
         }
 
-    batches = data.batches(
-        source, batch_size=recipe.run.batch_size, seed=recipe.run.seed
+    batches: Batches = data.batches(source, batch_size=size, seed=recipe.run.seed)
+    if frozen:
+        batches = Attached(batches, {"perceptual": frozen[1]})
+    return Experiment(
+        model=model,
+        loss=loss,
+        optim=recipe.optims,
+        batches=batches,
+        describe=_tokenizer_row,
+        evaluate=evaluate,
+        card=card,
+        taps=taps_of(recipe.loss),
+        lazy_every=recipe.discriminator.r1_interval if pair else 0,
+        export=export,
     )
-    return Experiment(model, loss, batches, describe, evaluate, {})
+
+
+def _tokenizer_row(summary: dict[str, np.ndarray]) -> Row:
+    """Counts as usage, R1 over the steps that had it, histograms as lists."""
+    found = metrics.CodebookUsage.from_counts(summary.pop("counts"))
+    due = float(summary.pop("r1_due", 0.0))
+    if "r1" in summary and not due:
+        summary.pop("r1")
+    elif due:
+        summary["r1"] = summary["r1"] / due
+    row: Row = {k: v.tolist() if v.ndim else float(v) for k, v in summary.items()}
+    return row | {"usage": found.usage, "perplexity": found.perplexity}
+
+
+def _perceptual(recipe: TokenizerRecipe) -> tuple[tuple, dict[str, Any]]:
+    """Graph and state of the network that the perceptual term compares by, and a card.
+
+    Both are empty without the term.
+    """
+    if not recipe.loss.perceptual:
+        return (), {}
+    from minivim.tokenizer.perceptual import perceptual_net
+
+    network = weights.load(recipe.perceptual_net)
+    card = {
+        "perceptual_net": recipe.perceptual_net,
+        "perceptual_net_hash": weights.weights_hash(network),
+    }
+    return nnx.split(perceptual_net(network)), card
 
 
 def prior_experiment(
@@ -287,7 +370,15 @@ def prior_experiment(
         "tokenizer_hash": weights.weights_hash(tokenizer),
         "class_names": list(source.class_names) if recipe.model.num_classes else [],
     }
-    return Experiment(model, loss, batches, _floats, evaluate, card)
+    return Experiment(
+        model=model,
+        loss=loss,
+        optim=recipe.optim,
+        batches=batches,
+        describe=_floats,
+        evaluate=evaluate,
+        card=card,
+    )
 
 
 def classifier_experiment(
@@ -308,7 +399,13 @@ def classifier_experiment(
     batches = data.batches(source, batch_size=size, seed=seed)
     card = {"class_names": list(source.class_names)}
     return Experiment(
-        model, classifier.classifier_loss, batches, _floats, evaluate, card
+        model=model,
+        loss=classifier.classifier_loss,
+        optim=recipe.optim,
+        batches=batches,
+        describe=_floats,
+        evaluate=evaluate,
+        card=card,
     )
 
 

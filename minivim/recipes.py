@@ -9,10 +9,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from minivim.config import (
     ClassifierConfig,
     ClassifierRecipe,
+    CNNConfig,
+    DiscriminatorConfig,
     LossConfig,
     OptimConfig,
     PriorConfig,
@@ -30,6 +33,8 @@ from minivim.errors import UserError
 SMALL = StackConfig(blocks=8, heads=8, width=512, hidden=2048)
 BASE = StackConfig(blocks=12, heads=12, width=768, hidden=3072)
 LARGE = StackConfig(blocks=32, heads=16, width=1280, hidden=5120)
+# VQGAN's, three times halved; Table 1 varies the channels.
+CNN = CNNConfig(channels=128, multipliers=(1, 1, 2, 4))
 VIM_BASE = StackConfig(blocks=24, heads=16, width=1536, hidden=6144, dropout=0.1)
 VIM_LARGE = StackConfig(blocks=36, heads=32, width=2048, hidden=8192, dropout=0.1)
 
@@ -59,6 +64,42 @@ def shapes_tokenizer() -> TokenizerRecipe:
         # A mean over 8 dimensions weighs 4 times one over the paper's 32, and the
         # pixels of a toy are soon near-perfect: at 1.0 a few codes take everything.
         loss=LossConfig(vq=0.1),
+    )
+
+
+def shapes_tokenizer_gan() -> TokenizerRecipe:
+    """The toy tokenizer with all five terms of section 3.3.
+
+    `minivim train tokenizer shapes-gan --data shapes --workdir runs/gan`
+    """
+    return replace(
+        full_loss(shapes_tokenizer(), perceptual_net="shapes/classifier"),
+        name="shapes-gan",
+    )
+
+
+def shapes_vq_vae() -> TokenizerRecipe:
+    """The toy tokenizer with VQ-VAE's quantiser: wide codes, moving averages.
+
+    `minivim train tokenizer shapes-vq-vae --data shapes --workdir runs/vq-vae`
+    """
+    return as_vq_vae(shapes_tokenizer(), name="shapes-vq-vae")
+
+
+def full_loss(recipe: TokenizerRecipe, *, perceptual_net: str) -> TokenizerRecipe:
+    """The recipe with the paper's weights of the terms beside L_VQ (section 3.3).
+
+    The discriminator is the smallest that keeps a step below three times the plain
+    one's on a CPU.
+    """
+    return replace(
+        recipe,
+        model=replace(recipe.model, output="laplace"),
+        loss=replace(
+            recipe.loss, l2=1.0, logit_laplace=0.1, perceptual=0.1, adversarial=0.1
+        ),
+        discriminator=DiscriminatorConfig(width=32, max_width=64),
+        perceptual_net=perceptual_net,
     )
 
 
@@ -140,6 +181,45 @@ def cifar10_tokenizer() -> TokenizerRecipe:
     )
 
 
+def cifar10_tokenizer_gan() -> TokenizerRecipe:
+    """CIFAR-10 with all five terms; needs a `classifier cifar10` in runs.
+
+    `minivim train tokenizer cifar10-gan --data uoft-cs/cifar10 --workdir runs/cifar-gan`
+    """
+    return replace(
+        full_loss(cifar10_tokenizer(), perceptual_net="runs/cifar10-classifier"),
+        name="cifar10-gan",
+    )
+
+
+def cifar10_classifier() -> ClassifierRecipe:
+    """The labelled network that methods may use on CIFAR-10.
+
+    `minivim train classifier cifar10 --data uoft-cs/cifar10
+    --workdir runs/cifar10-classifier`
+    """
+    return replace(
+        shapes_classifier(),
+        name="cifar10",
+        model=ClassifierConfig(kind="cnn", num_classes=10),
+        run=RunConfig(steps=2500, batch_size=128, seed=1),
+    )
+
+
+def cifar10_judge() -> ClassifierRecipe:
+    """The labelled network that alone produces figures on CIFAR-10.
+
+    `minivim train classifier cifar10-judge --data uoft-cs/cifar10
+    --workdir runs/cifar10-judge`
+    """
+    return replace(
+        cifar10_classifier(),
+        name="cifar10-judge",
+        model=ClassifierConfig(kind="residual", num_classes=10),
+        run=RunConfig(steps=2500, batch_size=128, seed=2),
+    )
+
+
 def cifar10_prior() -> PriorRecipe:
     """A prior over the codes of a `cifar10` tokenizer; set `tokenizer` to its folder.
 
@@ -160,14 +240,17 @@ def cifar10_prior() -> PriorRecipe:
 
 
 def _paper_tokenizer(
-    name: str, encoder: StackConfig, decoder: StackConfig
+    name: str,
+    encoder: StackConfig | CNNConfig,
+    decoder: StackConfig | CNNConfig,
+    **changes: Any,
 ) -> TokenizerRecipe:
-    """Stage 1 as in sections 3 and 5.1: 500k steps of 256, Adam(.9, .99).
+    """Stage 1 as in sections 3 and 5.1: all five terms, 500k steps of 256.
 
-    Of the five terms of section 3.3 the adversarial and the perceptual one, 0.1 each,
-    are not built yet.
+    The perceptual term needs LPIPS weights, which `minivim convert lpips` makes of
+    public files: `minivim convert lpips VGG16 HEADS --out runs/lpips`.
     """
-    return TokenizerRecipe(
+    recipe = TokenizerRecipe(
         name=name,
         model=TokenizerConfig(
             image_size=256,
@@ -177,7 +260,10 @@ def _paper_tokenizer(
             quantizer=QuantizerConfig(num_codes=8192, code_dim=32),
             output="laplace",
         ),
-        loss=LossConfig(vq=1.0, l2=1.0, logit_laplace=0.1),
+        loss=LossConfig(
+            vq=1.0, l2=1.0, logit_laplace=0.1, perceptual=0.1, adversarial=0.1
+        ),
+        perceptual_net="runs/lpips",
         optim=OptimConfig(
             peak_lr=1e-4,
             warmup_steps=50_000,
@@ -196,6 +282,7 @@ def _paper_tokenizer(
             eval_size=2048,
         ),
     )
+    return replace(recipe, **changes)
 
 
 def _paper_prior(name: str, stack: StackConfig, num_classes: int) -> PriorRecipe:
@@ -250,6 +337,57 @@ def vit_vqgan_sl() -> TokenizerRecipe:
     return _paper_tokenizer("vit-vqgan-sl", SMALL, LARGE)
 
 
+def vit_vqgan_ss_probe() -> TokenizerRecipe:
+    """The same without the perceptual loss, for the probe (section 5.3). Not run here.
+
+    Its network has seen labels.
+    """
+    recipe = _paper_tokenizer("vit-vqgan-ss-probe", SMALL, SMALL)
+    return replace(recipe, loss=replace(recipe.loss, perceptual=0.0), perceptual_net="")
+
+
+def vit_vqgan_bb_patchgan() -> TokenizerRecipe:
+    """The row of Table 4 with PatchGAN and its hinge loss. Not run here."""
+    critic = DiscriminatorConfig(kind="patchgan", loss="hinge", r1_gamma=0.0)
+    return _paper_tokenizer("vit-vqgan-bb-patchgan", BASE, BASE, discriminator=critic)
+
+
+def cnn_vqgan() -> TokenizerRecipe:
+    """VQGAN's networks with our quantiser and losses: "channels x1". Not run here."""
+    return _paper_tokenizer("cnn-vqgan", CNN, CNN)
+
+
+def cnn_vqgan_x2() -> TokenizerRecipe:
+    """The same with twice the channels (Table 1). Not run here."""
+    wide = replace(CNN, channels=2 * CNN.channels)
+    return _paper_tokenizer("cnn-vqgan-x2", wide, wide)
+
+
+def vq_vae() -> TokenizerRecipe:
+    """VQ-VAE: wide codes off the sphere, moving averages, L2 alone. Not run here."""
+    narrow = replace(CNN, channels=64)
+    recipe = _paper_tokenizer("vq-vae", narrow, narrow)
+    return as_vq_vae(recipe, name="vq-vae")
+
+
+def as_vq_vae(recipe: TokenizerRecipe, *, name: str) -> TokenizerRecipe:
+    """The recipe with the quantiser and the loss of van den Oord et al. 2017."""
+    quantizer = replace(
+        recipe.model.quantizer,
+        code_dim=recipe.model.encoder.width,
+        factorised=False,
+        l2_normalise=False,
+        codebook="ema",
+    )
+    return replace(
+        recipe,
+        name=name,
+        model=replace(recipe.model, quantizer=quantizer, output="sigmoid"),
+        loss=LossConfig(vq=recipe.loss.vq),
+        perceptual_net="",
+    )
+
+
 def vim_base() -> PriorRecipe:
     """VIM-Base without class token. Not run here."""
     return _paper_prior("vim-base", VIM_BASE, 0)
@@ -272,16 +410,26 @@ def vim_large_class() -> PriorRecipe:
 
 RECIPES: dict[tuple[str, str], Callable[[], Recipe]] = {
     ("tokenizer", "shapes"): shapes_tokenizer,
+    ("tokenizer", "shapes-gan"): shapes_tokenizer_gan,
+    ("tokenizer", "shapes-vq-vae"): shapes_vq_vae,
     ("prior", "shapes"): shapes_prior,
     ("prior", "shapes-unlabelled"): shapes_prior_unlabelled,
     ("probe", "shapes"): shapes_probe,
     ("classifier", "shapes"): shapes_classifier,
     ("classifier", "shapes-judge"): shapes_judge,
     ("tokenizer", "cifar10"): cifar10_tokenizer,
+    ("tokenizer", "cifar10-gan"): cifar10_tokenizer_gan,
     ("prior", "cifar10"): cifar10_prior,
+    ("classifier", "cifar10"): cifar10_classifier,
+    ("classifier", "cifar10-judge"): cifar10_judge,
     ("tokenizer", "vit-vqgan-ss"): vit_vqgan_ss,
     ("tokenizer", "vit-vqgan-bb"): vit_vqgan_bb,
     ("tokenizer", "vit-vqgan-sl"): vit_vqgan_sl,
+    ("tokenizer", "vit-vqgan-ss-probe"): vit_vqgan_ss_probe,
+    ("tokenizer", "vit-vqgan-bb-patchgan"): vit_vqgan_bb_patchgan,
+    ("tokenizer", "cnn-vqgan"): cnn_vqgan,
+    ("tokenizer", "cnn-vqgan-x2"): cnn_vqgan_x2,
+    ("tokenizer", "vq-vae"): vq_vae,
     ("prior", "vim-base"): vim_base,
     ("prior", "vim-base-class"): vim_base_class,
     ("prior", "vim-large"): vim_large,

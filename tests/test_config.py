@@ -31,6 +31,7 @@ from minivim.config import (
 )
 from minivim.describe import build_abstract
 from minivim.errors import UserError
+from minivim.tokenizer import Players
 from minivim.training import Workdir, fit, learning_rate, optimizer
 from minivim.training.step import TrainState
 from tests import tiny
@@ -233,9 +234,17 @@ class Setup(NamedTuple):
         )
 
 
+# What the step adds to a batch.
+MOMENT = {"step": 2, "due": True}
+
+
 def shapes(setup: Setup) -> Any:
-    """Names and shapes of the parameters."""
-    state = nnx.state(build_abstract(setup.recipe), nnx.Param)
+    """Names and shapes of the parameters, the discriminator's among them."""
+    if setup.recipe.stage == "tokenizer" and setup.recipe.loss.adversarial:
+        model = nnx.eval_shape(lambda: Players(setup.recipe))
+    else:
+        model = build_abstract(setup.recipe)
+    state = nnx.state(model, nnx.Param)
     return [(path, leaf.shape) for path, leaf in nnx.to_flat_state(state)]
 
 
@@ -244,7 +253,7 @@ def loss(setup: Setup) -> Any:
     parts = setup.parts()
     batch = jax.tree.map(jnp.asarray, next(parts.batches))
     with jax.disable_jit():
-        value, _ = parts.loss(parts.model, batch, key=jax.random.key(3))
+        value, _ = parts.loss(parts.model, batch | MOMENT, key=jax.random.key(3))
     return float(value)
 
 
@@ -255,7 +264,8 @@ def program(setup: Setup) -> Any:
     batch = jax.tree.map(jnp.asarray, next(parts.batches))
 
     def objective(state):
-        return parts.loss(nnx.merge(graph, state), batch, key=jax.random.key(3))[0]
+        merged = nnx.merge(graph, state)
+        return parts.loss(merged, batch | MOMENT, key=jax.random.key(3))[0]
 
     return str(jax.make_jaxpr(jax.grad(objective))(state))
 
@@ -330,6 +340,12 @@ def events(setup: Setup) -> Any:
     fit(state, step, NoData(), run, workdir=Recorder(), evaluate=lambda p: {"x": 1.0},
         quiet=True)  # fmt: skip
     return found
+
+
+def optims(setup: Setup) -> Any:
+    """What the step is made with, for each network; tests/tokenizer/test_objective.py
+    shows that each moves its own."""
+    return setup.parts().optim
 
 
 class Seen(Exception):
@@ -432,6 +448,23 @@ RUN = {
 }
 
 
+ON = ("loss.adversarial=0.1",)
+PERCEPTUAL = ("perceptual_net=shapes/classifier",)
+CRITIC = {
+    "kind": Change("patchgan", shapes, ON),
+    "width": Change(8, shapes, ON),
+    "max_width": Change(8, shapes, (*ON, "discriminator.width=8")),
+    "stddev_group": Change(0, shapes, ON),
+    "loss": Change("hinge", loss, ON),
+    "r1_gamma": Change(0.0, loss, ON),
+    "r1_interval": Change(3, loss, ON),
+    "start": Change(4, loss, ON),
+    "lr_ratio": Change(0.5, optims, ON),
+    "beta1": Change(0.0, optims, ON),
+    "beta2": Change(0.5, optims, ON),
+}
+
+
 def under(prefix: str, changes: dict[str, Change]) -> dict[str, Change]:
     return {f"{prefix}.{name}": change for name, change in changes.items()}
 
@@ -457,6 +490,10 @@ TABLES: dict[str, tuple[Any, dict[str, Change]]] = {
             "loss.l2": Change(0.5, loss),
             "loss.l1": Change(0.5, loss),
             "loss.logit_laplace": Change(0.5, loss, ("output=laplace",)),
+            "loss.perceptual": Change(0.5, loss, PERCEPTUAL),
+            "loss.adversarial": Change(0.5, shapes),
+            "perceptual_net": Change("elsewhere", loaded, (*PERCEPTUAL, "perceptual=0.1")),
+            **under("discriminator", CRITIC),
             "flip": Change(True, loss),
             **under("model.encoder", DRY),
             **under("model.decoder", DRY),

@@ -11,6 +11,7 @@ from minivim.config.checks import (
     require_not_negative,
     require_positive,
 )
+from minivim.config.cnn import CNNConfig
 
 ACTIVATIONS = ("gelu", "relu", "tanh")
 PRECISIONS = ("float32", "bfloat16")
@@ -72,49 +73,30 @@ class StackConfig:
         return 11 * self.blocks * self.width**2 + (2 * 8192 + 1024) * self.width
 
 
-@dataclass(frozen=True, kw_only=True)
-class CNNConfig:
-    """VQGAN's convolutional encoder or decoder, which the paper compares with.
+class AnyQuantizerConfig:
+    """What the rest asks of a quantiser's settings, whichever the quantiser.
 
-    Residual blocks at every size, attention at the smallest, halving in between.
+    Another quantiser is a frozen dataclass that inherits from this, a module
+    `(config, *, in_width, out_width, rngs)` with `embed(codes)` and
+    `(features, *, key) -> (embedded, aux)`, where `aux` has `codes` and `vq_loss`, and
+    an entry in `minivim.tokenizer.quantizer.QUANTIZERS`.
     """
 
-    # At the image's size; the paper's "channels x1" and "x2" (Table 1) vary this.
-    channels: int = 128
-    # Of `channels` at each size, from the image's down to the grid of tokens.
-    multipliers: tuple[int, ...] = (1, 1, 2, 4)
-    res_blocks: int = 2
-    # Of the group norms.
-    groups: int = 32
-    norm_eps: float = 1e-6
+    # K: codes are whole numbers below it.
+    num_codes: int
+    # d: numbers that a token is reduced to before it is quantised.
+    code_dim: int
+    # Whether linear maps lead from the encoder's width to d and on to the decoder's.
+    factorised: bool = True
 
-    def __post_init__(self) -> None:
-        require_positive(self, "channels", "res_blocks", "groups")
-        require(self.norm_eps > 0, f"norm_eps={self.norm_eps}: set norm_eps=1e-6")
-        require(
-            bool(self.multipliers) and min(self.multipliers) > 0,
-            f"multipliers={self.multipliers} must be whole numbers above zero, one for "
-            "each size; use 1,1,2,4",
-        )
-        require(
-            self.channels % self.groups == 0,
-            f"groups={self.groups} does not divide channels={self.channels}; choose "
-            "groups that do",
-        )
-
-    @property
-    def patch_size(self) -> int:
-        """Pixels per side that one token stands for."""
-        return 2 ** (len(self.multipliers) - 1)
-
-    @property
-    def width(self) -> int:
-        """Of the features at the smallest size."""
-        return self.channels * self.multipliers[-1]
+    def parameters(self, *, in_width: int, out_width: int) -> int:
+        """Of both projections, `(D + 1) d + (d + 1) D'`; a subclass adds its own."""
+        d = self.code_dim
+        return (in_width + 1) * d + (d + 1) * out_width if self.factorised else 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantizerConfig:
+class QuantizerConfig(AnyQuantizerConfig):
     """The codebook (paper section 3.2)."""
 
     num_codes: int = 8192
@@ -153,6 +135,11 @@ class QuantizerConfig:
         require_in("straight_through", self.straight_through, ("project", "raw"))
         require_in("reduction", self.reduction, ("sum", "mean"))
 
+    def parameters(self, *, in_width: int, out_width: int) -> int:
+        """Projections and `K d` of the codebook."""
+        projections = super().parameters(in_width=in_width, out_width=out_width)
+        return projections + self.num_codes * self.code_dim
+
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
@@ -162,13 +149,14 @@ class TokenizerConfig:
     patch_size: int
     encoder: StackConfig | CNNConfig
     decoder: StackConfig | CNNConfig
-    quantizer: QuantizerConfig
+    quantizer: AnyQuantizerConfig
     channels: int = 3
     # "head": a two-layer tanh network after the stack, as section 3.1 reads most
     # plainly; "blocks": tanh inside every FFN and a linear output, as the public
-    # PyTorch code does.
+    # PyTorch code does. Read by Transformers only.
     tanh: Literal["head", "blocks"] = "head"
-    # Paper silent; "sincos" is the fixed table of the public PyTorch code.
+    # Paper silent; "sincos" is the fixed table of the public PyTorch code. Read by
+    # Transformers only: a CNN knows positions by its borders.
     positions: Literal["learnt", "sincos"] = "learnt"
     # "sigmoid" on the mean (section 3.1); "laplace": the same, and a second map for the
     # scale of the logit-laplace density; "linear": plain pixels, as Parti later.
@@ -242,22 +230,39 @@ class TokenizerConfig:
         return self.patch_dim * (2 if self.output == "laplace" else 1)
 
     @property
+    def output_channels(self) -> int:
+        """Maps at the decoder's end: one for each channel, or mean and scale."""
+        return self.output_dim // self.patch_size**2
+
+    @property
     def parameters(self) -> int:
-        """Closed form: embedding, two stacks, two heads, projections and codebook."""
-        enc, dec, q = self.encoder, self.decoder, self.quantizer
-        tables = self.num_tokens * (enc.width + dec.width)
-        embed = (self.patch_dim + 1) * enc.width
-        heads = {
-            "head": (enc.width + 1) * enc.hidden
-            + (enc.hidden + 1) * enc.width
-            + (dec.width + 1) * dec.hidden
-            + (dec.hidden + 1) * self.output_dim,
-            "blocks": (dec.width + 1) * self.output_dim,
-        }[self.tanh]
-        codes = (enc.width + 1) * q.code_dim + q.num_codes * q.code_dim
-        up = (q.code_dim + 1) * dec.width
-        learnt = tables if self.positions == "learnt" else 0
-        return embed + learnt + enc.parameters + dec.parameters + heads + codes + up
+        """Closed form: both networks with their ends, projections and codebook."""
+        codes = self.quantizer.parameters(
+            in_width=self.encoder.width, out_width=self.decoder.width
+        )
+        return self._encoder_parameters + codes + self._decoder_parameters
+
+    @property
+    def _encoder_parameters(self) -> int:
+        """Of a Transformer: embedding, positions, stack, tanh head."""
+        size = self.encoder
+        if isinstance(size, CNNConfig):
+            return size.encoder_parameters(self.channels)
+        d, h = size.width, size.hidden
+        table = self.num_tokens * d if self.positions == "learnt" else 0
+        head = (d + 1) * h + (h + 1) * d if self.tanh == "head" else 0
+        return (self.patch_dim + 1) * d + table + size.parameters + head
+
+    @property
+    def _decoder_parameters(self) -> int:
+        """Of a Transformer: positions, stack, tanh head or linear output."""
+        size = self.decoder
+        if isinstance(size, CNNConfig):
+            return size.decoder_parameters(self.output_channels)
+        d, h, maps = size.width, size.hidden, self.output_dim
+        table = self.num_tokens * d if self.positions == "learnt" else 0
+        head = (d + 1) * h + (h + 1) * maps if self.tanh == "head" else (d + 1) * maps
+        return table + size.parameters + head
 
 
 @dataclass(frozen=True, kw_only=True)

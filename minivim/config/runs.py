@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from minivim.config.checks import (
@@ -134,6 +134,21 @@ class TokenizerRecipe:
             f"image_size={size}: the discriminator halves the image down to 4 x 4; use "
             "a power of two from 8 on, or loss.adversarial=0",
         )
+
+    @property
+    def optims(self) -> OptimConfig | dict[str, OptimConfig]:
+        """The optimiser of the tokenizer, or one for each of the two networks."""
+        if not self.loss.adversarial:
+            return self.optim
+        critic = self.discriminator
+        other = replace(
+            self.optim,
+            peak_lr=critic.lr_ratio * self.optim.peak_lr,
+            final_lr=critic.lr_ratio * self.optim.final_lr,
+            b1=critic.beta1,
+            b2=critic.beta2,
+        )
+        return {"tokenizer": self.optim, "discriminator": other}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,11 +50,13 @@ def from_dict(kind: type, values: dict) -> object:
 def _from_plain(hint: typing.Any, value: typing.Any) -> object:
     """A field's value from JSON: a dataclass, one of several, or a tuple from a list.
 
-    Of several dataclasses it is the first that has all the keys.
+    Of several dataclasses, subclasses among them, it is the first that has all keys.
     """
     if isinstance(value, list):
         return tuple(value)
-    kinds = [k for k in typing.get_args(hint) or (hint,) if dataclasses.is_dataclass(k)]
+    hints = [h for h in typing.get_args(hint) or (hint,) if isinstance(h, type)]
+    kinds = [k for h in hints for k in (h, *type.__subclasses__(h))]
+    kinds = [k for k in kinds if dataclasses.is_dataclass(k)]
     if not kinds or not isinstance(value, dict):
         return value
     fits = [k for k in kinds if set(value) <= {f.name for f in dataclasses.fields(k)}]

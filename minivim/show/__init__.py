@@ -1,6 +1,7 @@
 """Pictures for notebooks and reports: explorers, plots and the static report."""
 
 from minivim.show.explorer import Explorer, Live, live
+from minivim.show.health import gan_health, gan_verdict
 from minivim.show.picture import to_png
 from minivim.show.plots import (
     Plot,
@@ -24,6 +25,8 @@ __all__ = [
     "attention_map",
     "code_map",
     "codebook_patches",
+    "gan_health",
+    "gan_verdict",
     "image_grid",
     "live",
     "loss_curves",

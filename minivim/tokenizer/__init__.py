@@ -1,7 +1,13 @@
 """Stage 1, ViT-VQGAN: images to codes and back."""
 
 from minivim.tokenizer.model import Tokenizer
-from minivim.tokenizer.objective import random_flip, tokenizer_loss
+from minivim.tokenizer.objective import (
+    Players,
+    adversarial_loss,
+    random_flip,
+    taps_of,
+    tokenizer_loss,
+)
 from minivim.tokenizer.quantizer import (
     Quantizer,
     l2_normalise,
@@ -11,12 +17,15 @@ from minivim.tokenizer.quantizer import (
 )
 
 __all__ = [
+    "Players",
     "Quantizer",
     "Tokenizer",
+    "adversarial_loss",
     "l2_normalise",
     "nearest_code",
     "random_flip",
     "straight_through",
+    "taps_of",
     "tokenizer_loss",
     "vq_terms",
 ]

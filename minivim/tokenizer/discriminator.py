@@ -29,22 +29,41 @@ def leaky_relu(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
 def blur(
     x: Float[Array, "B H W C"], padding: tuple[int, int]
 ) -> Float[Array, "B H2 W2 C"]:
-    """Each channel convolved with `[1, 3, 3, 1] x [1, 3, 3, 1] / 64`."""
-    taps = jnp.asarray(BLUR, x.dtype) / sum(BLUR)
-    channels = x.shape[-1]
-    for shape, pads in (
-        ((-1, 1, 1, 1), (padding, (0, 0))),
-        ((1, -1, 1, 1), ((0, 0), padding)),
-    ):
-        x = jax.lax.conv_general_dilated(
-            x,
-            jnp.tile(taps.reshape(shape), (1, 1, 1, channels)),
-            window_strides=(1, 1),
-            padding=pads,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=channels,
+    """Each channel convolved with `[1, 3, 3, 1] x [1, 3, 3, 1] / 64`.
+
+    As sums of shifted maps: a grouped convolution is fifty times slower on a CPU, and
+    its second derivative, which R1 needs, slower still.
+    """
+    x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
+    for axis in (1, 2):
+        length = x.shape[axis] - len(BLUR) + 1
+        shifted = (
+            jax.lax.slice_in_dim(x, i, i + length, axis=axis) for i in range(len(BLUR))
+        )
+        x = sum(
+            (tap / sum(BLUR) * part for tap, part in zip(BLUR, shifted, strict=True)),
+            start=jnp.zeros((), x.dtype),
         )
     return x
+
+
+def strided_conv(
+    x: Float[Array, "B H W C"], kernel: Float[Array, "k k C O"]
+) -> Float[Array, "B H2 W2 O"]:
+    """A convolution with stride 2 and no padding, as one product of gathered rows.
+
+    Two to three times faster on a CPU than the library's, gradients included.
+    """
+    size, _, _, outputs = kernel.shape
+    rows, columns = (1 + (n - size) // 2 for n in x.shape[1:3])
+    parts = [
+        x[:, i : i + 2 * rows - 1 : 2, j : j + 2 * columns - 1 : 2]
+        for i in range(size)
+        for j in range(size)
+    ]
+    gathered = rearrange(jnp.concatenate(parts, axis=-1), "b h w c -> (b h w) c")
+    y = gathered @ kernel.reshape(-1, outputs)
+    return rearrange(y, "(b h w) o -> b h w o", h=rows, w=columns)
 
 
 class EqualisedConv(nnx.Module):
@@ -71,17 +90,14 @@ class EqualisedConv(nnx.Module):
 
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 O"]:
         kernel = self.kernel[...]
-        scale = 1 / math.sqrt(math.prod(kernel.shape[:-1]))
+        kernel = kernel / math.sqrt(math.prod(kernel.shape[:-1]))
         if self.down:
             around = len(BLUR) - 2 + self.size - 1
-            x = blur(x, ((around + 1) // 2, around // 2))
-        y = jax.lax.conv_general_dilated(
-            x,
-            kernel * scale,
-            window_strides=(2, 2) if self.down else (1, 1),
-            padding="VALID" if self.down else "SAME",
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+            y = strided_conv(blur(x, ((around + 1) // 2, around // 2)), kernel)
+        else:
+            y = jax.lax.conv_general_dilated(
+                x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
         return y if self.bias is None else y + self.bias[...]
 
 

@@ -1,50 +1,184 @@
-"""What stage 1 descends: the named terms together (paper section 3.3)."""
+"""What stage 1 descends: the named terms together (paper section 3.3).
+
+One scalar for both networks: the tokenizer's loss sees a discriminator whose parameters
+are stopped, the discriminator's loss a reconstruction that is stopped, so that the
+gradients of the sum fall on disjoint parameters and one step is one update of each.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from flax import nnx
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from minivim.config import LossConfig
+from minivim.config import DiscriminatorConfig, LossConfig, TokenizerRecipe
+from minivim.tokenizer import discriminator
 from minivim.tokenizer.losses import (
+    hinge_discriminator_loss,
+    hinge_generator_loss,
     l1_loss,
     l2_loss,
+    logistic_discriminator_loss,
+    logistic_generator_loss,
     logit_laplace_loss,
+    pixels_of,
+    r1_penalty,
     total_loss,
 )
 from minivim.tokenizer.model import Tokenizer
 
+# (recon=, target=) -> one distance per image.
+Perceptual = Callable[..., Float[Array, " B"]]
+# Terms with a gradient at the reconstruction.
+AT_PIXELS = ("l2", "l1", "logit_laplace", "perceptual", "adversarial")
+GENERATOR = {"logistic": logistic_generator_loss, "hinge": hinge_generator_loss}
+DISCRIMINATOR = {
+    "logistic": logistic_discriminator_loss,
+    "hinge": hinge_discriminator_loss,
+}
+# Of the histograms of logits; the outer bins hold what lies beyond.
+LOGIT_RANGE, LOGIT_BINS = 5.0, 20
+
+
+class Players(nnx.Module):
+    """Tokenizer and discriminator, one model to the step, each with its optimiser."""
+
+    def __init__(self, recipe: TokenizerRecipe):
+        seed, model = recipe.run.seed, recipe.model
+        self.tokenizer = Tokenizer(model, rngs=nnx.Rngs(seed))
+        other = jax.random.fold_in(jax.random.key(seed), 1)
+        self.discriminator = discriminator.build(
+            recipe.discriminator,
+            image_size=model.image_size,
+            channels=model.channels,
+            rngs=nnx.Rngs(other),
+        )
+
+
+def taps_of(weights: LossConfig) -> Callable[[dict], dict[str, Array]] | None:
+    """Zeros to add to the decoder's mean, for each term that has a gradient there.
+
+    For the norm of every term's gradient at one place; None for a single term.
+    """
+    names = [name for name in AT_PIXELS if getattr(weights, name)]
+    if len(names) < 2:
+        return None
+    return lambda batch: {n: jnp.zeros(batch["image"].shape) for n in names}
+
 
 def tokenizer_loss(
     tokenizer: Tokenizer,
-    batch: dict[str, Array],
+    batch: dict[str, Any],
     *,
     weights: LossConfig,
     flip: bool = False,
+    perceptual: Perceptual | None = None,
     key: PRNGKeyArray,
 ) -> tuple[Float[Array, ""], dict[str, Any]]:
     """`sum_t w_t L_t` on a batch, with every term and the codes as metrics."""
-    images = batch["image"]
-    if flip:
-        images = random_flip(images, key=key)
-    recon, aux = tokenizer(images, key=key)
+    images = random_flip(batch["image"], key=key) if flip else batch["image"]
+    terms, codes, _ = _terms(tokenizer, images, batch, perceptual, key)
+    return total_loss(weights, terms), terms | {"codes": codes}
+
+
+def adversarial_loss(
+    players: Players,
+    batch: dict[str, Any],
+    *,
+    weights: LossConfig,
+    config: DiscriminatorConfig,
+    flip: bool = False,
+    perceptual: Perceptual | None = None,
+    key: PRNGKeyArray,
+) -> tuple[Float[Array, ""], dict[str, Any]]:
+    """`sum_t w_t L_t(G; sg D) + L_D(D; sg x_hat) + gamma/2 k R1` (section 3.3).
+
+    R1 on every `k`-th step, where the batch says that it is "due". Both networks see
+    the same images, mirrored or not. Metrics: the terms, `g_loss`
+    (the first sum), `d_loss`, `r1` on the steps that have it (`r1_due`), the share of
+    real and fake images that the discriminator gets right, and histograms of its
+    logits. Before step `config.start` both adversarial losses are zero.
+    """
+    images = random_flip(batch["image"], key=key) if flip else batch["image"]
+    terms, codes, seen = _terms(players.tokenizer, images, batch, perceptual, key)
+    on = jnp.where(batch["step"] < config.start, 0.0, 1.0)
+    critic, fake = players.discriminator, seen("adversarial")
+    fooled = stopped(critic)(fake)
+    terms["adversarial"] = on * GENERATOR[config.loss](fake=fooled)
+    on_real, on_fake = critic(images), critic(jax.lax.stop_gradient(fake))
+    d_loss = on * DISCRIMINATOR[config.loss](real=on_real, fake=on_fake)
+    due = bool(config.r1_gamma) and batch["due"]
+    r1 = r1_penalty(critic, images) if due else jnp.zeros(())
+    penalty = on * config.r1_gamma / 2 * config.r1_interval * r1
+    g_loss = total_loss(weights, terms)
+    metrics = terms | {
+        "codes": codes,
+        "g_loss": g_loss,
+        "d_loss": d_loss,
+        "r1": r1,
+        "r1_due": jnp.float32(due),
+        "right_on_real": jnp.mean(on_real > 0),
+        "right_on_fake": jnp.mean(on_fake < 0),
+        "logits_real": logit_histogram(on_real),
+        "logits_fake": logit_histogram(on_fake),
+    }
+    return g_loss + d_loss + penalty, metrics
+
+
+def _terms(
+    tokenizer: Tokenizer,
+    images: Float[Array, "B H W C"],
+    batch: dict[str, Any],
+    perceptual: Perceptual | None,
+    key: PRNGKeyArray,
+) -> tuple[dict[str, Array], Array, Callable[[str], Array]]:
+    """The terms, the codes, and the reconstruction as the term of a name sees it."""
+    config, taps = tokenizer.config, batch.get("taps", {})
+    _, aux = tokenizer(images, key=jax.random.fold_in(key, 1))
+
+    def mean(name: str) -> Array:
+        return aux["mean"] + taps[name] if name in taps else aux["mean"]
+
+    def pixels(name: str) -> Array:
+        return pixels_of(mean(name), output=config.output, pixel_map=config.pixel_map)
+
+    def seen(name: str) -> Array:
+        # Other networks know pixels in [0, 1] only; "linear" and "affine" may leave it.
+        return jnp.clip(pixels(name), 0, 1)
+
     terms = {
         "vq": aux["vq_loss"],
-        "l2": l2_loss(recon=recon, target=images),
-        "l1": l1_loss(recon=recon, target=images),
+        "l2": l2_loss(recon=pixels("l2"), target=images),
+        "l1": l1_loss(recon=pixels("l1"), target=images),
     }
     if "log_scale" in aux:
         terms["logit_laplace"] = logit_laplace_loss(
-            mean=aux["mean"],
+            mean=mean("logit_laplace"),
             log_scale=aux["log_scale"],
             target=images,
-            pixel_map=tokenizer.config.pixel_map,
+            pixel_map=config.pixel_map,
         )
-    loss = total_loss(weights, terms)
-    return loss, terms | {"codes": aux["codes"]}
+    if perceptual is not None:
+        distance = perceptual(recon=seen("perceptual"), target=images)
+        terms["perceptual"] = jnp.mean(distance)
+    return terms, aux["codes"], seen
+
+
+def stopped(module: nnx.Module) -> Any:
+    """The same network with parameters that no gradient reaches."""
+    graph, state = nnx.split(module)
+    return nnx.merge(graph, jax.tree.map(jax.lax.stop_gradient, state))
+
+
+def logit_histogram(logits: Float[Array, "*b"]) -> Int[Array, " bins"]:
+    """Counts in `LOGIT_BINS` equal bins of [-5, 5]."""
+    scaled = (logits.ravel() + LOGIT_RANGE) * (LOGIT_BINS / (2 * LOGIT_RANGE))
+    index = jnp.clip(jnp.floor(scaled).astype(jnp.int32), 0, LOGIT_BINS - 1)
+    return jnp.bincount(index, length=LOGIT_BINS).astype(jnp.int32)
 
 
 def random_flip(

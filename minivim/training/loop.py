@@ -103,7 +103,7 @@ def fit(
     )  # fmt: skip
     with bar:
         for now in range(first + 1, run.steps + 1):
-            state, metrics = step(state, next(batches))
+            state, metrics = step(state, next(batches), at=now - 1)
             window.add(metrics)
             bar.update()
             saves = now % run.checkpoint_every == 0 or now == run.steps

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from minivim.training.optim import Optim, learning_rate, optimizer
 
 Batch = dict[str, Any]
 # loss(model, batch, key=...) -> (scalar, metrics). The batch holds also "step", the
-# number of updates so far, and "taps", where the step has them.
+# number of updates so far, "due", whether lazy terms are, and "taps".
 Loss = Callable[..., tuple[Array, dict[str, Any]]]
 Taps = Callable[[Batch], dict[str, Array]]
 
@@ -39,7 +39,13 @@ class TrainState(NamedTuple):
         return nnx.merge_state(self.params, self.stats) if self.stats else self.params
 
 
-Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
+@runtime_checkable
+class Step(Protocol):
+    """`state, batch -> state, metrics`; `at` is `int(state.step)` where it is known."""
+
+    def __call__(
+        self, state: TrainState, batch: Batch, *, at: int | None = None
+    ) -> tuple[TrainState, dict[str, Array]]: ...
 
 
 def new_state(model: nnx.Module, config: Optim, *, steps: int) -> TrainState:
@@ -59,6 +65,7 @@ def make_step(
     steps: int,
     key: PRNGKeyArray,
     taps: Taps | None = None,
+    lazy_every: int = 0,
 ) -> Step:
     """Compile `state, batch -> state, metrics`: one update of the whole loss.
 
@@ -69,21 +76,23 @@ def make_step(
     Randomness of step `t` is `fold_in(key, t)`, so that a resumed run repeats it.
     Metrics hold the loss, the global gradient norm, that of each part, and the learning
     rate just used. `taps(batch)` are zeros that the loss adds to what it wants to know
-    the gradient of: `grad_norm_NAME` is the norm there, at no extra cost.
+    the gradient of: `grad_norm_NAME` is the norm there, at no extra cost. On every
+    `lazy_every`-th step, from the first on, the batch says "due": a program of its own,
+    since XLA runs convolutions inside a condition many times slower on a CPU.
     """
     graph = nnx.graphdef(model)
     update = optimizer(config, steps=steps)
-    first, *parts = config.values() if isinstance(config, dict) else (config,)
-    rate = learning_rate(first, steps=steps)
+    parts = config if isinstance(config, dict) else {"": config}
+    rate = learning_rate(next(iter(parts.values())), steps=steps)
 
-    @partial(jax.jit, donate_argnums=0)
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
+    @partial(jax.jit, donate_argnums=0, static_argnames="due")
+    def compiled(state: TrainState, batch: Batch, *, due: bool) -> tuple:
         step_key = jax.random.fold_in(key, state.step)
         zeros = taps(batch) if taps else {}
 
         def objective(params: Any, zeros: dict[str, Array]) -> tuple[Array, Any]:
             merged = nnx.merge(graph, params, state.stats)
-            extended = {**batch, "step": state.step, "taps": zeros}
+            extended = {**batch, "step": state.step, "due": due, "taps": zeros}
             value, metrics = loss(merged, extended, key=step_key)
             written = nnx.state(merged, nnx.Param), nnx.state(merged, nnx.BatchStat)
             return value, (metrics, *written)
@@ -97,9 +106,17 @@ def make_step(
             "grad_norm": optax.global_norm(grads),
             "lr": rate(state.step),
         }
-        norms = {**slopes, **({n: grads[n] for n in config} if parts else {})}
+        norms = {**slopes, **{name: grads[name] for name in parts if name}}
         metrics |= {f"grad_norm_{n}": optax.global_norm(g) for n, g in norms.items()}
         params = optax.apply_updates(params, updates)
         return TrainState(state.step + 1, params, opt_state, stats), metrics
+
+    def step(
+        state: TrainState, batch: Batch, *, at: int | None = None
+    ) -> tuple[TrainState, dict[str, Array]]:
+        due = False
+        if lazy_every:
+            due = (int(state.step) if at is None else at) % lazy_every == 0
+        return compiled(state, batch, due=due)
 
     return step

@@ -10,16 +10,17 @@ import pytest
 from einops import repeat
 from flax import nnx
 
+from minivim.config import DiscriminatorConfig, LossConfig
 from minivim.errors import UserError
 from minivim.tokenizer import discriminator as module
 from minivim.tokenizer.discriminator import (
-    DiscriminatorConfig,
     EqualisedConv,
     EqualisedLinear,
     blur,
     build,
     leaky_relu,
     minibatch_stddev,
+    strided_conv,
 )
 from minivim.tokenizer.losses import (
     hinge_discriminator_loss,
@@ -28,13 +29,14 @@ from minivim.tokenizer.losses import (
     logistic_generator_loss,
     r1_penalty,
 )
+from tests import tiny
 
-SMALL = DiscriminatorConfig(image_size=16, width=8, max_width=16)
+SMALL = DiscriminatorConfig(width=8, max_width=16)
 X = jax.random.uniform(jax.random.key(1), (4, 16, 16, 3))
 
 
 def made(**changes):
-    return build(replace(SMALL, **changes), rngs=nnx.Rngs(0))
+    return build(replace(SMALL, **changes), image_size=16, rngs=nnx.Rngs(0))
 
 
 @nnx.jit
@@ -47,9 +49,9 @@ def logits(model, x):
     [(32, (64, 128, 256, 512)), (256, (64, 128, 256, 512, 512, 512, 512))],
 )
 def test_depth_and_width_follow_the_image(size, widths):
-    config = DiscriminatorConfig(image_size=size)
-    assert config.widths == widths
-    model = nnx.eval_shape(lambda: build(config, rngs=nnx.Rngs(0)))
+    config = DiscriminatorConfig()
+    assert config.widths(size) == widths
+    model = nnx.eval_shape(lambda: build(config, image_size=size, rngs=nnx.Rngs(0)))
     out = nnx.eval_shape(lambda m, x: m(x), model, jnp.zeros((2, size, size, 3)))
     assert out.shape == (2,)
     assert model.conv.kernel.shape[2:] == (widths[-1] + 1, widths[-1])
@@ -61,13 +63,14 @@ def test_patchgan_judges_patches():
 
 @pytest.mark.parametrize("size", [4, 24])
 def test_a_size_that_cannot_be_halved_is_refused(size):
+    model = replace(tiny.TOKENIZER, image_size=size)
     with pytest.raises(UserError, match="power of two from 8"):
-        DiscriminatorConfig(image_size=size)
+        replace(tiny.TOKENIZER_RECIPE, model=model, loss=LossConfig(adversarial=0.1))
 
 
 def test_a_width_without_groups_is_refused():
     with pytest.raises(UserError, match="multiple of 4"):
-        DiscriminatorConfig(image_size=32, width=6)
+        DiscriminatorConfig(width=6)
 
 
 def untrained(model, spoil=lambda model: None) -> list[str]:
@@ -108,6 +111,24 @@ def test_blur_is_the_outer_product_of_its_taps():
     np.testing.assert_allclose(found[0, 2:6, 2:6, 1], np.outer(taps, taps), atol=1e-6)
     assert found[..., 0].max() == 0
     assert found.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_strided_convolution_is_the_library_s(size):
+    """Value and both gradients of the gathered form."""
+    x = jax.random.normal(jax.random.key(3), (2, 7, 9, 3))
+    kernel = jax.random.normal(jax.random.key(4), (size, size, 3, 5))
+
+    def plain(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    want, pull = jax.vjp(plain, x, kernel)
+    found, push = jax.vjp(strided_conv, x, kernel)
+    np.testing.assert_allclose(found, want, atol=1e-4)
+    for a, b in zip(push(want), pull(want), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3)
 
 
 @pytest.mark.parametrize("size", [1, 3])

@@ -1,0 +1,259 @@
+"""One step, two networks: what the joint objective must and must not do."""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from minivim import experiments
+from minivim.config import DiscriminatorConfig, LossConfig
+from minivim.tokenizer import Players, adversarial_loss, taps_of, tokenizer_loss
+from minivim.tokenizer.losses import logistic_discriminator_loss, r1_penalty
+from minivim.tokenizer.objective import LOGIT_BINS, logit_histogram, stopped
+from minivim.training import make_step, new_state, optimizer
+from tests import tiny
+
+CRITIC = DiscriminatorConfig(width=4, max_width=8, r1_interval=4)
+WEIGHTS = LossConfig(vq=1.0, l2=1.0, logit_laplace=0.1, adversarial=0.1)
+RECIPE = replace(
+    tiny.TOKENIZER_RECIPE,
+    model=replace(tiny.TOKENIZER, output="laplace"),
+    loss=WEIGHTS,
+    discriminator=CRITIC,
+)
+IMAGES = jnp.asarray(tiny.images(8), jnp.float32) / 255
+BATCH = {"image": IMAGES, "step": jnp.int32(0), "due": True}
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def players():
+    return Players(RECIPE)
+
+
+def loss_of(players, batch, **changes):
+    options = {"weights": WEIGHTS, "config": CRITIC, "key": KEY} | changes
+    return adversarial_loss(players, batch, **options)
+
+
+def slopes(loss, players):
+    """Gradient norms of both networks."""
+    graph, params = nnx.split(players)
+    grads = jax.jit(jax.grad(lambda p: loss(nnx.merge(graph, p))))(params)
+    return {name: float(optax.global_norm(grads[name])) for name in grads}
+
+
+def only(name):
+    """The joint loss without one of its two halves."""
+
+    def loss(players):
+        value, terms = loss_of(players, BATCH)
+        return terms[name] if name == "g_loss" else value - terms["g_loss"]
+
+    return loss
+
+
+def test_the_gradients_of_both_losses_fall_on_disjoint_networks(players):
+    generator, critic = (slopes(only(n), players) for n in ("g_loss", "d_loss"))
+    assert generator["tokenizer"] > 0 and generator["discriminator"] == 0
+    assert critic["tokenizer"] == 0 and critic["discriminator"] > 0
+
+
+def test_without_the_stop_the_critic_would_help_the_forger(players, monkeypatch):
+    """The bug: the generator's loss reaches the discriminator's parameters."""
+    monkeypatch.setattr("minivim.tokenizer.objective.stopped", lambda module: module)
+    assert slopes(only("g_loss"), players)["discriminator"] > 0
+
+
+def test_the_sum_is_both_losses_written_apart(players):
+    """Two formulations: the joint loss, and the two losses of any GAN text."""
+    value, terms = nnx.jit(lambda p: loss_of(p, BATCH))(players)
+    recon, _ = players.tokenizer(IMAGES)
+    on_real, on_fake = (players.discriminator(x) for x in (IMAGES, recon))
+    d_loss = logistic_discriminator_loss(real=on_real, fake=on_fake)
+    r1 = r1_penalty(players.discriminator, IMAGES)
+    plain, _ = tokenizer_loss(
+        players.tokenizer, BATCH, weights=replace(WEIGHTS, adversarial=0.0), key=KEY
+    )
+    g_loss = plain + 0.1 * jnp.mean(jax.nn.softplus(-on_fake))
+    np.testing.assert_allclose(terms["d_loss"], d_loss, rtol=1e-4)
+    np.testing.assert_allclose(terms["g_loss"], g_loss, rtol=1e-4)
+    lazy = CRITIC.r1_gamma / 2 * CRITIC.r1_interval * r1
+    np.testing.assert_allclose(value, g_loss + d_loss + lazy, rtol=1e-4)
+    np.testing.assert_allclose(terms["right_on_real"], jnp.mean(on_real > 0))
+    np.testing.assert_allclose(terms["right_on_fake"], jnp.mean(on_fake < 0))
+
+
+def test_r1_counts_only_where_it_is_due(players):
+    """Lazy: its share over an interval is that of a penalty on every step."""
+    on, terms = loss_of(players, BATCH)
+    off, none = loss_of(players, BATCH | {"due": False})
+    assert float(terms["r1_due"]), float(none["r1_due"]) == (1.0, 0.0)
+    every, each = loss_of(players, BATCH, config=replace(CRITIC, r1_interval=1))
+    np.testing.assert_allclose(on - off, CRITIC.r1_interval * (every - off), rtol=1e-3)
+    assert float(none["r1"]) == 0 and float(each["r1"]) == float(terms["r1"]) > 0
+
+
+def test_before_the_start_nothing_is_adversarial(players):
+    late = replace(CRITIC, start=3)
+
+    def at(step):
+        loss = partial(loss_of, batch=BATCH | {"step": jnp.int32(step)}, config=late)
+        return slopes(lambda p: loss(p)[0], players), loss(players)[1]
+
+    before, terms = at(2)
+    assert before["discriminator"] == 0
+    assert float(terms["adversarial"]) == float(terms["d_loss"]) == 0
+    after, terms = at(3)
+    assert after["discriminator"] > 0 and float(terms["adversarial"]) > 0
+
+
+def test_both_see_the_same_mirrored_images(players, monkeypatch):
+    """The real images of the critic are those that were reconstructed."""
+    seen = []
+
+    def spy(kind):
+        call = kind.__call__
+
+        def record(self, images, **options):
+            seen.append(np.asarray(images))
+            return call(self, images, **options)
+
+        monkeypatch.setattr(kind, "__call__", record)
+
+    spy(type(players.tokenizer))
+    spy(type(players.discriminator))
+    loss_of(players, BATCH | {"due": False}, flip=True)
+    reconstructed, _, real, _ = seen
+    np.testing.assert_array_equal(reconstructed, real)
+    assert not np.array_equal(real, IMAGES)
+
+
+def counts(state) -> list[int]:
+    """Every step counter inside an optimiser's state."""
+    found = jax.tree_util.tree_leaves_with_path(state)
+    return [int(x) for path, x in found if "count" in jax.tree_util.keystr(path)]
+
+
+def experiment(recipe=RECIPE):
+    return experiments.tokenizer_experiment(recipe, tiny.source(), tiny.source())
+
+
+def trained(parts, steps: int, *, update=None):
+    state = new_state(parts.model, parts.optim, steps=12)
+    step = make_step(
+        parts.model, parts.loss, parts.optim, steps=12, key=KEY, taps=parts.taps,
+        lazy_every=parts.lazy_every,
+    )  # fmt: skip
+    found = []
+    for _ in range(steps):
+        state, metrics = step(state, next(parts.batches))
+        found.append(metrics)
+    return state, found
+
+
+def test_one_update_of_each_network_in_a_step():
+    """C7: every counter equals the number of steps; one schedule each."""
+    state, _ = trained(experiment(), 3)
+    assert set(counts(state.optimizer)) == {3} and int(state.step) == 3
+    assert len(counts(state.optimizer)) == 4  # Adam's and the schedule's, twice
+
+
+def test_two_updates_in_a_step_would_be_counted():
+    """The bug: one update for the reconstruction and one for the adversary.
+
+    Adam forgets the size of a gradient, so the weight 0.1 would cancel as well.
+    """
+    params = {"kernel": jnp.ones(3)}
+    update = optimizer(tiny.OPTIM, steps=12)
+    state, moved = update.init(params), []
+    for weight in (1.0, 0.1):
+        one = update.init(params)
+        change, one = update.update({"kernel": jnp.full(3, weight)}, one, params)
+        change, one = update.update({"kernel": jnp.full(3, weight)}, one, params)
+        moved.append(np.asarray(change["kernel"]))
+        for _ in range(3):
+            _, state = update.update({"kernel": jnp.full(3, weight)}, state, params)
+    assert set(counts(state)) == {6} != {3}
+    np.testing.assert_allclose(*moved, rtol=1e-4)
+
+
+def test_each_network_has_its_own_optimiser():
+    recipe = replace(
+        RECIPE, discriminator=replace(CRITIC, lr_ratio=1e-6, beta1=0.0, beta2=0.5)
+    )
+    before, parts = Players(recipe), experiment(recipe)
+    state, _ = trained(parts, 3)
+    after = nnx.merge(nnx.graphdef(parts.model), state.params)
+
+    def distance(name):
+        old, new = (nnx.state(getattr(p, name), nnx.Param) for p in (before, after))
+        return float(optax.global_norm(jax.tree.map(jnp.subtract, old, new)))
+
+    assert distance("tokenizer") > 1e-2 > 1e-5 > distance("discriminator") > 0
+
+
+def test_lazy_steps_are_every_fourth():
+    _, found = trained(experiment(), 6)
+    assert [float(m["r1_due"]) for m in found] == [1, 0, 0, 0, 1, 0]
+    assert [float(m["r1"]) > 0 for m in found] == [
+        True,
+        False,
+        False,
+        False,
+        True,
+        False,
+    ]
+
+
+def test_gradient_norms_of_the_terms_at_one_place():
+    """Equal to the gradient of each weighted term by the decoder's mean."""
+    parts = experiment()
+    model = nnx.merge(*nnx.split(parts.model))
+    batch = next(parts.batches)
+    images = jnp.asarray(batch["image"])
+    step = make_step(
+        parts.model, parts.loss, parts.optim, steps=12, key=KEY, taps=parts.taps
+    )
+    _, metrics = step(new_state(parts.model, parts.optim, steps=12), batch)
+    _, aux = model.tokenizer(images)
+
+    def l2(mean):
+        return jnp.mean(jnp.square(jax.nn.sigmoid(mean) - images))
+
+    def adversarial(mean):
+        logits = stopped(model.discriminator)(jax.nn.sigmoid(mean))
+        return 0.1 * jnp.mean(jax.nn.softplus(-logits))
+
+    for name, term in (("l2", l2), ("adversarial", adversarial)):
+        want = optax.global_norm(jax.grad(term)(aux["mean"]))
+        np.testing.assert_allclose(metrics[f"grad_norm_{name}"], want, rtol=1e-3)
+    assert {f"grad_norm_{n}" for n in ("logit_laplace", "tokenizer")} <= metrics.keys()
+    assert taps_of(LossConfig()) is None
+
+
+def test_histogram_of_logits_holds_everything():
+    logits = jnp.array([-99.0, -4.9, -0.1, 0.0, 4.9, 99.0])
+    found = logit_histogram(logits)
+    assert found.shape == (LOGIT_BINS,) and int(found.sum()) == 6
+    assert (int(found[0]), int(found[9]), int(found[10]), int(found[-1])) == (
+        2,
+        1,
+        1,
+        2,
+    )
+
+
+def test_rows_tell_a_healthy_run_from_a_sick_one():
+    model, rows = experiments.run(RECIPE, experiment(), quiet=True)
+    assert model.config == RECIPE.model  # the tokenizer alone comes back
+    row = rows[-1]
+    assert sum(row["logits_real"]) == sum(row["logits_fake"]) == 2 * tiny.RUN.batch_size
+    assert {"d_loss", "g_loss", "right_on_real", "right_on_fake"} <= row.keys()
+    assert [("r1" in r) for r in rows][:3] == [True, False, True]
+    assert "r1_due" not in row
