@@ -112,12 +112,13 @@ class Positions(nn.Module):
 class Encoder(nn.Module):
     def __init__(self, c: TokenizerConfig):
         super().__init__()
+        size = c.encoder
+        assert isinstance(size, StackConfig)
         self.grid, self.patch = c.grid, c.patch_size
-        width = c.encoder.width
-        self.embed = nn.Linear(c.patch_dim, width)
-        self.positions = Positions(c.num_tokens, width)
-        self.stack = Stack(c.encoder)
-        self.head = TanhHead(width, c.encoder.hidden, width)
+        self.embed = nn.Linear(c.patch_dim, size.width)
+        self.positions = Positions(c.num_tokens, size.width)
+        self.stack = Stack(size)
+        self.head = TanhHead(size.width, size.hidden, size.width)
 
     def forward(self, images: Tensor) -> Tensor:
         g, p = self.grid, self.patch
@@ -129,10 +130,12 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     def __init__(self, c: TokenizerConfig):
         super().__init__()
+        size = c.decoder
+        assert isinstance(size, StackConfig)
         self.grid, self.patch = c.grid, c.patch_size
-        self.positions = Positions(c.num_tokens, c.decoder.width)
-        self.stack = Stack(c.decoder)
-        self.head = TanhHead(c.decoder.width, c.decoder.hidden, c.patch_dim)
+        self.positions = Positions(c.num_tokens, size.width)
+        self.stack = Stack(size)
+        self.head = TanhHead(size.width, size.hidden, c.patch_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         g, p = self.grid, self.patch
@@ -176,6 +179,7 @@ class Tokenizer(nn.Module):
     def __init__(self, c: TokenizerConfig):
         super().__init__()
         self.encoder = Encoder(c)
+        assert isinstance(c.quantizer, QuantizerConfig)
         self.quantizer = Quantizer(c.quantizer, c.encoder.width, c.decoder.width)
         self.decoder = Decoder(c)
 

@@ -3,9 +3,10 @@
 Where the paper is silent, the field's comment says what was chosen and why.
 """
 
+from minivim.config.cnn import CNNConfig
 from minivim.config.models import (
+    AnyQuantizerConfig,
     ClassifierConfig,
-    CNNConfig,
     DiscriminatorConfig,
     PriorConfig,
     QuantizerConfig,
@@ -25,6 +26,7 @@ from minivim.config.runs import (
 from minivim.config.settings import as_dict, from_dict, leaves, with_overrides
 
 __all__ = [
+    "AnyQuantizerConfig",
     "CNNConfig",
     "ClassifierConfig",
     "ClassifierRecipe",

@@ -11,7 +11,7 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float
 
-from minivim.config import TokenizerConfig
+from minivim.config import StackConfig, TokenizerConfig
 from minivim.tokenizer.losses import floored_log_scale, pixels_of
 from minivim.transformer import Stack, linear, patchify, unpatchify
 
@@ -56,11 +56,27 @@ class TanhHead(nnx.Module):
         return rearrange(y, "(b n) o -> b n o", b=x.shape[0])
 
 
+def reconstruction(
+    maps: Float[Array, "B H W M"], config: TokenizerConfig
+) -> tuple[Float[Array, "B H W C"], dict[str, Any]]:
+    """Images of a decoder's last maps: those of the mean, then those of the scale.
+
+    `aux` holds `mean`, the pixels before the sigmoid, and with `output="laplace"` the
+    `log_scale` of their density.
+    """
+    mean, *scale = jnp.split(maps, maps.shape[-1] // config.channels, axis=-1)
+    aux = {"mean": mean}
+    if scale:
+        aux["log_scale"] = floored_log_scale(scale[0])
+    return pixels_of(mean, output=config.output, pixel_map=config.pixel_map), aux
+
+
 class Encoder(nnx.Module):
     """Images to features: patches, positions, blocks, tanh head."""
 
     def __init__(self, config: TokenizerConfig, *, rngs: nnx.Rngs):
         size = config.encoder
+        assert isinstance(size, StackConfig)
         self.patch_size = config.patch_size
         self.embed = linear(config.patch_dim, size.width, rngs)
         self.positions = Positions(config, size.width, rngs=rngs)
@@ -80,12 +96,12 @@ class Encoder(nnx.Module):
 class Decoder(nnx.Module):
     """Features to pixels: positions, blocks, tanh head, patches regrouped.
 
-    `aux` holds `mean`, the pixels before the sigmoid, and with `output="laplace"` the
-    `log_scale` of their density.
+    `aux` as of `reconstruction`.
     """
 
     def __init__(self, config: TokenizerConfig, *, rngs: nnx.Rngs):
         size = config.decoder
+        assert isinstance(size, StackConfig)
         self.config = config
         self.positions = Positions(config, size.width, rngs=rngs)
         self.stack = Stack(size, rngs=rngs)
@@ -101,8 +117,4 @@ class Decoder(nnx.Module):
         c = self.config
         x, _ = self.stack(self.positions(x), causal=False)
         maps = unpatchify(self.head(x), grid=c.grid, patch=c.patch_size)
-        mean, *scale = jnp.split(maps, c.output_dim // c.patch_dim, axis=-1)
-        aux = {"mean": mean}
-        if scale:
-            aux["log_scale"] = floored_log_scale(scale[0])
-        return pixels_of(mean, output=c.output, pixel_map=c.pixel_map), aux
+        return reconstruction(maps, c)
