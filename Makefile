@@ -61,8 +61,9 @@ lab: .venv/.installed-book  ## open the chapters in JupyterLab
 book: .venv/.installed-book  ## build the chapters as a site
 	$(BIN)/sphinx-build -W --keep-going -b html book book/_build/html
 
-bench: .venv/.installed-test  ## measure against PyTorch twins of the same models
+bench: .venv/.installed-test  ## measure against PyTorch twins, and the cost of each loss
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.losses
 
 weights: .venv/.installed-demo  ## train the shipped weights again
 	$(BIN)/python -m minivim.weights.make

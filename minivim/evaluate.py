@@ -24,12 +24,18 @@ SSIM_WINDOW = 11
 
 
 def tokenizer_figures(
-    tokenizer: Tokenizer, source: Source, *, count: int | None = None
+    tokenizer: Tokenizer,
+    source: Source,
+    *,
+    count: int | None = None,
+    judge: Any = None,
 ) -> dict[str, Any]:
     """Reconstruction and codebook on the first `count` images of a source.
 
     `usage_256` is the paper's rule (Table 4): the share of codes that 256 images use,
     averaged; `usage` and `perplexity` are over all the tokens. PSNR in dB.
+    `judge_distance` is the Frechet distance from the images to their reconstructions by
+    the features of a judge, which is not FID.
     """
     images = data.stack(source, count)["image"].astype(np.float32) / 255
     codes = encode_all(tokenizer, images)
@@ -44,6 +50,8 @@ def tokenizer_figures(
     }
     if min(images.shape[1:3]) >= SSIM_WINDOW:
         figures["ssim"] = float(metrics.ssim(images, recon))
+    if judge is not None:
+        figures["judge_distance"] = metrics.judge_distance(judge, images, recon)
     figures |= {
         "usage": found.usage,
         "perplexity": found.perplexity,
@@ -132,7 +140,7 @@ def _figures(ref: str, *, spec: str, judge: Any, samples: int) -> dict[str, Any]
     shape = tokenizer.config.image_shape
     test = data.open_source(spec, split="test", **shape)
     if isinstance(model, Tokenizer):
-        return tokenizer_figures(model, test)
+        return tokenizer_figures(model, test, judge=judge)
     figures = prior_figures(model, tokenizer, test)
     if model.config.num_classes and judge is not None:
         figures |= judged_figures(model, tokenizer, judge, test, samples=samples)
