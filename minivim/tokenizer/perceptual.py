@@ -122,7 +122,7 @@ class FeatureDistance(nnx.Module):
     network.
     """
 
-    def __init__(self, network: Classifier):
+    def __init__(self, network: Any):
         require(
             not isinstance(network, Judge),
             "the judge alone grades, so no training may use it; take a classifier of "
@@ -188,8 +188,8 @@ def halved(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
 def unit(x: Float[Array, "B h w C"]) -> Float[Array, "B h w C"]:
     """`x / (|x| + eps)` over channels."""
     square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    # The root's slope at 0 is infinite: without this a position where no feature
-    # fires would make every gradient nan.
+    # The root's slope at 0 is infinite: without this the gradient is nan where no
+    # feature fires, and only a rectifier below would stop it.
     alive = square > 0
     norm = jnp.where(alive, jnp.sqrt(jnp.where(alive, square, 1)), 0)
     return x / (norm + EPS)
@@ -226,7 +226,7 @@ def lpips_from_torch(vgg: dict[str, Any], heads: dict[str, Any]) -> LPIPS:
     for i, width in enumerate(model.config.widths):
         name = f"lin{i}.model.1.weight"
         head = _found(heads, name, (1, width, 1, 1), HEADS_REMEDY).ravel()
-        require(head.min() >= 0, f"{name} is negative somewhere; {HEADS_REMEDY}")
+        require(bool(head.min() >= 0), f"{name} is negative somewhere; {HEADS_REMEDY}")
         model.heads[i] = nnx.Param(jnp.asarray(head))
     return model
 

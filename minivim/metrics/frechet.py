@@ -1,0 +1,103 @@
+"""The Frechet distance between two sets of images, by the features of a network.
+
+The distance alone: FID is this over Inception's features, with its own resizing, sample
+count and reference set, and its values mean nothing beside those of another network.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from minivim.errors import UserError
+
+
+def gaussian(
+    features: Float[ArrayLike, "N D"],
+) -> tuple[Float[np.ndarray, " D"], Float[np.ndarray, "D D"]]:
+    """Mean and unbiased covariance of rows, in float64.
+
+    Raises `UserError` for fewer than two rows.
+    """
+    rows = np.asarray(features, np.float64)
+    if rows.ndim != 2 or len(rows) < 2:
+        raise UserError(
+            f"a covariance needs rows [N, D] with N >= 2, got {rows.shape}; give more "
+            "images"
+        )
+    return rows.mean(axis=0), np.atleast_2d(np.cov(rows, rowvar=False))
+
+
+def frechet_distance(
+    mean1: Float[ArrayLike, " D"],
+    cov1: Float[ArrayLike, "D D"],
+    mean2: Float[ArrayLike, " D"],
+    cov2: Float[ArrayLike, "D D"],
+) -> float:
+    """Squared Frechet distance of two normal distributions, in float64.
+
+        |m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1^1/2 S2 S1^1/2)^1/2
+
+    The symmetric form: its eigenvalues are those of S1 S2, but real and not negative
+    even where a covariance is singular (Heusel et al. 2017, arXiv 1706.08500; the
+    paper's metric over Inception, Table 3). Raises `ValueError` for unequal shapes.
+    """
+    m1, s1, m2, s2 = (np.asarray(x, np.float64) for x in (mean1, cov1, mean2, cov2))
+    if m1.shape != m2.shape or s1.shape != s2.shape or s1.shape != m1.shape * 2:
+        raise ValueError(
+            f"means must be two equal [D], covariances two [D, D], got {m1.shape}, "
+            f"{m2.shape}, {s1.shape}, {s2.shape}"
+        )
+    values, vectors = np.linalg.eigh(s1)
+    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    shared = np.sqrt(np.linalg.eigvalsh(root @ s2 @ root).clip(0)).sum()
+    return float(np.square(m1 - m2).sum() + np.trace(s1) + np.trace(s2) - 2 * shared)
+
+
+def judge_distance(
+    judge: Callable[..., Any],
+    a_images: ArrayLike,
+    b_images: ArrayLike,
+    *,
+    batch_size: int = 256,
+) -> float:
+    """Frechet distance between two sets of images by the features of the judge.
+
+    The features are the output of its last block averaged over positions, `[N, 64]` of
+    the shipped one: of its layers the one where reconstructions stand out most from
+    real images of the same number: 0.12 against 0.03 for 2,048 in each set. A few
+    images lie: two sets of real ones, the first large, are 0.02 apart with 2,048 in the
+    second and 0.45 with 256. Compare equal numbers only.
+
+    a_images, b_images: uint8, or float in [0, 1], [N, H, W, C]. Raises `UserError` for
+    fewer than two images in a set.
+    """
+    one, other = (
+        gaussian(pooled_features(judge, images, batch_size=batch_size))
+        for images in (a_images, b_images)
+    )
+    return frechet_distance(*one, *other)
+
+
+def pooled_features(
+    network: Callable[..., Any], images: ArrayLike, *, batch_size: int = 256
+) -> Float[np.ndarray, "N D"]:
+    """`aux["features"][-1]` of `network(images)`, averaged over positions."""
+    array = np.asarray(images)
+    parts = []
+    for first in range(0, max(len(array), 1), batch_size):
+        part = array[first : first + batch_size]
+        scaled = part.astype(np.float32) / 255 if part.dtype == np.uint8 else part
+        parts.append(np.asarray(_pooled(network, jnp.asarray(scaled, jnp.float32))))
+    return np.concatenate(parts)
+
+
+@nnx.jit
+def _pooled(
+    network: Callable[..., Any], images: Float[Array, "B H W C"]
+) -> Float[Array, "B D"]:
+    return network(images)[1]["features"][-1].mean(axis=(1, 2))
