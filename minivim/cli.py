@@ -93,6 +93,7 @@ def parser() -> Parser:
     one.add_argument("--judge", help="labelled network that grades samples")
     one.add_argument("--samples", type=_positive, default=512)
     one.add_argument("--json", help="also write the figures to this file")
+    _add_convert(command("convert", _convert, "read the weights of another project"))
     command("lab", _lab, "open the notebooks in JupyterLab")
     return top
 
@@ -131,6 +132,19 @@ def _add_sample(one: argparse.ArgumentParser) -> None:
     one.add_argument("--top-k", type=int)
     one.add_argument("--top-p", type=float)
     one.add_argument("--guidance", type=float)
+
+
+def _add_convert(one: argparse.ArgumentParser) -> None:
+    kinds = one.add_subparsers(dest="what", required=True, parser_class=Parser)
+    text = "a tokenizer in the layout of the public PyTorch ViT-VQGAN"
+    other = kinds.add_parser("vit-vqgan", help=text, description=text)
+    other.add_argument("file", help=".safetensors, or what torch.save wrote")
+    other.add_argument("--out", required=True, help="a folder that load will read")
+    text = "LPIPS: torchvision's VGG16 and the linear heads of the lpips package"
+    other = kinds.add_parser("lpips", help=text, description=text)
+    other.add_argument("vgg16", help="vgg16-*.pth or .safetensors")
+    other.add_argument("heads", help="the vgg.pth of the lpips package")
+    other.add_argument("--out", required=True, help="a folder that load will read")
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -260,6 +274,30 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.json:
         path = _writable(options.json, ".json")
         path.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _convert(options: argparse.Namespace) -> None:
+    from minivim import weights
+    from minivim.tokenizer import convert
+
+    if (Path(options.out) / "run.json").exists():
+        raise UserError(f"{options.out} holds a run; give --out another folder")
+    if options.what == "vit-vqgan":
+        state = convert.read_state_dict(options.file)
+        model, kind = convert.tokenizer_from_torch(state), "tokenizer"
+        card = {
+            "converted_from": "the layout of the public PyTorch ViT-VQGAN",
+            # That code trains with LPIPS: the probe must refuse these codes.
+            "recipe": {"loss": {"perceptual": 0.1}},
+        }
+    else:
+        from minivim.tokenizer.perceptual import lpips_from_torch
+
+        states = map(convert.read_state_dict, (options.vgg16, options.heads))
+        model, kind = lpips_from_torch(*states), "perceptual"
+        card = {"converted_from": "VGG16 and the linear heads of LPIPS"}
+    weights.save(options.out, model, kind=kind, card=card)
+    print(f"{kind}: {options.out}")
 
 
 def _lab(options: argparse.Namespace) -> None:

@@ -9,11 +9,15 @@ from collections import namedtuple
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from minivim import cli, weights
+from minivim.tokenizer import perceptual
+from minivim.tokenizer.perceptual import PerceptualConfig
 from minivim.training import read_metrics
 from tests import tiny
+from tests.tokenizer.test_convert import random_state
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +130,41 @@ def test_evaluate_prints_and_writes_figures(home, capsys):
     assert found[str(home / "tok")]["codes"] == 24
 
 
+def test_convert_writes_a_tokenizer_that_loads(tmp_path, capsys):
+    state = {k: v.contiguous() for k, v in random_state().items()}
+    torch.save({"state_dict": state, "epoch": 1}, tmp_path / "public.ckpt")
+    out = tmp_path / "public"
+    command = ["convert", "vit-vqgan", str(tmp_path / "public.ckpt"), "--out", str(out)]
+    assert cli.main(command) == 0
+    assert capsys.readouterr().out == f"tokenizer: {out}\n"
+    tokenizer = weights.load(out)
+    side, channels = tokenizer.config.image_size, tokenizer.config.channels
+    assert tokenizer.encode(np.zeros((1, side, side, channels))).shape == (1, 16)
+    # Trained with labelled features, as far as anybody knows: not for the probe.
+    assert tokenizer.card["recipe"]["loss"]["perceptual"]
+
+
+def test_convert_writes_lpips_that_loads(tmp_path, monkeypatch):
+    small = PerceptualConfig(widths=(4, 6), convs=(1, 1))
+    seen = []
+
+    def lpips_of(vgg, heads):
+        seen.extend([sorted(vgg), sorted(heads)])
+        return tiny.build(perceptual.LPIPS, small)
+
+    monkeypatch.setattr(perceptual, "lpips_from_torch", lpips_of)
+    for name in ("vgg", "heads"):
+        torch.save({f"{name}.weight": torch.ones(2)}, tmp_path / f"{name}.pth")
+    command = [
+        "convert",
+        "lpips",
+        *(str(tmp_path / f"{n}.pth") for n in ("vgg", "heads")),
+    ]
+    assert cli.main([*command, "--out", str(tmp_path / "out")]) == 0
+    assert seen == [["vgg.weight"], ["heads.weight"]]
+    assert weights.load(tmp_path / "out").card["kind"] == "perceptual"
+
+
 def test_recipes_are_listed_and_printed(capsys):
     assert cli.main(["recipes"]) == 0
     listed = capsys.readouterr().out
@@ -143,7 +182,8 @@ def test_recipes_are_listed_and_printed(capsys):
 
 
 COMMANDS = [
-    "demo", "recipes", "train", "encode", "reconstruct", "sample", "evaluate", "lab",
+    "demo", "recipes", "train", "encode", "reconstruct", "sample", "evaluate",
+    "convert", "lab",
 ]  # fmt: skip
 
 
@@ -192,6 +232,9 @@ TRAIN = ["train", "tokenizer", "shapes", "--data", "shapes", "--workdir", "never
         (["sample", "x", "--out", "a.png", "--count", "0"], ["above zero"]),
         (["sample", "x", "--out", "a.png", "--temperature", "hot"], ["invalid float"]),
         (["evaluate", "--data", "nothing-like-this"], ["name the weights"]),
+        (["convert", "vit-vqgan", "never.pt", "--out", "x"], ["no file never.pt"]),
+        (["convert", "gan", "a", "--out", "x"], ["vit-vqgan", "lpips"]),
+        (["convert", "lpips", "vgg16.pth", "--out", "x"], ["required: heads"]),
     ],
 )  # fmt: skip
 def test_mistakes_in_the_command(capsys, command, parts):
@@ -308,6 +351,13 @@ def test_a_prior_goes_on_only_over_the_same_tokenizer(home, capsys, tmp_path):
 )
 def test_a_prior_of_other_sizes_than_its_tokenizer(home, capsys, setting, part):
     refused(capsys, prior_command(home, "new", setting), part)
+
+
+def test_convert_leaves_runs_alone(home, capsys):
+    command = ["convert", "vit-vqgan", home / "tok" / "model.safetensors", "--out"]
+    refused(capsys, [*command, home / "tok"], "holds a run", "another folder")
+    refused(capsys, [*command, home / "new"], "to_patch_embedding", "save it again")
+    assert not (home / "new").exists()
 
 
 def test_a_prior_is_no_tokenizer(home, capsys):
