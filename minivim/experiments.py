@@ -145,6 +145,7 @@ def train_probe(recipe: ProbeRecipe, *, spec: str, workdir: str | Path) -> Probe
     return result
 
 
+# Paper, section 5.3: no perceptual loss behind codes that are probed
 def probe(
     recipe: ProbeRecipe,
     prior: Prior,
@@ -195,6 +196,7 @@ def run(
         key=key,
         taps=parts.taps,
         lazy_every=parts.lazy_every,
+        accumulate=recipe.run.accumulate,
     )
     state, rows = fit(
         state,

@@ -63,7 +63,7 @@ STUDIES: dict[str, Study] = {
     "terms": Study(
         title="Each term removed in turn",
         family="shapes",
-        steps=500,
+        steps=200,
         seeds=(0,),
         rows=(
             FULL,
@@ -81,7 +81,7 @@ STUDIES: dict[str, Study] = {
     "cifar10": Study(
         title="CIFAR-10: architecture, discriminator, losses",
         family="cifar10",
-        steps=500,
+        steps=300,
         seeds=(0,),
         rows=(
             Row(name="ViT, StyleGAN2, full loss", recipe="cifar10-gan"),

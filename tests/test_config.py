@@ -114,6 +114,18 @@ IMPOSSIBLE = {
         ("batch_size=0", "batch_size=0 must be above zero"),
         ("log_every=0", "log_every=0 must be above zero"),
         ("seed=-1", "seed=-1 must not be negative"),
+        ("accumulate=0", "accumulate=0 must be above zero"),
+        ("accumulate=3", "accumulate=3 does not divide batch_size=64"),
+        ("adversarial=-1", "adversarial=-1.0 must not be negative"),
+        ("perceptual=0.1", "set perceptual_net=FOLDER"),
+        ("logit_laplace=0.1", "set model.output=laplace"),
+        ("discriminator.width=6", "multiple of 4"),
+        ("discriminator.kind=resnet", "use stylegan2 or patchgan"),
+        ("discriminator.loss=wgan", "use logistic or hinge"),
+        ("r1_gamma=-1", "r1_gamma=-1.0 must not be negative"),
+        ("r1_interval=0", "r1_interval=0 must be above zero"),
+        ("lr_ratio=0", "set lr_ratio=1"),
+        ("beta1=1", r"beta1=1.0 is not in \[0, 1\)"),
         ("peak_lr=0", "peak_lr=0.0 must be above zero"),
         ("peak_lr=nan", "must be above zero"),
         ("b2=1", r"b2=1.0 is not in \[0, 1\)"),
@@ -198,7 +210,7 @@ def test_dictionaries_round_trip(key):
     recipe = recipes.RECIPES[key]()
     assert from_dict(type(recipe), as_dict(recipe)) == recipe
     for name, value in leaves(recipe).items():
-        assert isinstance(value, str | int | float | bool), name
+        assert isinstance(value, str | int | float | bool | tuple), name
 
 
 def test_a_dictionary_of_another_version_is_refused():
@@ -342,12 +354,6 @@ def events(setup: Setup) -> Any:
     return found
 
 
-def optims(setup: Setup) -> Any:
-    """What the step is made with, for each network; tests/tokenizer/test_objective.py
-    shows that each moves its own."""
-    return setup.parts().optim
-
-
 class Seen(Exception):
     """Ends a call whose arguments are all that matters."""
 
@@ -358,6 +364,22 @@ def recorder(found: list) -> Callable:
         raise Seen
 
     return record
+
+
+def made(setup: Setup) -> Any:
+    """How the step is made; tests/training/test_accumulate.py has the effects."""
+    found: list[Any] = []
+    setup.patch.setattr(experiments, "make_step", recorder(found))
+    with pytest.raises(Seen):
+        experiments.run(setup.recipe, setup.parts(), quiet=True)
+    [(_, options)] = found
+    return [value for name, value in options if name == "accumulate"]
+
+
+def optims(setup: Setup) -> Any:
+    """What the step is made with, for each network; tests/tokenizer/test_objective.py
+    shows that each moves its own."""
+    return setup.parts().optim
 
 
 def opened(setup: Setup) -> Any:
@@ -424,6 +446,13 @@ STACK = {
 }
 # The paper gives its tokenizers no dropout.
 DRY = STACK | {"dropout": Change(0.5, refused), "blocks": Change(2, shapes)}
+CNN = {
+    "channels": Change(8, shapes),
+    "multipliers": Change((1, 2, 2), shapes),
+    "res_blocks": Change(2, shapes),
+    "groups": Change(4, loss),
+    "norm_eps": Change(0.1, loss),
+}
 OPTIM = {
     "peak_lr": Change(1.0, rates),
     "warmup_steps": Change(5, rates),
@@ -445,6 +474,7 @@ RUN = {
     "eval_every": Change(2, events),
     "checkpoint_every": Change(3, events),
     "eval_size": Change(3, evaluation),
+    "accumulate": Change(2, made),
 }
 
 
@@ -469,6 +499,13 @@ def under(prefix: str, changes: dict[str, Change]) -> dict[str, Change]:
     return {f"{prefix}.{name}": change for name, change in changes.items()}
 
 
+def with_cnn(recipe: Any) -> Any:
+    model = dataclasses.replace(recipe.model, encoder=tiny.CNN, decoder=tiny.CNN)
+    return dataclasses.replace(recipe, model=model)
+
+
+# By stage; after a comma another network of that stage, whose table holds its own
+# fields and leaves the rest to the first.
 TABLES: dict[str, tuple[Any, dict[str, Change]]] = {
     "tokenizer": (
         tiny.TOKENIZER_RECIPE,
@@ -492,7 +529,9 @@ TABLES: dict[str, tuple[Any, dict[str, Change]]] = {
             "loss.logit_laplace": Change(0.5, loss, ("output=laplace",)),
             "loss.perceptual": Change(0.5, loss, PERCEPTUAL),
             "loss.adversarial": Change(0.5, shapes),
-            "perceptual_net": Change("elsewhere", loaded, (*PERCEPTUAL, "perceptual=0.1")),
+            "perceptual_net": Change(
+                "elsewhere", loaded, (*PERCEPTUAL, "perceptual=0.1")
+            ),
             **under("discriminator", CRITIC),
             "flip": Change(True, loss),
             **under("model.encoder", DRY),
@@ -500,6 +539,10 @@ TABLES: dict[str, tuple[Any, dict[str, Change]]] = {
             **under("optim", OPTIM),
             **under("run", RUN),
         },
+    ),
+    "tokenizer, cnn": (
+        with_cnn(tiny.TOKENIZER_RECIPE),
+        {**under("model.encoder", CNN), **under("model.decoder", CNN)},
     ),
     "prior": (
         tiny.PRIOR_RECIPE,
@@ -554,11 +597,16 @@ COSMETIC = {"name": "a title; two runs that differ in it alone are the same run"
 @pytest.mark.parametrize("kind", TABLES)
 def test_every_field_has_an_entry(kind):
     recipe, table = TABLES[kind]
-    assert set(table) | set(COSMETIC) == set(leaves(recipe))
-    for _, make in recipes.RECIPES.items():
-        other = make()
-        if other.stage == kind:
-            assert set(leaves(other)) == set(leaves(recipe))
+    stage = TABLES[kind.partition(",")[0]][1]
+    networks = {field.rpartition(".")[0] for field in table} if "," in kind else set()
+    shared = {f for f in stage if f.rpartition(".")[0] not in networks}
+    assert set(table) | shared | set(COSMETIC) == set(leaves(recipe))
+
+
+def test_every_recipe_has_a_table():
+    known = [set(leaves(recipe)) for recipe, _ in TABLES.values()]
+    for make in recipes.RECIPES.values():
+        assert set(leaves(make())) in known
 
 
 @pytest.mark.parametrize(
@@ -615,7 +663,7 @@ def test_every_config_class_is_reached():
         for value in vars(config).values()
         if isinstance(value, type)
         and dataclasses.is_dataclass(value)
-        and value.__module__ == config.__name__
+        and value.__module__.startswith(f"{config.__name__}.")
     }
     assert reached == classes
     assert {TokenizerConfig, PriorConfig} <= reached

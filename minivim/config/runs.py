@@ -36,6 +36,7 @@ class OptimConfig:
     eps: float = 1e-8
     weight_decay: float = 1e-4
     # 0: no clipping. Paper silent; DALL-E and Parti clip stage 2 at 4.
+    # Paper silent, section 5.2: clipping by the global norm
     clip_norm: float = 0.0
 
     def __post_init__(self) -> None:
@@ -71,15 +72,24 @@ class RunConfig:
     checkpoint_every: int = 500
     # Images or code rows that an evaluation reads.
     eval_size: int = 512
+    # Parts of a batch that pass one after another where all at once need too much
+    # memory; one update a step all the same.
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
         require_positive(
             self, "steps", "batch_size", "log_every", "eval_every", "checkpoint_every"
         )
-        require_positive(self, "eval_size")
+        require_positive(self, "eval_size", "accumulate")
+        require(
+            self.batch_size % self.accumulate == 0,
+            f"accumulate={self.accumulate} does not divide batch_size="
+            f"{self.batch_size}; choose one that does",
+        )
         require_not_negative(self, "seed")
 
 
+# Paper, section 3.3: weights 1, 0.1, 0.1, 0.1 and 1 of the five terms
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
     """Weights of the named stage-1 terms; a zero weight leaves the term out.
@@ -135,6 +145,7 @@ class TokenizerRecipe:
             "a power of two from 8 on, or loss.adversarial=0",
         )
 
+    # Paper, section 5.1: the same Adam for the discriminator
     @property
     def optims(self) -> OptimConfig | dict[str, OptimConfig]:
         """The optimiser of the tokenizer, or one for each of the two networks."""
@@ -166,6 +177,7 @@ class PriorRecipe:
     label_dropout: float = 0.0
     # "cache" encodes the images once; "fly" on every step, as the paper, so that images
     # can be augmented.
+    # Paper, section 1: stage 2 encodes augmented images on the fly
     codes: Literal["cache", "fly"] = "cache"
     flip: bool = False
     stage: Literal["prior"] = field(default="prior", init=False)

@@ -57,6 +57,17 @@ def new_state(model: nnx.Module, config: Optim, *, steps: int) -> TrainState:
     return TrainState(jnp.int32(0), params, start, stats)
 
 
+class Pass(NamedTuple):
+    """What one forward and backward pass leaves."""
+
+    grads: Any
+    # Gradients at the taps, by name.
+    slopes: dict[str, Array]
+    metrics: dict[str, Array]
+    params: Any
+    stats: Any
+
+
 def make_step(
     model: nnx.Module,
     loss: Loss,
@@ -66,6 +77,7 @@ def make_step(
     key: PRNGKeyArray,
     taps: Taps | None = None,
     lazy_every: int = 0,
+    accumulate: int = 1,
 ) -> Step:
     """Compile `state, batch -> state, metrics`: one update of the whole loss.
 
@@ -79,37 +91,47 @@ def make_step(
     the gradient of: `grad_norm_NAME` is the norm there, at no extra cost. On every
     `lazy_every`-th step, from the first on, the batch says "due": a program of its own,
     since XLA runs convolutions inside a condition many times slower on a CPU.
+    `accumulate` parts of the batch pass one after another and their gradients are
+    averaged: the same update, unless samples of a batch see each other.
     """
     graph = nnx.graphdef(model)
     update = optimizer(config, steps=steps)
     parts = config if isinstance(config, dict) else {"": config}
     rate = learning_rate(next(iter(parts.values())), steps=steps)
 
-    @partial(jax.jit, donate_argnums=0, static_argnames="due")
-    def compiled(state: TrainState, batch: Batch, *, due: bool) -> tuple:
-        step_key = jax.random.fold_in(key, state.step)
+    def one_pass(params: Any, stats: Any, batch: Batch, key: PRNGKeyArray) -> Pass:
         zeros = taps(batch) if taps else {}
 
         def objective(params: Any, zeros: dict[str, Array]) -> tuple[Array, Any]:
-            merged = nnx.merge(graph, params, state.stats)
-            extended = {**batch, "step": state.step, "due": due, "taps": zeros}
-            value, metrics = loss(merged, extended, key=step_key)
+            # A copy, for Flax does not write into variables from outside of `grad`.
+            merged = nnx.merge(graph, params, stats, copy=True)
+            value, metrics = loss(merged, {**batch, "taps": zeros}, key=key)
             written = nnx.state(merged, nnx.Param), nnx.state(merged, nnx.BatchStat)
-            return value, (metrics, *written)
+            return value, (metrics | {"loss": value}, *written)
 
-        gradient = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
-        (value, aux), (grads, slopes) = gradient(state.params, zeros)
-        metrics, params, stats = aux
-        updates, opt_state = update.update(grads, state.optimizer, params)
-        metrics = metrics | {
-            "loss": value,
-            "grad_norm": optax.global_norm(grads),
+        gradient = jax.grad(objective, argnums=(0, 1), has_aux=True)
+        (grads, slopes), (metrics, *written) = gradient(params, zeros)
+        return Pass(grads, slopes, metrics, *written)
+
+    @partial(jax.jit, donate_argnums=0, static_argnames="due")
+    def compiled(state: TrainState, batch: Batch, *, due: bool) -> tuple:
+        moment = {"step": state.step, "due": due}
+        found = _in_parts(
+            lambda p, s, b, k: one_pass(p, s, b | moment, k),
+            state,
+            batch,
+            jax.random.fold_in(key, state.step),
+            accumulate,
+        )
+        updates, opt_state = update.update(found.grads, state.optimizer, found.params)
+        norms = {**found.slopes, **{name: found.grads[name] for name in parts if name}}
+        metrics = found.metrics | {
+            "grad_norm": optax.global_norm(found.grads),
             "lr": rate(state.step),
+            **{f"grad_norm_{n}": optax.global_norm(g) for n, g in norms.items()},
         }
-        norms = {**slopes, **{name: grads[name] for name in parts if name}}
-        metrics |= {f"grad_norm_{n}": optax.global_norm(g) for n, g in norms.items()}
-        params = optax.apply_updates(params, updates)
-        return TrainState(state.step + 1, params, opt_state, stats), metrics
+        params = optax.apply_updates(found.params, updates)
+        return TrainState(state.step + 1, params, opt_state, found.stats), metrics
 
     def step(
         state: TrainState, batch: Batch, *, at: int | None = None
@@ -120,3 +142,38 @@ def make_step(
         return compiled(state, batch, due=due)
 
     return step
+
+
+def _in_parts(
+    one_pass: Callable[..., Pass],
+    state: TrainState,
+    batch: Batch,
+    key: PRNGKeyArray,
+    count: int,
+) -> Pass:
+    """The pass over the batch, or the mean over `count` passes over its parts.
+
+    Arrays of the batch are split along their first axis; what is nested in it, such as
+    frozen weights, is the same for all. Integers (counts) are summed.
+    """
+    if count == 1:
+        return one_pass(state.params, state.stats, batch, key)
+    rows = {k: v for k, v in batch.items() if hasattr(v, "shape")}
+    rest = {k: v for k, v in batch.items() if k not in rows}
+    split = {k: v.reshape(count, -1, *v.shape[1:]) for k, v in rows.items()}
+
+    def body(carry: tuple, part: tuple) -> tuple:
+        number, rows = part
+        found = one_pass(*carry, rows | rest, jax.random.fold_in(key, number))
+        return (found.params, found.stats), (found.grads, found.slopes, found.metrics)
+
+    start = (state.params, state.stats)
+    (params, stats), stacked = jax.lax.scan(body, start, (jnp.arange(count), split))
+    grads, slopes, metrics = stacked
+    mean = jax.tree.map(lambda g: g.mean(axis=0), grads)
+    metrics = {
+        name: value.sum(0) if value.dtype.kind == "i" else value.mean(0)
+        for name, value in metrics.items()
+    }
+    whole = jax.tree.map(lambda s: s / count, slopes)
+    return Pass(mean, whole, metrics, params, stats)
