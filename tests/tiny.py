@@ -12,6 +12,7 @@ from flax import nnx
 from PIL import Image
 
 from minivim.config import (
+    CNNConfig,
     OptimConfig,
     PriorConfig,
     PriorRecipe,
@@ -27,6 +28,7 @@ from minivim.tokenizer import Tokenizer
 
 CLASSES = 3
 STACK = StackConfig(blocks=2, width=16, heads=2, hidden=32)
+CNN = CNNConfig(channels=4, multipliers=(1, 1, 2), res_blocks=1, groups=2)
 TOKENIZER = TokenizerConfig(
     image_size=8,
     patch_size=4,

@@ -12,8 +12,9 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from minivim.config import StackConfig, TokenizerConfig
+from minivim.config import CNNConfig, StackConfig, TokenizerConfig
 from minivim.errors import UserError
+from minivim.tokenizer.cnn import CNNDecoder, CNNEncoder
 from minivim.tokenizer.quantizer import Quantizer
 from minivim.tokenizer.vit import Decoder, Encoder
 
@@ -23,8 +24,10 @@ def _with_tanh(config: TokenizerConfig) -> TokenizerConfig:
     if config.tanh == "head":
         return config
 
-    def tanh(stack: StackConfig) -> StackConfig:
-        return dataclasses.replace(stack, activation="tanh")
+    def tanh(size: StackConfig | CNNConfig) -> StackConfig | CNNConfig:
+        if isinstance(size, CNNConfig):
+            return size
+        return dataclasses.replace(size, activation="tanh")
 
     return dataclasses.replace(
         config, encoder=tanh(config.encoder), decoder=tanh(config.decoder)
@@ -37,14 +40,16 @@ class Tokenizer(nnx.Module):
     def __init__(self, config: TokenizerConfig, *, rngs: nnx.Rngs):
         config = _with_tanh(config)
         self.config = config
-        self.encoder = Encoder(config, rngs=rngs)
+        convolves = isinstance(config.encoder, CNNConfig)
+        self.encoder = (CNNEncoder if convolves else Encoder)(config, rngs=rngs)
         self.quantizer = Quantizer(
             config.quantizer,
             in_width=config.encoder.width,
             out_width=config.decoder.width,
             rngs=rngs,
         )
-        self.decoder = Decoder(config, rngs=rngs)
+        convolves = isinstance(config.decoder, CNNConfig)
+        self.decoder = (CNNDecoder if convolves else Decoder)(config, rngs=rngs)
 
     def __call__(
         self, images: Float[Array, "B H W C"], *, key: PRNGKeyArray | None = None
