@@ -17,9 +17,9 @@ from minivim.errors import UserError
 
 
 def gaussian(
-    features: Float[ArrayLike, "N D"],
+    features: ArrayLike,
 ) -> tuple[Float[np.ndarray, " D"], Float[np.ndarray, "D D"]]:
-    """Mean and unbiased covariance of rows, in float64.
+    """Mean and unbiased covariance of rows [N, D], in float64.
 
     Raises `UserError` for fewer than two rows.
     """
@@ -33,10 +33,7 @@ def gaussian(
 
 
 def frechet_distance(
-    mean1: Float[ArrayLike, " D"],
-    cov1: Float[ArrayLike, "D D"],
-    mean2: Float[ArrayLike, " D"],
-    cov2: Float[ArrayLike, "D D"],
+    mean1: ArrayLike, cov1: ArrayLike, mean2: ArrayLike, cov2: ArrayLike
 ) -> float:
     """Squared Frechet distance of two normal distributions, in float64.
 
@@ -44,7 +41,8 @@ def frechet_distance(
 
     The symmetric form: its eigenvalues are those of S1 S2, but real and not negative
     even where a covariance is singular (Heusel et al. 2017, arXiv 1706.08500; the
-    paper's metric over Inception, Table 3). Raises `ValueError` for unequal shapes.
+    paper's metric over Inception, Table 3). Means [D], covariances [D, D]. Raises
+    `ValueError` for unequal shapes.
     """
     m1, s1, m2, s2 = (np.asarray(x, np.float64) for x in (mean1, cov1, mean2, cov2))
     if m1.shape != m2.shape or s1.shape != s2.shape or s1.shape != m1.shape * 2:
