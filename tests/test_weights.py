@@ -2,17 +2,20 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors.numpy import load_file
 
 from minivim import weights
 from minivim.classifier import build as build_classifier
 from minivim.config import ClassifierConfig
 from minivim.errors import UserError
+from minivim.tokenizer import Tokenizer
 from tests import tiny
 
 MODELS = {
@@ -62,6 +65,26 @@ def test_every_kind_round_trips(tmp_path, kind):
     assert weights.weights_hash(loaded) == weights.weights_hash(model)
 
 
+def test_statistics_are_not_in_the_file_and_start_anew(tmp_path):
+    config = replace(
+        tiny.TOKENIZER,
+        quantizer=replace(tiny.TOKENIZER.quantizer, codebook="ema", revive_after=5),
+    )
+    new = Tokenizer(config, rngs=nnx.Rngs(0))
+    trained = nnx.clone(new)
+    images = jnp.asarray(tiny.images(3), jnp.float32) / 255
+    tiny.call(trained, images, key=jax.random.key(0))
+    folder = weights.save(tmp_path, trained, kind="tokenizer", card={})
+    names = set(load_file(str(folder / weights.WEIGHTS)))
+    assert names == set(state(tiny.tokenizer()))
+    loaded = weights.load(folder)
+    tiny.assert_same(state(loaded), state(trained))
+    tiny.assert_same(*(nnx.state(m, nnx.BatchStat) for m in (loaded, new)))
+    used = [np.any(s) for s in jax.tree.leaves(nnx.state(trained, nnx.BatchStat))]
+    assert len(used) == 3 and all(used)
+    tiny.call(loaded, images, key=jax.random.key(0))  # and it can go on
+
+
 def test_a_loaded_model_computes_the_same(saved):
     images = jnp.asarray(tiny.images(3), jnp.float32) / 255
     loaded = weights.load(saved)
@@ -108,7 +131,7 @@ def test_missing_weights_are_refused(saved):
 
 
 def test_a_missing_tensor_is_named(saved):
-    from safetensors.numpy import load_file, save_file
+    from safetensors.numpy import save_file
 
     tensors = load_file(str(saved / weights.WEIGHTS))
     del tensors["quantizer.codebook"]

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from minivim.config import CNNConfig, StackConfig, TokenizerConfig
 from minivim.errors import UserError
 from minivim.tokenizer.cnn import CNNDecoder, CNNEncoder
-from minivim.tokenizer.quantizer import Quantizer
+from minivim.tokenizer.quantizer import QUANTIZERS
 from minivim.tokenizer.vit import Decoder, Encoder
 
 
@@ -42,7 +42,7 @@ class Tokenizer(nnx.Module):
         self.config = config
         convolves = isinstance(config.encoder, CNNConfig)
         self.encoder = (CNNEncoder if convolves else Encoder)(config, rngs=rngs)
-        self.quantizer = Quantizer(
+        self.quantizer = QUANTIZERS[type(config.quantizer)](
             config.quantizer,
             in_width=config.encoder.width,
             out_width=config.decoder.width,

@@ -1,4 +1,8 @@
-"""The codebook: factorised, l2-normalised, learnt by gradient (paper section 3.2)."""
+"""The codebook: factorised, l2-normalised, learnt by gradient (paper section 3.2).
+
+Beside it what the paper compares with or leaves out: no projections, a codebook of
+moving averages, codes brought back into use; and the place to register another.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,18 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from minivim.config import QuantizerConfig
 from minivim.transformer import argmax, linear
 
+# Of the Laplace smoothing of an EMA codebook's counts.
+EPS = 1e-5
 
+
+# Paper, section 3.2: vectors and codes on the unit sphere
 def l2_normalise(x: Float[Array, "*b d"], eps: float = 1e-12) -> Float[Array, "*b d"]:
     """`x / max(|x|, eps)`; the gradient at zero is finite."""
     squared = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(squared, eps**2))
 
 
+# Paper, section 3.2: the nearest code, on the sphere the largest cosine
 def nearest_code(
     z: Float[Array, "*b d"], codebook: Float[Array, "K d"]
 ) -> Int[Array, "*b"]:
@@ -30,6 +39,7 @@ def nearest_code(
     return argmax(scores)
 
 
+# Paper, section 3: the straight-through gradient
 def straight_through(
     z: Float[Array, "*b d"], z_q: Float[Array, "*b d"]
 ) -> Float[Array, "*b d"]:
@@ -37,6 +47,7 @@ def straight_through(
     return z + jax.lax.stop_gradient(z_q - z)
 
 
+# Paper, section 3.2: L_VQ, a codebook term and a commitment term
 def vq_terms(
     *, z_e: Float[Array, "*b d"], z_q: Float[Array, "*b d"], reduction: str
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -61,10 +72,14 @@ def vq_terms(
     return distance(stop(z_e), z_q), distance(z_e, stop(z_q))
 
 
+# Paper, section 3.2: factorised codes, looked up in few dimensions
 class Quantizer(nnx.Module):
     """Project to `d` dimensions, look up the nearest code, project back.
 
-    The codebook starts from a normal distribution; no EMA, no restart of dead codes.
+    The codebook starts from a normal distribution. By default the loss moves it and
+    nothing else does, as in the paper. With `codebook="ema"` it is a parameter without
+    a gradient, `e_k = m_k / N_k` over moving averages of the vectors that chose `k`
+    (arXiv 1711.00937, appendix A.1); with `revive_after` codes out of use are moved.
     """
 
     def __init__(
@@ -76,39 +91,110 @@ class Quantizer(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.config = config
-        self.down = linear(in_width, config.code_dim, rngs)
-        self.up = linear(config.code_dim, out_width, rngs)
+        if config.factorised:
+            self.down = linear(in_width, config.code_dim, rngs)
+            self.up = linear(config.code_dim, out_width, rngs)
         shape = (config.num_codes, config.code_dim)
+        # Paper, section 3.2: a codebook that starts from a normal distribution
         self.codebook = nnx.Param(jax.random.normal(rngs.params(), shape))
+        # All statistics start at zero: `weights.load`, whose files lack them, relies
+        # on it.
+        if config.codebook == "ema":
+            self.sums = nnx.BatchStat(jnp.zeros(shape))
+            self.counts = nnx.BatchStat(jnp.zeros(config.num_codes))
+        if config.revive_after:
+            self.idle = nnx.BatchStat(jnp.zeros(config.num_codes, jnp.int32))
 
     def embeddings(self) -> Float[Array, "K d"]:
         """The codes as the lookup sees them: on the unit sphere when normalised."""
         codebook = self.codebook[...]
+        if self.config.codebook == "ema":
+            codebook = jax.lax.stop_gradient(codebook)
         return l2_normalise(codebook) if self.config.l2_normalise else codebook
 
     def embed(self, codes: Int[Array, "B N"]) -> Float[Array, "B N out"]:
         """What the decoder receives for given codes."""
-        return self.up(self.embeddings()[codes])
+        return self._project_back(self.embeddings()[codes])
 
     def __call__(
         self, features: Float[Array, "B N in"], *, key: PRNGKeyArray | None = None
     ) -> tuple[Float[Array, "B N out"], dict[str, Any]]:
-        """Quantise; `aux` holds `codes`, `z_e`, `z_q` and both loss terms."""
-        raw = self.down(features).astype(jnp.float32)
-        z_e = l2_normalise(raw) if self.config.l2_normalise else raw
+        """Quantise; `aux` holds `codes`, `z_e`, `z_q` and both loss terms.
+
+        `vq_loss` is what is descended: with an EMA codebook the commitment alone. A
+        key means training: statistics and codes follow the batch, for the next call.
+        """
+        config = self.config
+        raw = self.down(features) if config.factorised else features
+        raw = raw.astype(jnp.float32)
+        z_e = l2_normalise(raw) if config.l2_normalise else raw
         embeddings = self.embeddings()
         codes = nearest_code(z_e, embeddings)
         z_q = embeddings[codes]
         codebook_loss, commitment_loss = vq_terms(
-            z_e=z_e, z_q=z_q, reduction=self.config.reduction
+            z_e=z_e, z_q=z_q, reduction=config.reduction
         )
-        carrier = z_e if self.config.straight_through == "project" else raw
+        vq_loss = config.beta * commitment_loss
+        if config.codebook == "gradient":
+            vq_loss = codebook_loss + vq_loss
+        carrier = z_e if config.straight_through == "project" else raw
         aux = {
             "codes": codes,
             "z_e": z_e,
             "z_q": z_q,
             "codebook_loss": codebook_loss,
             "commitment_loss": commitment_loss,
-            "vq_loss": codebook_loss + self.config.beta * commitment_loss,
+            "vq_loss": vq_loss,
         }
-        return self.up(straight_through(carrier, z_q)), aux
+        if key is not None:
+            z = jax.lax.stop_gradient(z_e).reshape(-1, config.code_dim)
+            self._follow(z, codes.ravel(), key)
+        return self._project_back(straight_through(carrier, z_q)), aux
+
+    def _project_back(self, z: Float[Array, "B N d"]) -> Float[Array, "B N out"]:
+        return self.up(z) if self.config.factorised else z
+
+    def _follow(
+        self, z: Float[Array, "M d"], codes: Int[Array, " M"], key: PRNGKeyArray
+    ) -> None:
+        """What training changes without a gradient."""
+        # Sums and draws run over the whole batch even where it is split over devices:
+        # inside `jit` an array is one array, and XLA adds up the parts.
+        uses = jnp.bincount(codes, length=self.config.num_codes)
+        if self.config.codebook == "ema":
+            self._average(z, codes, uses)
+        if self.config.revive_after:
+            self._revive(z, uses, key)
+
+    def _average(
+        self, z: Float[Array, "M d"], codes: Int[Array, " M"], uses: Int[Array, " K"]
+    ) -> None:
+        """`N <- g N + (1 - g) n`, `m <- g m + (1 - g) sum z`, `e = m / N` smoothed."""
+        size, decay = self.config.num_codes, self.config.ema_decay
+        counts = decay * self.counts[...] + (1 - decay) * uses
+        added = jax.ops.segment_sum(z, codes, size)
+        sums = decay * self.sums[...] + (1 - decay) * added
+        total = jnp.sum(counts)
+        smoothed = (counts + EPS) / (total + size * EPS) * total
+        # The average of a code that is out of use is lost in rounding: it stays.
+        known = counts > EPS
+        averages = sums / smoothed[:, None]
+        self.codebook[...] = jnp.where(known[:, None], averages, self.codebook[...])
+        self.counts[...], self.sums[...] = counts, sums
+
+    def _revive(
+        self, z: Float[Array, "M d"], uses: Int[Array, " K"], key: PRNGKeyArray
+    ) -> None:
+        """Move each code out of use for `revive_after` calls onto a vector of `z`."""
+        idle = jnp.where(uses > 0, 0, self.idle[...] + 1)
+        dead = idle >= self.config.revive_after
+        drawn = z[jax.random.randint(key, dead.shape, 0, len(z))]
+        self.codebook[...] = jnp.where(dead[:, None], drawn, self.codebook[...])
+        self.idle[...] = jnp.where(dead, 0, idle)
+        if self.config.codebook == "ema":
+            self.counts[...] = jnp.where(dead, 0, self.counts[...])
+            self.sums[...] = jnp.where(dead[:, None], 0, self.sums[...])
+
+
+# The quantiser of each kind of settings; what it must have says `AnyQuantizerConfig`.
+QUANTIZERS: dict[type, type] = {QuantizerConfig: Quantizer}

@@ -105,8 +105,9 @@ def load(ref: str | Path, *, tokenizer: Tokenizer | None = None) -> Any:
     `ref` is a folder (a finished run's workdir will do), a shipped name such as
     `shapes/tokenizer`, or a hub id `owner/name` with an optional `@revision`. A prior
     is checked against `tokenizer`, if given, else against the tokenizer that its card
-    names, if that is at hand. Raises `UserError` when nothing is there, when a file is
-    damaged and when prior and tokenizer do not belong together.
+    names, if that is at hand. Statistics, such as an EMA codebook's, are not in the
+    file: they start at zero, as in a new model. Raises `UserError` when nothing is
+    there, when a file is damaged and when prior and tokenizer do not belong together.
     """
     folder = find(ref)
     card = read_card(folder)
@@ -118,6 +119,9 @@ def load(ref: str | Path, *, tokenizer: Tokenizer | None = None) -> Any:
     filled = []
     for path, leaf in flat:
         name = ".".join(map(str, path))
+        if isinstance(leaf, nnx.BatchStat):
+            filled.append((path, leaf.replace(jnp.zeros(leaf.shape, leaf.dtype))))
+            continue
         value = weights.pop(name, None)
         if value is None or value.shape != leaf.shape:
             raise UserError(

@@ -50,24 +50,69 @@ def beta_scales_only_the_encoder(vq_loss) -> bool:
     )
 
 
-def test_the_two_terms_move_disjoint_parameters():
-    for name, moved, still in (
-        ("codebook_loss", "codebook", "down"),
-        ("commitment_loss", "down", "codebook"),
-    ):
-        found = tiny.gradients(lambda q, n=name: q(FEATURES)[1][n], quantizer())
-        sizes = {
-            part: sum(np.abs(g).sum() for k, g in found.items() if k.startswith(part))
-            for part in ("codebook", "down")
+def who_moves(terms) -> dict[str, set[str]]:
+    """Which of codebook and encoder each half of the loss has a gradient for.
+
+    `terms(z_e, z_q)` are both halves, under test.
+    """
+    q = quantizer()
+    graph, params = nnx.split(q)
+
+    def both(params):
+        q = nnx.merge(graph, params)
+        z_e = l2_normalise(q.down(FEATURES))
+        embeddings = q.embeddings()
+        found = terms(z_e, embeddings[nearest_code(z_e, embeddings)])
+        return dict(zip(("codebook_loss", "commitment_loss"), found, strict=True))
+
+    return {
+        name: {
+            path[0]
+            for path, g in nnx.to_flat_state(row)
+            if np.abs(g[...]).max() > 1e-5  # less is rounding
         }
-        assert sizes[moved] > 1e-3
-        assert sizes[still] == 0
+        for name, row in jax.jit(jax.jacrev(both))(params).items()
+    }
 
 
+def ours(z_e, z_q):
+    return vq_terms(z_e=z_e, z_q=z_q, reduction="sum")
+
+
+DISJOINT = {"codebook_loss": {"codebook"}, "commitment_loss": {"down"}}
+
+
+@pytest.mark.paper("L_VQ, a codebook term and a commitment term")
+def test_the_two_terms_move_disjoint_parameters():
+    assert who_moves(ours) == DISJOINT
+    for name, parts in DISJOINT.items():  # and so in the module
+        found = tiny.gradients(lambda q, n=name: q(FEATURES)[1][n], quantizer())
+        moved = {key.split(".")[0] for key, g in found.items() if np.any(g)}
+        assert moved == parts
+
+
+def test_exchanged_terms_are_caught():
+    assert who_moves(lambda z_e, z_q: ours(z_e, z_q)[::-1]) != DISJOINT
+
+
+def test_a_detached_input_is_caught():
+    """The encoder would hear nothing of the commitment."""
+    found = who_moves(lambda z_e, z_q: ours(jax.lax.stop_gradient(z_e), z_q))
+    assert found == {"codebook_loss": {"codebook"}, "commitment_loss": set()}
+
+
+def test_a_commitment_to_the_quantised_vector_is_caught():
+    """Measured after the straight-through step: zero, whatever the encoder does."""
+    found = who_moves(lambda z_e, z_q: ours(straight_through(z_e, z_q), z_q))
+    assert found["commitment_loss"] == set()
+
+
+@pytest.mark.paper("beta, 0.25, on the commitment term")
 def test_beta_scales_only_the_encoder():
     assert beta_scales_only_the_encoder(lambda aux, beta: aux["vq_loss"])
 
 
+@pytest.mark.paper("beta, 0.25, on the commitment term")
 def test_beta_on_the_wrong_term_is_caught():
     def swapped(aux, beta):
         return beta * aux["codebook_loss"] + aux["commitment_loss"]
@@ -91,6 +136,7 @@ def on_code_vectors(reading: str) -> Quantizer:
     return q
 
 
+@pytest.mark.paper("normalise before the straight-through, or inside it")
 def test_radial_gradient_vanishes_under_project_only():
     shares = {
         reading: radial_share(lambda z, r=reading: on_code_vectors(r)(z)[0])
@@ -110,7 +156,26 @@ def test_straight_through_around_the_raw_vector_is_caught():
     assert radial_share(mutated) > 1e-1
 
 
+def sum_over_mean(terms) -> list[float]:
+    """C3: how much larger each half is as a sum over `d` than as a mean."""
+    z_e, z_q = FEATURES[..., :4], FEATURES[..., 4:8]
+    by_sum, by_mean = (terms(z_e=z_e, z_q=z_q, reduction=r) for r in ("sum", "mean"))
+    return [float(a / b) for a, b in zip(by_sum, by_mean, strict=True)]
+
+
+@pytest.mark.paper("L_VQ as a sum or a mean over dimensions")
 def test_sum_is_d_times_the_mean():
+    assert sum_over_mean(vq_terms) == pytest.approx([4, 4], rel=1e-6)
+
+
+def test_one_reduction_under_both_names_is_caught():
+    def mutated(*, z_e, z_q, reduction):
+        return vq_terms(z_e=z_e, z_q=z_q, reduction="mean")
+
+    assert sum_over_mean(mutated) != pytest.approx([4, 4], rel=1e-6)
+
+
+def test_the_module_reduces_as_its_settings_say():
     for name in ("codebook_loss", "commitment_loss"):
         by_sum, by_mean = (
             float(quantizer(reduction=r)(FEATURES)[1][name]) for r in ("sum", "mean")
@@ -127,6 +192,7 @@ def test_the_numeric_example_in_the_docstring_holds():
     assert runner.summarize(verbose=False) == (0, 3)
 
 
+@pytest.mark.paper("L_VQ, a codebook term and a commitment term")
 def test_loss_is_a_mean_over_tokens():
     once = quantizer()(FEATURES)[1]["vq_loss"]
     twice = quantizer()(jnp.concatenate([FEATURES, FEATURES]))[1]["vq_loss"]
@@ -142,6 +208,7 @@ whole = st.integers(-4, 4).map(float)
     z=hnp.arrays(np.float32, (5, 3), elements=whole),
     codebook=hnp.arrays(np.float32, (7, 3), elements=whole),
 )
+@pytest.mark.paper("the nearest code, on the sphere the largest cosine")
 def test_nearest_code_is_the_lowest_argmin(z, codebook):
     distances = ((z[:, None] - codebook) ** 2).sum(-1)
     found = nearest_code(jnp.asarray(z), jnp.asarray(codebook))
@@ -164,6 +231,7 @@ def test_ties_go_to_the_lowest_index():
         ),
     )
 )
+@pytest.mark.paper("vectors and codes on the unit sphere")
 def test_normalised_vectors_have_length_one(x):
     lengths = np.linalg.norm(l2_normalise(jnp.asarray(x)), axis=-1)
     expected = np.linalg.norm(x, axis=-1) > 0
@@ -177,6 +245,7 @@ def test_gradient_of_normalisation_is_finite_at_zero():
         assert jnp.isfinite(gradient).all()
 
 
+@pytest.mark.paper("the straight-through gradient")
 def test_straight_through_has_one_value_and_the_other_gradient():
     z, z_q = jnp.array([[1.0, 2.0]]), jnp.array([[3.0, -1.0]])
     np.testing.assert_allclose(straight_through(z, z_q), z_q)
@@ -187,6 +256,7 @@ def test_straight_through_has_one_value_and_the_other_gradient():
         np.testing.assert_array_equal(gradient, np.full((1, 2), expected))
 
 
+@pytest.mark.paper("factorised codes, looked up in few dimensions")
 def test_codes_embeddings_and_embed_agree():
     q = quantizer()
     out, aux = q(FEATURES)
@@ -196,8 +266,18 @@ def test_codes_embeddings_and_embed_agree():
     assert aux["codes"].dtype == jnp.int32
 
 
+@pytest.mark.paper("codes without l2 normalisation")
 def test_without_normalisation_lengths_are_kept():
     q = quantizer(l2_normalise=False)
     aux = q(FEATURES)[1]
     np.testing.assert_array_equal(q.embeddings(), q.codebook[...])
     assert np.ptp(np.linalg.norm(aux["z_e"], axis=-1)) > 0.1
+
+
+@pytest.mark.paper("a codebook that starts from a normal distribution")
+def test_the_codebook_starts_normal():
+    book = np.asarray(quantizer(num_codes=400, code_dim=8).codebook[...])
+    assert abs(book.mean()) < 0.1
+    assert abs(book.std() - 1) < 0.05
+    # Three values of a thousand lie outside three deviations; of a uniform law none.
+    assert 0 < (np.abs(book) > 3).mean() < 0.01
