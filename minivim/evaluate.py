@@ -123,6 +123,11 @@ def shipped_figures(
 
 def _figures(ref: str, *, spec: str, judge: Any, samples: int) -> dict[str, Any]:
     model = weights.load(ref)
+    if model.card["kind"] == "perceptual":
+        raise UserError(
+            f"{ref} compares images and has no figures of its own; name a tokenizer, a "
+            "prior or a classifier"
+        )
     if model.card["kind"] == "classifier":
         test = data.open_source(
             spec,

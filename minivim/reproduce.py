@@ -3,12 +3,14 @@
 A study is a list of rows, a row is a recipe with settings. Every run has a folder of
 its own, goes on where it stopped, and leaves its figures beside its weights; what is
 there already is not computed again. Figures come from the judge (see `evaluate`).
+`--page FOLDER` writes a study's figures, table and picture for the book.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from minivim import data, recipes, weights
+from minivim import data, recipes, show, weights
 from minivim.config import TokenizerRecipe, as_dict, with_overrides
 from minivim.errors import UserError
 from minivim.evaluate import tokenizer_figures
@@ -48,8 +50,6 @@ class Study:
 
 L2, FULL = Row(name="L2", recipe="shapes"), Row(name="full loss", recipe="shapes-gan")
 TERMS = ("vq", "l2", "logit_laplace", "perceptual", "adversarial")
-# The convolutional twin of `cifar10`, as many parameters within 3 %.
-CNN = ("channels=36", "multipliers=1,2,2", "res_blocks=1", "groups=4")
 PATCHGAN = ("discriminator.kind=patchgan", "discriminator.loss=hinge", "r1_gamma=0")
 
 STUDIES: dict[str, Study] = {
@@ -151,53 +151,159 @@ def judge_of(family: str) -> str:
     return name if name in weights.shipped() else f"runs/{family}-judge"
 
 
-COLUMNS = ("psnr", "judge_distance", "usage_256", "usage", "perplexity")
+# Figures of a table: title, digits, and whether more is better.
+COLUMNS: dict[str, tuple[str, int, bool]] = {
+    "psnr": ("PSNR, dB", 2, True),
+    "judge_distance": ("judge distance", 3, False),
+    "usage_256": ("codes in 256 images, %", 1, True),
+    "perplexity": ("perplexity", 1, True),
+}
+PICTURES = 12
+
+
+def _values(found: Sequence[dict[str, Any]], row: Row, name: str) -> list[float]:
+    scale = 100 if "%" in COLUMNS[name][0] else 1
+    return [scale * f[name] for f in found if f["row"] == row.name]
 
 
 def table(study: Study, found: Sequence[dict[str, Any]]) -> str:
     """A Markdown table: mean of the seeds, and their spread from least to most."""
-    lines = ["| row | seeds | " + " | ".join(COLUMNS) + " |"]
-    lines.append("|---" * (2 + len(COLUMNS)) + "|")
+    titles = [title for title, _, _ in COLUMNS.values()]
+    lines = [
+        "| row | seeds | parameters | " + " | ".join(titles) + " |",
+        "|---" * (3 + len(COLUMNS)) + "|",
+    ]
     for row in study.rows:
         mine = [f for f in found if f["row"] == row.name]
-        cells = [_cell([f[name] for f in mine if name in f]) for name in COLUMNS]
-        lines.append(f"| {row.name} | {len(mine)} | " + " | ".join(cells) + " |")
+        if not mine:
+            continue
+        cells = [
+            _cell(_values(found, row, name), digits)
+            for name, (_, digits, _) in COLUMNS.items()
+        ]
+        size = f"{mine[0]['parameters'] / 1e6:.2f} M"
+        lines.append(f"| {row.name} | {len(mine)} | {size} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _cell(values: list[float]) -> str:
-    if not values:
-        return "-"
-    middle = f"{np.mean(values):.4g}"
-    spread = f" ({min(values):.4g} to {max(values):.4g})" if len(values) > 1 else ""
-    return middle + spread
+def _cell(values: list[float], digits: int) -> str:
+    middle = f"{np.mean(values):.{digits}f}"
+    if len(values) == 1:
+        return middle
+    return f"{middle} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
-def main(arguments: list[str] | None = None) -> None:
+def verdict(found: Sequence[dict[str, Any]], one: Row, other: Row) -> str:
+    """For every figure which row is better, if no seed of the two overlaps."""
+    lines = []
+    for name, (title, _, more) in COLUMNS.items():
+        a, b = (_values(found, row, name) for row in (one, other))
+        if min(a) > max(b) or min(b) > max(a):
+            better = one if (min(a) > max(b)) == more else other
+            lines.append(f"{title}: {better.name}")
+        else:
+            lines.append(f"{title}: not decided, the seeds overlap")
+    return "Better in every seed, by figure. " + "; ".join(lines) + "."
+
+
+def picture(study: Study, *, spec: str, out: Path) -> show.Plot:
+    """Test images, and under them what each row of the first seed makes of them."""
+    rows, test = [], None
+    for row in study.rows:
+        folder = folder_of(row, study, study.seeds[0], out)
+        if not (folder / weights.CARD).exists():
+            continue
+        tokenizer = weights.load(folder)
+        if test is None:
+            source = data.open_source(
+                spec, split="test", **tokenizer.config.image_shape
+            )
+            test = data.stack(source, PICTURES)["image"].astype(np.float32) / 255
+            rows.append(("original", test))
+        rows.append((row.name, np.asarray(tokenizer.reconstruct(test))))
+    names = [name for name, _ in rows]
+    images = np.concatenate([images for _, images in rows])
+    labels = np.repeat(np.arange(len(rows)), PICTURES)
+    return show.samples_by_class(images, labels, names, columns=PICTURES)
+
+
+def write_page(
+    name: str, found: Sequence[dict[str, Any]], *, spec: str, out: Path, page: Path
+) -> None:
+    """The study as `NAME.json`, `NAME.md` and `NAME.png` in the folder `page`."""
+    study = STUDIES[name]
+    page.mkdir(parents=True, exist_ok=True)
+    kept = [{k: v for k, v in f.items() if k != "recipe"} for f in found]
+    (page / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
+    (page / f"{name}.md").write_text(markdown(name, kept))
+    drawn = picture(study, spec=spec, out=out)
+    (page / f"{name}.png").write_bytes(show.to_png(drawn))
+
+
+def markdown(name: str, found: Sequence[dict[str, Any]]) -> str:
+    """The section of the results page."""
+    study = STUDIES[name]
+    images = found[0]["images"]
+    parts = [
+        f"## {study.title}",
+        f"{study.steps} steps of {study.family} from {_seeds(found)}, measured on "
+        f"{images:,} test images: `python -m minivim.reproduce {name}`.",
+        table(study, found),
+    ]
+    if len(study.rows) == 2:
+        parts.append(verdict(found, *study.rows))
+    alt = f"test images and the reconstructions of: {', '.join(_names(study, found))}"
+    parts.append(f"![{alt}](results/{name}.png)")
+    return "\n\n".join(parts) + "\n"
+
+
+def _seeds(found: Sequence[dict[str, Any]]) -> str:
+    seeds = sorted({f["seed"] for f in found})
+    word = "seed" if len(seeds) == 1 else "seeds"
+    return f"{word} {', '.join(map(str, seeds))}"
+
+
+def _names(study: Study, found: Sequence[dict[str, Any]]) -> list[str]:
+    there = {f["row"] for f in found}
+    return [row.name for row in study.rows if row.name in there]
+
+
+def main(arguments: list[str] | None = None) -> int:
     """Run the rows of a study that are not there yet, then print its table."""
     parser = argparse.ArgumentParser(prog="python -m minivim.reproduce")
     parser.add_argument("study", choices=sorted(STUDIES))
-    parser.add_argument("--data", help="default: the name of the study's data set")
+    parser.add_argument("--data", help="default: the study's own data set")
     parser.add_argument("--out", type=Path, default=Path("runs/reproduce"))
     parser.add_argument("--only", default="", help="rows whose name holds this")
     parser.add_argument("--seeds", nargs="+", type=int)
-    parser.add_argument("--quiet", action="store_true")
+    parser.add_argument("--page", type=Path, help="write a page of the book here")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
     chosen = parser.parse_args(arguments)
     study = STUDIES[chosen.study]
     rows = [row for row in study.rows if chosen.only in row.name]
-    if not rows:
-        raise UserError(f"no row of {chosen.study} holds {chosen.only!r}; leave --only")
-    spec = chosen.data or {"cifar10": "uoft-cs/cifar10"}.get(study.family, study.family)
-    found = [
-        run_row(row, study, seed, spec=spec, out=chosen.out, quiet=chosen.quiet)
-        for seed in chosen.seeds or study.seeds
-        for row in rows
-    ]
+    spec = chosen.data or SPECS.get(study.family, study.family)
+    try:
+        if not rows:
+            names = ", ".join(row.name for row in study.rows)
+            raise UserError(f"no row holds {chosen.only!r}; there are {names}")
+        found = [
+            run_row(row, study, seed, spec=spec, out=chosen.out, quiet=chosen.quiet)
+            for seed in chosen.seeds or study.seeds
+            for row in rows
+        ]
+        if chosen.page:
+            write_page(chosen.study, found, spec=spec, out=chosen.out, page=chosen.page)
+    except UserError as error:
+        print(f"minivim: error: {error}", file=sys.stderr)
+        return 2
     print(f"{study.title}, {study.steps} steps\n\n{table(study, found)}")
+    return 0
 
+
+SPECS = {"cifar10": "uoft-cs/cifar10"}
 
 if __name__ == "__main__":
     from minivim.runtime import restart_with_environment
 
     restart_with_environment()
-    main()
+    sys.exit(main())
