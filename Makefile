@@ -69,5 +69,5 @@ weights: .venv/.installed-demo  ## train the shipped weights again
 	$(BIN)/python -m minivim.weights.make
 
 clean:  ## remove everything that these commands made, the environment included
-	rm -rf .venv runs book/_build book/notebooks build *.egg-info
+	rm -rf .venv runs book/_build book/notebooks book/paper.md build *.egg-info
 	rm -rf .pytest_cache .hypothesis .ruff_cache

@@ -1,10 +1,14 @@
 """The site: the chapters of notebooks/ as they were executed and committed."""
 
 import shutil
+import sys
 import tomllib
 from pathlib import Path
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+import paper_table  # noqa: E402
+
 PYPROJECT = tomllib.loads((HERE.parent / "pyproject.toml").read_text("utf-8"))
 REPOSITORY = PYPROJECT["tool"]["minivim"]["repository"]
 
@@ -15,6 +19,8 @@ shutil.copytree(
     HERE / "notebooks",
     ignore=shutil.ignore_patterns("*.md", "*.py", "*.toml", ".*", "__pycache__"),
 )
+
+paper_table.write(HERE.parent, HERE / "paper.md")
 
 project = "minivim"
 author = "The minivim authors"

@@ -84,6 +84,7 @@ class SoftmaxProbe:
         return float((self.logits(features).argmax(-1) == np.asarray(labels)).mean())
 
 
+# Paper silent, appendix A: the block is chosen on held-out training images
 @dataclass(frozen=True, kw_only=True)
 class ProbeResult:
     """Accuracies in [0, 1] of every block and baseline, and the chosen block's layer.
@@ -153,6 +154,7 @@ class ProbeResult:
         )
 
 
+# Paper, section 5.3: a prior that has seen no label
 def linear_probe(
     prior: Any,
     tokenizer: Any,
@@ -276,6 +278,7 @@ def _tokenizer_features(
     return aux["codes"], found
 
 
+# Paper, section 4.2: one softmax layer on frozen features
 def fit_probe(
     features: Float[ArrayLike, "n width"],
     labels: Int[ArrayLike, " n"],

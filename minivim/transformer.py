@@ -100,6 +100,7 @@ def linear(inputs: int, outputs: int, rngs: nnx.Rngs, precision: str = "float32"
     return nnx.Linear(inputs, outputs, dtype=jnp.dtype(precision), rngs=rngs)
 
 
+# Paper silent, section 3.1: LayerNorm before attention and before the FFN
 class Block(nnx.Module):
     """`x + Attention(LN(x))`, then `x + FFN(LN(x))`.
 
@@ -164,6 +165,7 @@ class Block(nnx.Module):
         return x + self.ffn(x).astype(x.dtype), keys, values
 
 
+# Paper, section 4: one more LayerNorm after the last block
 class Stack(nnx.Module):
     """`L` blocks and a final LayerNorm."""
 
@@ -228,6 +230,7 @@ class Stack(nnx.Module):
         return self.norm(x), Cache(tuple(keys), tuple(values))
 
 
+# Paper, section 3.1: an image as a row of patches, in raster order
 def patchify(images: Float[Array, "B H W C"], patch: int) -> Float[Array, "B N P"]:
     """Cut images into rows of `patch * patch * C` values, in raster order."""
     return rearrange(images, "b (h p) (w q) c -> b (h w) (p q c)", p=patch, q=patch)

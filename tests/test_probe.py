@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from minivim import experiments, weights
 from minivim import probe as probe_module
+from minivim.config import ProbeRecipe
 from minivim.errors import UserError
 from minivim.probe import (
     ProbeResult,
@@ -17,6 +19,7 @@ from minivim.probe import (
     linear_probe,
     probe_features,
 )
+from tests import tiny
 
 CLASSES = 3
 
@@ -66,6 +69,7 @@ def result():
     return linear_probe(FakePrior(), FakeTokenizer(), data(120, 0), data(60, 1))
 
 
+@pytest.mark.paper("the block is chosen on held-out training images")
 def test_finds_the_informative_block(result):
     assert result.block == 1
     assert result.accuracy == result.block_accuracy[1] > 0.98
@@ -99,6 +103,7 @@ def test_survives_export(result, tmp_path):
     )
 
 
+@pytest.mark.paper("a prior that has seen no label")
 def test_permuted_labels_leave_the_features_as_they_were(monkeypatch):
     """What each fit of the whole call receives depends on the images alone."""
     seen = []
@@ -123,6 +128,7 @@ def test_permuted_labels_leave_the_features_as_they_were(monkeypatch):
     assert other.accuracy < 0.7
 
 
+@pytest.mark.paper("the block is chosen on held-out training images")
 def test_block_is_chosen_without_the_test_images(monkeypatch):
     """The second block wins on held-out rows, the third would win on the test rows."""
     figures = iter([(0.5, 0.6), (0.8, 0.7), (0.7, 0.9), (0.9, 1.0), (0.9, 1.0)])
@@ -168,6 +174,7 @@ def blobs(seed, n=120, width=6):
     return (labels[:, None] + rng.normal(size=(n, width))) * 10 + 3, labels
 
 
+@pytest.mark.paper("one softmax layer on frozen features")
 def test_fit_reaches_the_optimum():
     """At the minimum the mean of (p - onehot) z^T equals -l2 W, and that of p, y."""
     x, y = blobs(0)
@@ -237,7 +244,20 @@ def test_refuses_unusable_labels(train, test, options, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.paper("a prior that has seen no label")
 def test_refuses_a_prior_trained_with_labels():
     with pytest.raises(UserError, match="trained with 8 labels") as error:
         linear_probe(FakePrior(8), FakeTokenizer(), data(20, 0), data(10, 1))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.paper("no perceptual loss behind codes that are probed")
+def test_refuses_a_tokenizer_that_labels_have_touched():
+    tokenizer = tiny.tokenizer()
+    tokenizer.card = weights.Card("tok", {"recipe": {"loss": {"perceptual": 0.1}}})
+    recipe = ProbeRecipe(name="tiny", prior="", tokenizer="")
+    source = tiny.source()
+    with pytest.raises(UserError, match="tok was trained with a perceptual loss"):
+        experiments.probe(
+            recipe, tiny.prior(num_classes=0), tokenizer, train=source, test=source
+        )

@@ -26,12 +26,14 @@ def test_counted_parameters_equal_the_closed_form(key):
         (recipes.VIM_LARGE, 1697),
     ],
 )
+@pytest.mark.paper("parameter counts as the table prints them")
 def test_printed_counts_of_the_paper_are_reproduced(stack, millions):
     assert round(stack.printed_parameters / 1e6) == millions == recipes.PRINTED[stack]
     # And a plain count is another number, which nothing should be bent to hide.
     assert round(stack.parameters / 1e6) != millions
 
 
+@pytest.mark.paper("blocks, heads and widths of all five sizes")
 def test_sizes_of_table_2():
     rows = {
         recipes.SMALL: (8, 8, 512, 2048, 0.0),
@@ -47,6 +49,12 @@ def test_sizes_of_table_2():
 
 
 @pytest.mark.parametrize("name", ["vit-vqgan-ss", "vit-vqgan-bb", "vit-vqgan-sl"])
+@pytest.mark.paper(
+    "beta, 0.25, on the commitment term",
+    "8192 codes, and 1024 tokens for an image",
+    "32 dimensions for the lookup",
+    "500k steps of 256 images, Adam 0.9 and 0.99",
+)
 def test_stage_1_settings_of_the_paper(name):
     recipe = recipes.recipe("tokenizer", name)
     assert isinstance(recipe, TokenizerRecipe)
@@ -61,8 +69,22 @@ def test_stage_1_settings_of_the_paper(name):
     assert optim.schedule == "cosine"
 
 
+@pytest.mark.parametrize("name", ["vit-vqgan-ss", "vit-vqgan-bb", "vit-vqgan-sl"])
+@pytest.mark.paper("weights 1, 0.1, 0.1, 0.1 and 1 of the five terms")
+def test_loss_weights_of_the_paper(name):
+    loss = recipes.recipe("tokenizer", name).loss
+    found = loss.vq, loss.adversarial, loss.perceptual, loss.logit_laplace, loss.l2
+    assert found == (1.0, 0.1, 0.1, 0.1, 1.0)
+    assert loss.l1 == 0
+
+
 @pytest.mark.parametrize(
     "name", ["vim-base", "vim-base-class", "vim-large", "vim-large-class"]
+)
+@pytest.mark.paper(
+    "stage 2 encodes augmented images on the fly",
+    "450k steps of 1024 images, Adam 0.9 and 0.96",
+    "VIM-Large with ImageNet's class token",
 )
 def test_stage_2_settings_of_the_paper(name):
     recipe = recipes.recipe("prior", name)
@@ -77,6 +99,7 @@ def test_stage_2_settings_of_the_paper(name):
     assert (optim.b1, optim.b2, optim.schedule) == (0.9, 0.96, "exponential")
 
 
+@pytest.mark.paper("a small encoder may have a large decoder")
 def test_pairs_of_encoders_and_decoders():
     pairs = {"ss": ("SMALL", "SMALL"), "bb": ("BASE", "BASE"), "sl": ("SMALL", "LARGE")}
     for name, (encoder, decoder) in pairs.items():
@@ -86,6 +109,7 @@ def test_pairs_of_encoders_and_decoders():
 
 
 @pytest.mark.parametrize("key", recipes.RECIPES, ids="-".join)
+@pytest.mark.paper("VIM-Large with ImageNet's class token")
 def test_every_recipe_is_what_its_key_says(key):
     recipe = recipes.RECIPES[key]()
     assert (recipe.stage, recipe.name) == key

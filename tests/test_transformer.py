@@ -40,6 +40,7 @@ def loss_and_gradient(model: Stack, key=None):
 
 
 @pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.paper("one more LayerNorm after the last block")
 def test_scan_equals_a_loop_over_the_blocks(causal):
     model = stack()
     y, blocks = call(model, X, causal=causal)
@@ -118,6 +119,7 @@ def test_dropout_is_off_without_a_key():
     assert float(jnp.abs(first - call(plain, X)[0]).max()) > 0.1
 
 
+@pytest.mark.paper("dropout after attention, activation and FFN")
 def test_dropout_keeps_the_mean():
     x = jnp.ones(20_000)
     dropped = dropout(x, 0.25, jax.random.key(0))

@@ -28,6 +28,7 @@ class StackConfig:
     # Paper silent. ViT practice; "gelu" is the tanh approximation.
     activation: Literal["gelu", "relu", "tanh"] = "gelu"
     # At the attention output, the FFN activation and the FFN output (paper section 4).
+    # Paper, section 4: dropout after attention, activation and FFN
     dropout: float = 0.0
     norm_eps: float = 1e-6
     # Blocks that one loop iteration of the compiled program holds.
@@ -62,6 +63,7 @@ class StackConfig:
         d, h = self.width, self.hidden
         return self.blocks * (4 * d * d + 2 * d * h + h + 9 * d) + 2 * d
 
+    # Paper, Table 2: parameter counts as the table prints them
     @property
     def printed_parameters(self) -> int:
         """The paper's printed count, `11 L D^2 + (2*8192 + 1024) D`.
@@ -99,16 +101,22 @@ class AnyQuantizerConfig:
 class QuantizerConfig(AnyQuantizerConfig):
     """The codebook (paper section 3.2)."""
 
+    # Paper, Table 3: 8192 codes, and 1024 tokens for an image
     num_codes: int = 8192
+    # Paper, Table 4: 32 dimensions for the lookup
     code_dim: int = 32
+    # Paper, Table 4: codes without l2 normalisation
     l2_normalise: bool = True
     # "project": normalise, then pass gradients straight through, so that the radial
     # part of the gradient vanishes; "raw": around the vector before normalisation.
+    # Paper silent, section 3.2: normalise before the straight-through, or inside it
     straight_through: Literal["project", "raw"] = "project"
     # Over code dimensions. |.|^2 as printed is a sum; the authors' sibling code and the
     # public PyTorch code take the mean, and with a mean over pixels beside it the sum
     # makes toys collapse to a handful of codes.
+    # Paper silent, section 3.2: L_VQ as a sum or a mean over dimensions
     reduction: Literal["sum", "mean"] = "mean"
+    # Paper, section 3.2: beta, 0.25, on the commitment term
     beta: float = 0.25
     # False: no projections, codes as wide as the networks, as in VQ-VAE.
     factorised: bool = True
@@ -154,6 +162,7 @@ class TokenizerConfig:
     # "head": a two-layer tanh network after the stack, as section 3.1 reads most
     # plainly; "blocks": tanh inside every FFN and a linear output, as the public
     # PyTorch code does. Read by Transformers only.
+    # Paper silent, section 3.1: tanh in a head, or inside every block
     tanh: Literal["head", "blocks"] = "head"
     # Paper silent; "sincos" is the fixed table of the public PyTorch code. Read by
     # Transformers only: a CNN knows positions by its borders.
@@ -273,6 +282,7 @@ class PriorConfig:
     grid: int
     stack: StackConfig
     # 0: no class token, a learnt start instead (paper silent on the first token).
+    # Paper silent, section 4: the start of a prior without labels
     num_classes: int = 0
 
     def __post_init__(self) -> None:
@@ -341,6 +351,7 @@ class DiscriminatorConfig:
     r1_gamma: float = 10.0
     r1_interval: int = 16
     # First step of both adversarial losses; by second-hand advice of the authors 0.
+    # Paper silent, section 3.3: the first adversarial step
     start: int = 0
     # Of its own Adam: learning rate as a multiple of the tokenizer's, and decays.
     lr_ratio: float = 1.0

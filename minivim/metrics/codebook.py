@@ -45,6 +45,7 @@ class CodebookUsage(NamedTuple):
         return cls(share.size / counts.size, math.exp(entropy), counts)
 
 
+# Paper silent, Table 4: usage and perplexity over any fixed set of tokens
 def codebook_usage(codes: Int[ArrayLike, "..."], *, num_codes: int) -> CodebookUsage:
     """Usage and perplexity over all given tokens, whatever their order or batching.
 
@@ -58,6 +59,7 @@ def codebook_usage(codes: Int[ArrayLike, "..."], *, num_codes: int) -> CodebookU
     return CodebookUsage.from_counts(np.bincount(flat, minlength=num_codes))
 
 
+# Paper, Table 4: codebook usage within batches of 256 test images
 def usage_by_image_batch(
     codes: Int[ArrayLike, "N T"], *, num_codes: int, images: int = 256
 ) -> float:

@@ -17,6 +17,7 @@ from minivim.prior.transformer import Prior, check_labels
 from minivim.transformer import argmax
 
 
+# Paper, section 4.1: code after code, at temperature 1, from all codes
 def sample(
     prior: Prior,
     *,
@@ -63,6 +64,7 @@ def sample(
     return codes
 
 
+# Paper silent, section 4.1: a cache that equals the trained model
 @partial(jax.jit, static_argnames=("top_k", "keep_logits"))
 def generate(
     prior: Prior,

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 REFUSED = -jnp.inf
 
 
+# Paper silent, section 4.1: classifier-free guidance
 def guide(
     *,
     conditional: Float[Array, "*b K"],
@@ -40,6 +41,7 @@ def keep_top_p(logits: Float[Array, "*b K"], p: float | Array) -> Float[Array, "
     return jnp.where(kept, logits, REFUSED)
 
 
+# Paper silent, section 5.2: temperature, top-k and top-p
 def filter_logits(
     logits: Float[Array, "*b K"],
     *,

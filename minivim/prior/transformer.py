@@ -18,6 +18,7 @@ from minivim.errors import UserError
 from minivim.transformer import Block, Cache, Stack, argmax, dropout, linear
 
 
+# Paper, section 4: a causal Transformer over codes in raster order
 class Prior(nnx.Module):
     """`p(c_1, ..., c_N | class) = prod_i p(c_i | class, c_<i)`.
 
@@ -45,10 +46,12 @@ class Prior(nnx.Module):
         """The label that stands for "no label"."""
         return self.config.num_classes
 
+    # Paper, section 4.1: a class token with a table of its own
     def start(self, labels: Int[Array, " B"]) -> Float[Array, "B D"]:
         """The class token."""
         return self.classes[...][labels]
 
+    # Paper, section 4: a learnt token plus a learnt 2-D position
     def embed(
         self, codes: Int[Array, "*b"], positions: Int[Array, "*b"]
     ) -> Float[Array, "*b D"]:
@@ -82,6 +85,7 @@ class Prior(nnx.Module):
         x, blocks = self._run(codes[:, :-1], labels, key)
         return self.head(x).astype(jnp.float32), {"blocks": blocks}
 
+    # Paper, section 4.2: the mean over all tokens of one block's output
     def features(self, codes: Int[ArrayLike, "B N"]) -> Float[Array, "L B D"]:
         """Mean over all codes of each block's output; takes no label (section 4.2)."""
         return _features(self, jnp.asarray(codes))
@@ -135,6 +139,7 @@ def check_labels(prior: Prior, labels: Any) -> Int[np.ndarray, " B"]:
     return labels.astype(np.int32)
 
 
+# Paper silent, section 4.1: labels dropped in training, for guidance
 def drop_labels(
     labels: Int[Array, " B"], *, null_class: int, rate: float, key: PRNGKeyArray
 ) -> Int[Array, " B"]:
@@ -142,6 +147,7 @@ def drop_labels(
     return jnp.where(jax.random.bernoulli(key, rate, labels.shape), null_class, labels)
 
 
+# Paper, section 4: the negative log-likelihood of the next code
 def prior_loss(
     prior: Prior,
     batch: dict[str, Array],

@@ -133,6 +133,7 @@ def middle(config: CNNConfig, *, rngs: nnx.Rngs) -> list[nnx.Module]:
     ]
 
 
+# Paper, Table 1: VQGAN's convolutional networks as rivals
 class CNNEncoder(nnx.Module):
     """Images to features: residual blocks at every size, halving in between."""
 

@@ -126,6 +126,7 @@ class ResidualBlock(nnx.Module):
         return (y + self.skip(x)) / GAIN
 
 
+# Paper silent, section 3.3: the spread within groups of a batch
 def minibatch_stddev(
     x: Float[Array, "B H W C"], group: int, eps: float = 1e-8
 ) -> Float[Array, "B H W C+1"]:
@@ -143,6 +144,7 @@ def minibatch_stddev(
     return jnp.concatenate([x, extra], axis=-1)
 
 
+# Paper, section 3.3: the discriminator of StyleGAN2
 class StyleGAN2Discriminator(nnx.Module):
     """Residual blocks down to 4 x 4, minibatch stddev, one logit per image.
 
@@ -182,6 +184,7 @@ class StyleGAN2Discriminator(nnx.Module):
         return self.out(x)[:, 0]
 
 
+# Paper, Table 4: PatchGAN as the other discriminator
 class PatchGAN(nnx.Module):
     """4 x 4 convolutions; one logit for each overlapping patch, `[B, h w]`.
 

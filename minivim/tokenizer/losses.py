@@ -20,6 +20,7 @@ AFFINE_EPS = 0.1
 LOG_SCALE_FLOOR = math.log(4 / 255)
 
 
+# Paper, section 3.3: the squared error of pixels
 def l2_loss(
     *, recon: Float[Array, "B H W C"], target: Float[Array, "B H W C"]
 ) -> Float[Array, ""]:
@@ -34,6 +35,7 @@ def l1_loss(
     return jnp.mean(jnp.abs(recon - target))
 
 
+# Paper silent, section 3.3: how pixels keep off 0 and 1
 def map_pixels(x: Float[Array, "*b"], pixel_map: str) -> Float[Array, "*b"]:
     """Pixels in [0, 1] into the open interval on which the density lives."""
     if pixel_map == "clamp":
@@ -48,6 +50,7 @@ def unmap_pixels(y: Float[Array, "*b"], pixel_map: str) -> Float[Array, "*b"]:
     return (y - AFFINE_EPS) / (1 - 2 * AFFINE_EPS)
 
 
+# Paper, section 3.1: a sigmoid on the mean, no other last activation
 def pixels_of(
     mean: Float[Array, "*b"], *, output: str, pixel_map: str = "clamp"
 ) -> Float[Array, "*b"]:
@@ -57,11 +60,13 @@ def pixels_of(
     return unmap_pixels(jax.nn.sigmoid(mean), pixel_map)
 
 
+# Paper silent, section 3.3: a floor under the learnt scale
 def floored_log_scale(raw: Float[Array, "*b"]) -> Float[Array, "*b"]:
     """`ln b = floor + softplus(raw - floor)`: above the floor, with a gradient."""
     return LOG_SCALE_FLOOR + jax.nn.softplus(raw - LOG_SCALE_FLOOR)
 
 
+# Paper, section 3.3: the logit-laplace loss
 def logit_laplace_loss(
     *,
     mean: Float[Array, "*b"],
@@ -86,6 +91,7 @@ def logistic_generator_loss(*, fake: Float[Array, "*b"]) -> Float[Array, ""]:
     return jnp.mean(jax.nn.softplus(-fake))
 
 
+# Paper silent, section 3.3: the form of the adversarial loss, logistic or hinge
 def logistic_discriminator_loss(
     *, real: Float[Array, "*b"], fake: Float[Array, "*b"]
 ) -> Float[Array, ""]:
@@ -105,6 +111,7 @@ def hinge_discriminator_loss(
     return (jnp.mean(jax.nn.relu(1 - real)) + jnp.mean(jax.nn.relu(1 + fake))) / 2
 
 
+# Paper silent, section 3.3: R1 on real images, every 16 steps
 def r1_penalty(
     discriminator: Callable[[Array], Array], images: Float[Array, "B H W C"]
 ) -> Float[Array, ""]:
@@ -118,6 +125,7 @@ def r1_penalty(
     return jnp.mean(jnp.sum(jnp.square(slopes), axis=(1, 2, 3)))
 
 
+# Paper, section 3.3: the loss of stage 1 as a weighted sum
 def total_loss(
     weights: LossConfig, terms: dict[str, Float[Array, ""]]
 ) -> Float[Array, ""]:

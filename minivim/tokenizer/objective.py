@@ -85,6 +85,7 @@ def tokenizer_loss(
     return total_loss(weights, terms), terms | {"codes": codes}
 
 
+# Paper, section 3.3: the adversarial loss, two networks and one step
 def adversarial_loss(
     players: Players,
     batch: dict[str, Any],

@@ -49,6 +49,7 @@ class PerceptualConfig:
         )
 
 
+# Paper, section 3.3: the perceptual loss, on features of a VGG
 class LPIPS(nnx.Module):
     """Distance between the VGG features of two images, weighted by linear heads.
 
@@ -113,6 +114,7 @@ class LPIPS(nnx.Module):
         return found
 
 
+# Paper silent, section 3.3: the same on features of our own classifier
 class FeatureDistance(nnx.Module):
     """The same distance over a `Classifier`'s feature maps, all heads alike.
 

@@ -28,6 +28,7 @@ def sincos_positions(grid: int, width: int) -> Float[np.ndarray, "N D"]:
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 
+# Paper silent, section 3.1: positions in stage 1, learnt or fixed
 class Positions(nnx.Module):
     """One vector per token, learnt or fixed, added to the tokens."""
 
@@ -43,6 +44,7 @@ class Positions(nnx.Module):
         return x + jnp.asarray(sincos_positions(self.grid, self.width))
 
 
+# Paper, section 3.1: a two-layer tanh network at the output of the blocks
 class TanhHead(nnx.Module):
     """`W_2 tanh(W_1 x)`, the two-layer network at the output of the blocks."""
 
@@ -71,6 +73,7 @@ def reconstruction(
     return pixels_of(mean, output=config.output, pixel_map=config.pixel_map), aux
 
 
+# Paper, section 3.1: the encoder, Transformer blocks over patches
 class Encoder(nnx.Module):
     """Images to features: patches, positions, blocks, tanh head."""
 
@@ -93,6 +96,7 @@ class Encoder(nnx.Module):
         return x if self.head is None else self.head(x)
 
 
+# Paper, section 3.1: the decoder, the same in reverse
 class Decoder(nnx.Module):
     """Features to pixels: positions, blocks, tanh head, patches regrouped.
 

@@ -13,6 +13,8 @@ from minivim.config import OptimConfig
 Optim = OptimConfig | dict[str, OptimConfig]
 
 
+# Paper, section 5.1: warm-up over 50k steps, then a cosine to 5e-5
+# Paper, section 5.2: constant to step 80k, then exponential to 1e-5
 def learning_rate(config: OptimConfig, *, steps: int) -> optax.Schedule:
     """Linear warm-up to `peak_lr`, then constant, cosine or exponential.
 
@@ -37,6 +39,7 @@ def learning_rate(config: OptimConfig, *, steps: int) -> optax.Schedule:
     return optax.join_schedules([warmup, hold, after], [config.warmup_steps, start])
 
 
+# Paper silent, section 5.1: weight decay for matrices only
 def decays(params: Any) -> Any:
     """True where weight decay applies: matrices, not biases, norms or tables."""
     return jax.tree_util.tree_map_with_path(
@@ -44,6 +47,7 @@ def decays(params: Any) -> Any:
     )
 
 
+# Paper, section 5.1: weight decay 1e-4, decoupled
 def optimizer(config: Optim, *, steps: int) -> optax.GradientTransformation:
     """AdamW with the recipe's schedule, clipped by global norm if asked.
 

@@ -17,6 +17,7 @@ from minivim.metrics import (
 )
 
 
+@pytest.mark.paper("usage and perplexity over any fixed set of tokens")
 def test_known_values():
     stats = codebook_usage(jnp.array([[0, 0], [1, 3]]), num_codes=8)
     assert stats.usage == 3 / 8
@@ -39,6 +40,7 @@ def test_extremes():
     batch=st.integers(1, 40),
     num_codes=st.integers(1, 50),
 )
+@pytest.mark.paper("usage and perplexity over any fixed set of tokens")
 def test_invariant_to_order_shape_and_batching(seed, images, batch, num_codes):
     rng = np.random.default_rng(seed)
     codes = rng.integers(0, num_codes, (images, 6))
@@ -66,6 +68,7 @@ def test_batch_average_would_not_be_invariant():
     assert large > 1.5 * small
 
 
+@pytest.mark.paper("codebook usage within batches of 256 test images")
 def test_paper_rule_counts_within_each_full_batch():
     # Two batches of 4 images: codes {0, 1} and {2, 3, 4}; a ninth image is left out.
     codes = np.array([[0, 1]] * 4 + [[2, 3]] * 3 + [[4, 4]] + [[9, 8]])

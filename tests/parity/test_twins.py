@@ -189,6 +189,7 @@ def test_cached_decoding():
 @pytest.mark.parametrize(
     ("activation", "causal"), [("gelu", False), ("relu", True), ("tanh", False)]
 )
+@pytest.mark.paper("LayerNorm before attention and before the FFN")
 def test_block_against_torch_layers(causal, activation):
     """LayerNorm, MultiheadAttention and GELU of torch.nn, put together by hand."""
     config = StackConfig(blocks=1, heads=2, width=16, hidden=32, activation=activation)

@@ -56,6 +56,7 @@ def largest_difference(prior, *, labels, known, guidance=None, key=KEY, **filter
 @pytest.mark.parametrize(
     ("top_k", "top_p", "guidance"), product([None, 5], [None, 0.8], [None, 2.5])
 )
+@pytest.mark.paper("a cache that equals the trained model")
 def test_cached_logits_equal_teacher_forcing(prior, top_k, top_p, guidance):
     null = jnp.full(3, prior.null_class)
     for known, temperature, labels in (
@@ -109,6 +110,7 @@ class PredecessorIsZero(Prior):
 
 
 @pytest.mark.parametrize("broken", [CacheOffByOne, PredecessorIsZero])
+@pytest.mark.paper("a cache that equals the trained model")
 def test_a_broken_sampler_is_caught(broken):
     prior = tiny.build(broken, tiny.PRIOR)
     labels = jnp.array([0, 1, 2])
@@ -135,6 +137,7 @@ def test_top_k_1_is_greedy(prior):
     np.testing.assert_array_equal(codes, again)
 
 
+@pytest.mark.paper("code after code, at temperature 1, from all codes")
 def test_same_key_same_codes(prior):
     one, again, other = (
         np.asarray(sample(prior, key=jax.random.key(k), num_samples=16))
@@ -157,6 +160,7 @@ def test_a_prefix_is_kept_and_completed(prior, length):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
+@pytest.mark.paper("code after code, at temperature 1, from all codes")
 def test_first_codes_follow_the_softmax(prior, temperature):
     count = 4000
     labels = np.full(count, 1)
@@ -174,6 +178,7 @@ def test_first_codes_follow_the_softmax(prior, temperature):
     assert chi_square < 60  # 23 degrees of freedom: exceeded once in 25,000
 
 
+@pytest.mark.paper("classifier-free guidance")
 def test_guidance_of_one_is_no_guidance(prior):
     labels = np.array([0, 1, 2])
     plain = sample(prior, key=KEY, labels=labels)

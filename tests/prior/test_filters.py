@@ -66,12 +66,14 @@ def test_temperature_divides():
     np.testing.assert_array_equal(filter_logits(logits), logits)
 
 
+@pytest.mark.paper("temperature, top-k and top-p")
 def test_top_p_sees_the_temperature():
     logits = jnp.log(jnp.array([0.5, 0.3, 0.2]))
     assert kept(filter_logits(logits, top_p=0.6)) == {0, 1}
     assert kept(filter_logits(logits, top_p=0.6, temperature=0.25)) == {0}
 
 
+@pytest.mark.paper("temperature, top-k and top-p")
 def test_top_p_comes_after_top_k():
     logits = jnp.log(jnp.array([0.4, 0.3, 0.2, 0.1]))
     # Of all codes 0.4 + 0.3 < 0.75, of the best two 0.57 < 0.75 <= 1.
@@ -85,6 +87,7 @@ def test_top_p_comes_after_top_k():
 @pytest.mark.parametrize(
     ("scale", "expected"), [(0.0, [1.0, 2.0]), (1.0, [3.0, 0.0]), (2.0, [5.0, -2.0])]
 )
+@pytest.mark.paper("classifier-free guidance")
 def test_guidance_extrapolates_from_null_to_conditional(scale, expected):
     conditional, null = jnp.array([3.0, 0.0]), jnp.array([1.0, 2.0])
     found = guide(conditional=conditional, null=null, scale=scale)

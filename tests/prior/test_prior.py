@@ -52,6 +52,7 @@ def rows_used(table) -> set[int]:
     hnp.arrays(np.int32, (3, 4), elements=st.integers(0, 23)),
     hnp.arrays(np.int32, 3, elements=st.integers(0, tiny.CLASSES - 1)),
 )
+@pytest.mark.paper("a class token with a table of its own")
 def test_codes_and_classes_touch_only_their_own_rows(codes, labels):
     of_codes, of_classes = table_gradients(
         tiny.prior(), jnp.asarray(codes), jnp.asarray(labels), jax.random.key(0)
@@ -73,6 +74,7 @@ def test_null_class_has_a_row_of_its_own(prior):
         assert float(jnp.abs(given_label - without).max()) > 1e-3
 
 
+@pytest.mark.paper("the start of a prior without labels")
 def test_a_prior_without_classes_starts_from_a_learnt_vector():
     prior = tiny.prior(num_classes=0)
     assert prior.null_class == 0
@@ -84,6 +86,7 @@ def test_a_prior_without_classes_starts_from_a_learnt_vector():
     assert rows_used(grads["classes"]) == {0}
 
 
+@pytest.mark.paper("a causal Transformer over codes in raster order")
 def test_logits_never_depend_on_their_own_or_later_codes(prior):
     logits, aux = tiny.call(prior, CODES, LABELS)
     assert logits.shape == (3, 4, 24)
@@ -97,6 +100,7 @@ def test_logits_never_depend_on_their_own_or_later_codes(prior):
         assert (difference[i + 1 :] > 1e-4).all()
 
 
+@pytest.mark.paper("a learnt token plus a learnt 2-D position")
 def test_rows_and_columns_have_positions(prior):
     same = jnp.zeros((1, 4), jnp.int32)
     for table in (prior.rows, prior.columns):
@@ -108,6 +112,7 @@ def test_rows_and_columns_have_positions(prior):
         np.testing.assert_allclose(vectors[i], expected, atol=1e-6)
 
 
+@pytest.mark.paper("the mean over all tokens of one block's output")
 def test_features_are_the_means_over_all_codes(prior):
     features = prior.features(CODES)
     assert features.shape == (2, 3, 16)
@@ -124,6 +129,7 @@ def test_features_take_no_label(prior):
     np.testing.assert_array_equal(prior.features(CODES), other.features(CODES))
 
 
+@pytest.mark.paper("labels dropped in training, for guidance")
 def test_drop_labels_drops_at_the_rate():
     labels = jnp.tile(jnp.arange(3), 4000)
     dropped = np.asarray(
@@ -134,6 +140,7 @@ def test_drop_labels_drops_at_the_rate():
     np.testing.assert_array_equal(dropped[~gone], np.asarray(labels)[~gone])
 
 
+@pytest.mark.paper("labels dropped in training, for guidance")
 def test_label_dropout_trains_the_null_row(prior):
     _, plain = table_gradients(prior, CODES, LABELS, jax.random.key(0))
     assert rows_used(plain) == {0, 1, 2}
@@ -145,6 +152,7 @@ def test_label_dropout_trains_the_null_row(prior):
     assert seen == {0, 1, 2, prior.null_class}
 
 
+@pytest.mark.paper("the negative log-likelihood of the next code")
 def test_loss_is_nats_per_token(prior):
     loss, metrics = nnx.jit(prior_loss)(
         prior, {"codes": CODES, "label": LABELS}, key=jax.random.key(0)
@@ -158,6 +166,7 @@ def test_loss_is_nats_per_token(prior):
     assert float(metrics["accuracy"]) == pytest.approx(right)
 
 
+@pytest.mark.paper("dropout after attention, activation and FFN")
 def test_dropout_is_used_in_the_loss_only():
     stack = replace(tiny.STACK, dropout=0.3)
     prior = tiny.prior(stack=stack)

@@ -48,6 +48,7 @@ def logits(model, x):
     ("size", "widths"),
     [(32, (64, 128, 256, 512)), (256, (64, 128, 256, 512, 512, 512, 512))],
 )
+@pytest.mark.paper("the discriminator of StyleGAN2")
 def test_depth_and_width_follow_the_image(size, widths):
     config = DiscriminatorConfig()
     assert config.widths(size) == widths
@@ -57,6 +58,7 @@ def test_depth_and_width_follow_the_image(size, widths):
     assert model.conv.kernel.shape[2:] == (widths[-1] + 1, widths[-1])
 
 
+@pytest.mark.paper("PatchGAN as the other discriminator")
 def test_patchgan_judges_patches():
     assert logits(made(kind="patchgan"), X).shape == (4, 4)
 
@@ -89,6 +91,7 @@ def untrained(model, spoil=lambda model: None) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["stylegan2", "patchgan"])
+@pytest.mark.paper("the discriminator of StyleGAN2")
 def test_every_parameter_is_trained(kind):
     """C8: each leaf of the gradient is non-zero on a random batch."""
     assert untrained(made(kind=kind)) == []
@@ -171,6 +174,7 @@ BATCH = np.random.default_rng(0).standard_normal((6, 2, 2, 3)).astype(np.float32
 GROUPS = [[0, 3], [1, 4], [2, 5]]  # of two among six, as StyleGAN2 deals them
 
 
+@pytest.mark.paper("the spread within groups of a batch")
 def test_stddev_equals_a_loop():
     found = spread(BATCH)
     for members in GROUPS:
@@ -186,6 +190,7 @@ def leaks(stddev) -> bool:
     return move.tolist() != [False, True, False, False, True, False]
 
 
+@pytest.mark.paper("the spread within groups of a batch")
 def test_stddev_stays_within_its_group():
     assert not leaks(spread)
     swapped = BATCH[[3, 1, 2, 0, 4, 5]]
@@ -207,6 +212,7 @@ def test_group_that_does_not_divide_the_batch_shrinks():
     assert spread(BATCH[:1], 4) == pytest.approx(0, abs=1e-3)
 
 
+@pytest.mark.paper("the form of the adversarial loss, logistic or hinge")
 def test_signs_and_limits_of_the_logistic_loss():
     """C9: non-saturating, so that a generator that fools nobody still learns."""
     generator = jax.grad(lambda f: logistic_generator_loss(fake=f))
@@ -233,6 +239,7 @@ def test_swapped_arguments_of_bce_would_teach_nothing():
     assert (swapped == 0).all()
 
 
+@pytest.mark.paper("the form of the adversarial loss, logistic or hinge")
 def test_hinge_stops_at_its_margin():
     on_real, on_fake = jax.grad(
         lambda r, f: hinge_discriminator_loss(real=r, fake=f), argnums=(0, 1)
@@ -243,6 +250,7 @@ def test_hinge_stops_at_its_margin():
     np.testing.assert_allclose(slope, [-0.5, -0.5])
 
 
+@pytest.mark.paper("R1 on real images, every 16 steps")
 def test_r1_of_a_linear_critic_is_the_norm_of_its_weights():
     w = jax.random.normal(jax.random.key(2), X.shape[1:])
     found = r1_penalty(lambda x: jnp.einsum("bhwc,hwc->b", x, w), X)
@@ -255,6 +263,7 @@ def normalised_twice(critic, images):
     return jnp.mean(jnp.sum(jnp.square(slopes), axis=(1, 2, 3)))
 
 
+@pytest.mark.paper("R1 on real images, every 16 steps")
 def test_r1_does_not_depend_on_the_batch_size():
     """C4: doubling the batch changes nothing, minibatch stddev off."""
     critic = made(stddev_group=0)

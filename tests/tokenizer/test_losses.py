@@ -45,6 +45,7 @@ def mass(log_density, *, low: float, high: float) -> float:
 
 @pytest.mark.parametrize("mean", [-2.0, 0.0, 1.5])
 @pytest.mark.parametrize("scale", [0.05, 0.3, 0.7])
+@pytest.mark.paper("the logit-laplace loss")
 def test_it_is_a_density(mean, scale):
     """Within the clamp; the tails beyond it hold less than the tolerance."""
     found = mass(lambda x: -one(x, mean, math.log(scale)), low=CLAMP, high=1 - CLAMP)
@@ -61,6 +62,7 @@ def test_without_the_volume_term_it_is_none():
 
 
 @pytest.mark.parametrize("pixel_map", KINDS)
+@pytest.mark.paper("the logit-laplace loss")
 def test_it_is_the_laplace_density_of_the_logit(pixel_map):
     """Change of variables: `p(y) = Laplace(logit y) |d logit / dy|`."""
     mean, log_scale = jnp.float32(0.4), jnp.float32(-1.2)
@@ -102,6 +104,7 @@ def minimiser_of_l2(x, unmap) -> float:
 
 
 @pytest.mark.parametrize("pixel_map", KINDS)
+@pytest.mark.paper("how pixels keep off 0 and 1")
 def test_unmap_inverts_map(pixel_map):
     inner = PIXELS[1:-1]
     back = unmap_pixels(map_pixels(inner, pixel_map), pixel_map)
@@ -110,6 +113,7 @@ def test_unmap_inverts_map(pixel_map):
     assert 0 < float(mapped.min()) < float(mapped.max()) < 1
 
 
+@pytest.mark.paper("how pixels keep off 0 and 1")
 def test_black_and_white_have_a_finite_loss_and_gradient():
     ends = jnp.array([0.0, 1.0])
     for pixel_map in KINDS:
@@ -134,6 +138,7 @@ def descend(log_scale, steps: int = 400) -> float:
     return float(loss(raw))
 
 
+@pytest.mark.paper("a floor under the learnt scale")
 def test_a_flat_colour_stops_at_the_floor():
     lowest = math.log(2) + LOG_SCALE_FLOOR + math.log(0.3 * 0.7)
     assert lowest < descend(floored_log_scale) < lowest + 0.1

@@ -27,6 +27,7 @@ def tok():
     return tiny.tokenizer()
 
 
+@pytest.mark.paper("the encoder, Transformer blocks over patches")
 def test_shapes(tok):
     recon, aux = tiny.call(tok, IMAGES)
     assert recon.shape == IMAGES.shape
@@ -41,6 +42,7 @@ def test_shapes(tok):
     np.testing.assert_array_equal(tok.reconstruct(IMAGES), tok.decode(codes))
 
 
+@pytest.mark.paper("the decoder, the same in reverse")
 def test_encoder_and_decoder_may_differ():
     sizes = replace(tiny.STACK, width=32, heads=4, blocks=3)
     recon, aux = tiny.call(tiny.tokenizer(decoder=sizes), IMAGES)
@@ -50,6 +52,7 @@ def test_encoder_and_decoder_may_differ():
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.integers(1, 2))
+@pytest.mark.paper("an image as a row of patches, in raster order")
 def test_unpatchify_inverts_patchify(grid, patch, channels, batch):
     shape = (batch, grid * patch, grid * patch, channels)
     images = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
@@ -60,11 +63,13 @@ def test_unpatchify_inverts_patchify(grid, patch, channels, batch):
     np.testing.assert_array_equal(back, images)
 
 
+@pytest.mark.paper("an image as a row of patches, in raster order")
 def test_tokens_are_in_raster_order():
     marked = jnp.zeros((1, 8, 8, 3)).at[0, :4, 4:].set(1)  # the upper right patch
     np.testing.assert_array_equal(patchify(marked, 4).sum(-1), [[0, 48, 0, 0]])
 
 
+@pytest.mark.paper("a sigmoid on the mean, no other last activation")
 def test_pixels_lie_between_zero_and_one(tok):
     big = nnx.clone(tok)
     big.decoder.head.out.kernel[...] *= 1e3
@@ -83,6 +88,7 @@ def test_linear_output_is_clipped_by_decode_only():
 
 
 @pytest.mark.parametrize("side", ["encoder", "decoder"])
+@pytest.mark.paper("one more LayerNorm after the last block")
 def test_both_stacks_end_with_a_layer_norm(tok, side):
     changed = nnx.clone(tok)
     norm = getattr(changed, side).stack.norm
@@ -104,6 +110,7 @@ def moved(model: Tokenizer, codes: jax.Array) -> float:
     return float(jnp.abs(plain - swapped).max())
 
 
+@pytest.mark.paper("positions in stage 1, learnt or fixed")
 def test_decoder_uses_positions(tok):
     codes = jnp.arange(12).reshape(3, 4)
     assert moved(tok, codes) > 1e-3
@@ -113,12 +120,14 @@ def test_decoder_uses_positions(tok):
 
 
 @pytest.mark.parametrize("kind", ["learnt", "sincos"])
+@pytest.mark.paper("positions in stage 1, learnt or fixed")
 def test_encoder_uses_positions(kind):
     same = jnp.ones((1, 8, 8, 3)) * 0.3  # every patch alike
     features = tiny.call(tiny.tokenizer(positions=kind), same)[1]["features"]
     assert float(jnp.abs(features[:, 0] - features[:, 3]).max()) > 1e-3
 
 
+@pytest.mark.paper("positions in stage 1, learnt or fixed")
 def test_sincos_table():
     table = sincos_positions(3, 8)  # [sin x, cos x, sin y, cos y] of 2 frequencies
     assert table.shape == (9, 8)
@@ -137,6 +146,7 @@ def test_sincos_has_no_position_parameters():
     assert not [name for name in names if "positions" in name]
 
 
+@pytest.mark.paper("tanh in a head, or inside every block")
 def test_tanh_sits_in_the_head_or_in_the_blocks():
     head, blocks = tiny.tokenizer(tanh="head"), tiny.tokenizer(tanh="blocks")
     assert isinstance(head.encoder.head, TanhHead)
@@ -148,6 +158,7 @@ def test_tanh_sits_in_the_head_or_in_the_blocks():
     assert blocks.config.decoder.activation == "tanh"
 
 
+@pytest.mark.paper("a two-layer tanh network at the output of the blocks")
 def test_tanh_head_saturates():
     head = TanhHead(4, 6, 5, rngs=nnx.Rngs(0))
     x = 1e4 * jnp.ones((1, 2, 4))
@@ -166,6 +177,7 @@ def test_codes_of_another_length_are_refused(tok):
         tok.decode(jnp.zeros((2, 5), jnp.int32))
 
 
+@pytest.mark.paper("the loss of stage 1 as a weighted sum")
 def test_loss_is_the_weighted_sum_of_its_terms(tok):
     weights = LossConfig(vq=0.5, l2=2.0, l1=0.1)
     batch, key = {"image": IMAGES}, jax.random.key(0)
@@ -180,6 +192,7 @@ def test_loss_is_the_weighted_sum_of_its_terms(tok):
     )
 
 
+@pytest.mark.paper("the squared error of pixels")
 def test_pixel_losses_are_means():
     recon, target = jnp.full((2, 4, 4, 3), 0.5), jnp.zeros((2, 4, 4, 3))
     assert float(l2_loss(recon=recon, target=target)) == pytest.approx(0.25)

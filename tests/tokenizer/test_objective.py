@@ -58,6 +58,7 @@ def only(name):
     return loss
 
 
+@pytest.mark.paper("the adversarial loss, two networks and one step")
 def test_the_gradients_of_both_losses_fall_on_disjoint_networks(players):
     generator, critic = (slopes(only(n), players) for n in ("g_loss", "d_loss"))
     assert generator["tokenizer"] > 0 and generator["discriminator"] == 0
@@ -99,6 +100,7 @@ def test_r1_counts_only_where_it_is_due(players):
     assert float(none["r1"]) == 0 and float(each["r1"]) == float(terms["r1"]) > 0
 
 
+@pytest.mark.paper("the first adversarial step")
 def test_before_the_start_nothing_is_adversarial(players):
     late = replace(CRITIC, start=3)
 
@@ -157,6 +159,7 @@ def trained(parts, steps: int, *, update=None):
     return state, found
 
 
+@pytest.mark.paper("the adversarial loss, two networks and one step")
 def test_one_update_of_each_network_in_a_step():
     """C7: every counter equals the number of steps; one schedule each."""
     state, _ = trained(experiment(), 3)
@@ -183,6 +186,7 @@ def test_two_updates_in_a_step_would_be_counted():
     np.testing.assert_allclose(*moved, rtol=1e-4)
 
 
+@pytest.mark.paper("the same Adam for the discriminator")
 def test_each_network_has_its_own_optimiser():
     recipe = replace(
         RECIPE, discriminator=replace(CRITIC, lr_ratio=1e-6, beta1=0.0, beta2=0.5)
@@ -198,6 +202,7 @@ def test_each_network_has_its_own_optimiser():
     assert distance("tokenizer") > 1e-2 > 1e-5 > distance("discriminator") > 0
 
 
+@pytest.mark.paper("R1 on real images, every 16 steps")
 def test_lazy_steps_are_every_fourth():
     _, found = trained(experiment(), 6)
     assert [float(m["r1_due"]) for m in found] == [1, 0, 0, 0, 1, 0]

@@ -115,6 +115,7 @@ def off(net) -> float:
     return float(np.abs(distance(net, X, Y) / want - 1).max())
 
 
+@pytest.mark.paper("the perceptual loss, on features of a VGG")
 def test_lpips_is_the_formula():
     assert off(lpips()) < 1e-5
 
@@ -130,6 +131,7 @@ def test_images_that_are_not_normalised_would_be_noticed(monkeypatch, spoilt):
     assert off(lpips()) > 1e-2
 
 
+@pytest.mark.paper("the same on features of our own classifier")
 def test_a_classifier_gives_one_minus_the_cosine():
     net, (x, y) = feature_distance(), LABELLED
     _, of_x = tiny.call(net.network, x)
@@ -207,6 +209,7 @@ def moved(model, net) -> list[str]:
     ]
 
 
+@pytest.mark.paper("the perceptual loss, on features of a VGG")
 def test_no_leaf_of_the_network_is_trained(tmp_path):
     network = tiny.build(classifier.build, CNN)
     weights.save(tmp_path, network, kind="classifier", card={})

@@ -35,6 +35,7 @@ def rates(config: OptimConfig, steps: int, at: list[int]) -> list[float]:
     return [float(schedule(step)) for step in at]
 
 
+@pytest.mark.paper("warm-up over 50k steps, then a cosine to 5e-5")
 def test_stage_1_of_the_paper():
     recipe = recipes.vit_vqgan_ss()
     at = [0, 25_000, 50_000, 275_000, 500_000]
@@ -43,6 +44,7 @@ def test_stage_1_of_the_paper():
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
+@pytest.mark.paper("constant to step 80k, then exponential to 1e-5")
 def test_stage_2_of_the_paper():
     recipe = recipes.vim_large()
     at = [0, 2_500, 5_000, 40_000, 80_000, 265_000, 450_000]
@@ -120,6 +122,7 @@ def test_a_model_survives_the_donation_of_its_state():
 
 
 @pytest.mark.parametrize("model", [tiny.tokenizer(), tiny.prior()])
+@pytest.mark.paper("weight decay for matrices only")
 def test_weight_decay_is_for_kernels_only(model):
     mask = decays(nnx.state(model, nnx.Param))
     found = {
@@ -132,6 +135,7 @@ def test_weight_decay_is_for_kernels_only(model):
     assert 0 < sum(found.values()) < len(found)
 
 
+@pytest.mark.paper("weight decay 1e-4, decoupled")
 def test_weight_decay_pulls_kernels_to_zero():
     config = OptimConfig(peak_lr=0.1, warmup_steps=0, weight_decay=0.5)
     params = {"kernel": jnp.ones(2), "bias": jnp.ones(2)}
@@ -142,6 +146,7 @@ def test_weight_decay_pulls_kernels_to_zero():
     np.testing.assert_array_equal(updates["bias"], np.zeros(2))
 
 
+@pytest.mark.paper("clipping by the global norm")
 def test_clipping_is_by_global_norm():
     config = OptimConfig(
         peak_lr=1.0, warmup_steps=0, weight_decay=0.0, eps=1.0, clip_norm=1.0

@@ -1,0 +1,266 @@
+"""The table from the paper to the code, its tests and the chapters.
+
+A comment above a definition in `minivim/` states what it implements,
+
+    # Paper, section 3.2: the loss L_VQ
+    # Paper silent, section 3.3: R1 on real images
+
+(a section, a Table or an appendix), and a test names the statement it checks,
+`@pytest.mark.paper("the loss L_VQ")`. Everything is read as text: nothing is imported.
+"""
+
+import ast
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MARKER = re.compile(
+    r" *# Paper( silent)?, ((?:section|Table|appendix) [\dA-C.]+\d?): (\S.*)"
+)
+# Close to a marker, but none of the above: a mistake, and not to be passed over.
+ALMOST = re.compile(r" *# Paper\b.*:")
+# The code of a cell, behind its options in either form.
+CELL = re.compile(
+    r"^```\{code-cell\}[^\n]*\n(?:---\n.*?^---\n|(?::[^\n]*\n)*)(.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+TITLES = {
+    "section 1": "Introduction",
+    "section 3": "Vector-quantized images",
+    "section 3.1": "VQGAN with Vision Transformers",
+    "section 3.2": "The codebook",
+    "section 3.3": "The losses of stage 1",
+    "section 4": "Vector-quantized image modelling",
+    "section 4.1": "Images from the prior",
+    "section 4.2": "Features from the prior",
+    "section 5.1": "Training stage 1",
+    "section 5.2": "Training stage 2, sampling",
+    "section 5.3": "The linear probe",
+    "Table 1": "Speed and quality of tokenizers",
+    "Table 2": "Sizes",
+    "Table 3": "Reconstruction",
+    "Table 4": "Ablations of stage 1",
+    "Table 6": "Class-conditional images",
+    "appendix A": "Which block to probe",
+}
+INTRODUCTION = """\
+# From the paper to the code
+
+What Yu et al. (2022) state, where it stands in `minivim`, the test that would fail if
+it were otherwise, and the chapters that use it. A test's name is the sentence in the
+third column, with underscores. The page is made from comments in the code each time
+the book is built, and a statement without a test stops the build.
+
+Where the paper leaves something open, we had to choose; those choices, and what we
+added, stand apart [at the end](#not-in-the-paper).
+"""
+SILENT = """\
+## Not in the paper
+
+Choices where the paper says nothing, and additions. The first column names the section
+that would have been the place.
+"""
+
+
+class TableError(Exception):
+    """A marker that names no test, no statement or no section."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One statement: where it is printed, and where we keep, check and use it."""
+
+    place: str
+    statement: str
+    silent: bool
+    symbol: str
+    tests: list[tuple[str, str]] = field(default_factory=list)
+    chapters: list[str] = field(default_factory=list)
+
+
+def rows(root: Path) -> list[Row]:
+    """All statements, in the paper's order; raises `TableError` for loose ends."""
+    tests = dict[str, list[tuple[str, str]]]()
+    for path in sorted(root.glob("tests/**/test_*.py")):
+        for statement, name in checked(path.read_text("utf-8")):
+            tests.setdefault(statement, []).append((path.stem, name))
+    chapters = {
+        path.stem: Vocabulary.of(cells(path.with_suffix(".md").read_text("utf-8")))
+        for path in sorted(root.glob("notebooks/[0-9]*.ipynb"))
+    }
+    found = []
+    for path in sorted(root.glob("minivim/**/*.py")):
+        module = ".".join(path.relative_to(root / "minivim").with_suffix("").parts)
+        module = module.removesuffix("__init__").removesuffix(".")
+        for place, statement, silent, name in stated(path.read_text("utf-8")):
+            row = Row(place, statement, silent, f"{module}.{name}")
+            row.tests.extend(tests.get(statement, []))
+            row.chapters.extend(c for c, v in chapters.items() if v.has(row.symbol))
+            found.append(row)
+    _check(found, tests)
+    return sorted(found, key=lambda row: (row.silent, order(row.place)))
+
+
+def stated(source: str) -> Iterator[tuple[str, str, bool, str]]:
+    """Place, statement, whether the paper is silent, and symbol of each marker."""
+    lines = source.splitlines()
+    tree = ast.parse(source)
+    for number, line in enumerate(lines, start=1):
+        match = MARKER.fullmatch(line)
+        if match is None:
+            if ALMOST.match(line):
+                raise TableError(f"cannot read the marker {line.strip()!r}")
+            continue
+        silent, place, statement = match.groups()
+        following = number + 1
+        while lines[following - 1].lstrip().startswith("#"):
+            following += 1
+        yield place, statement, bool(silent), symbol(tree, following)
+
+
+def symbol(tree: ast.Module, line: int) -> str:
+    """The definition or assignment that starts at a line, else what encloses it."""
+    path, body = [], tree.body
+    while True:
+        for node in body:
+            starts = [node.lineno, *(d.lineno for d in _decorators(node))]
+            if min(starts) <= line <= (node.end_lineno or 0):
+                break
+        else:
+            return ".".join(path)
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            path += [node.name] if node.name != "__init__" else []
+            body = [] if min(starts) == line else node.body
+            continue
+        target = node.targets[0] if isinstance(node, ast.Assign) else None
+        target = node.target if isinstance(node, ast.AnnAssign) else target
+        if isinstance(target, ast.Name) and node.lineno == line:
+            path.append(target.id)
+        return ".".join(path)
+
+
+def checked(source: str) -> Iterator[tuple[str, str]]:
+    """Statement and test for each `pytest.mark.paper`."""
+    for node in ast.walk(ast.parse(source)):
+        for mark in _decorators(node):
+            if isinstance(mark, ast.Call) and ast.unparse(mark.func).endswith(
+                "mark.paper"
+            ):
+                for argument in mark.args:
+                    yield ast.literal_eval(argument), node.name  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What the code of a chapter takes from minivim, and all its members and keywords.
+
+    >>> words = Vocabulary.of("from minivim.config import AConfig; AConfig(x=b.c)")
+    >>> words.has("config.AConfig"), words.has("config.AConfig.x"), words.has("d.B.c")
+    (True, True, True)
+    """
+
+    taken: set[str]
+    members: set[str]
+    keywords: set[str]
+
+    @classmethod
+    def of(cls, code: str) -> "Vocabulary":
+        """From Python source."""
+        taken, members, keywords = set[str](), set[str](), set[str]()
+        nodes = list(ast.walk(ast.parse(code)))
+        for node in nodes:
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
+                "minivim"
+            ):
+                taken |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.Attribute):
+                members.add(node.attr)
+            elif isinstance(node, ast.keyword) and node.arg:
+                keywords.add(node.arg)
+        modules = taken | {"minivim"}
+        for node in nodes:
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                taken |= {node.attr} if node.value.id in modules else set()
+        return cls(taken, members, keywords)
+
+    def has(self, symbol: str) -> bool:
+        """Whether a function or class is taken, a method called, a setting set."""
+        *_, above, last = symbol.split(".")
+        if above.endswith(("Config", "Recipe")):
+            return above in self.taken and last in self.members | self.keywords
+        return last in (self.members if above[:1].isupper() else self.taken)
+
+
+def cells(chapter: str) -> str:
+    """The Python of a chapter, without magics."""
+    return re.sub(r"^%.*$", "", "\n".join(CELL.findall(chapter)), flags=re.MULTILINE)
+
+
+def order(place: str) -> tuple:
+    """Sections, then Tables, then appendices, by number."""
+    kind, number = place.split()
+    return ("section", "Table", "appendix").index(kind), number
+
+
+def page(found: Iterable[Row]) -> str:
+    """The table as Markdown, a heading for each section."""
+    found = list(found)
+    parts = [INTRODUCTION]
+    for place in dict.fromkeys(row.place for row in found if not row.silent):
+        title = f"{place[0].upper()}{place[1:]}: {TITLES[place]}"
+        parts.append(f"## {title}\n\n{_table(found, place)}")
+    parts.append(f"{SILENT}\n{_table(found, None)}")
+    return "\n".join(parts)
+
+
+def write(root: Path, target: Path) -> None:
+    """Make the page; written only when it changes, so that Sphinx need not rebuild."""
+    text = page(rows(root))
+    if not target.exists() or target.read_text("utf-8") != text:
+        target.write_text(text, "utf-8")
+
+
+def _decorators(node: ast.AST) -> list[ast.expr]:
+    return getattr(node, "decorator_list", [])
+
+
+def _check(found: list[Row], tests: dict[str, list]) -> None:
+    untested = [row for row in found if not row.tests]
+    if untested:
+        raise TableError(
+            "no test is marked with "
+            + "; ".join(f"{row.statement!r} ({row.symbol})" for row in untested)
+        )
+    loose = sorted(set(tests) - {row.statement for row in found})
+    if loose:
+        raise TableError(f"tests are marked with what no code states: {loose}")
+    unknown = sorted({row.place for row in found} - set(TITLES))
+    if unknown:
+        raise TableError(f"TITLES has no {', '.join(unknown)}")
+
+
+def _table(found: list[Row], place: str | None) -> str:
+    """Rows of a place, or of all places where the paper is silent."""
+    heads = ["What", "Code", "Test", "Chapter"]
+    heads = heads if place else ["Section", *heads]
+    # Classes that the style sheet gives columns of equal widths on the whole page.
+    kind = "paper" if place else "silent"
+    lines = [f"{{.{kind}}}", f"| {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
+    for row in found:
+        if row.silent != (place is None) or (place and row.place != place):
+            continue
+        tests = "<br>".join(
+            f"{name.removeprefix('test_').replace('_', ' ')} (`{file}`)"
+            for file, name in row.tests
+        )
+        chapters = ", ".join(
+            f"[{int(c.split('_')[0])}](notebooks/{c}.ipynb)" for c in row.chapters
+        )
+        owner, name = row.symbol.rsplit(".", 1)
+        code = f"`{name}`<br><small>{owner}</small>"
+        what = f"{row.statement[0].upper()}{row.statement[1:]}"
+        cells = [what, code, tests, chapters or "-"]
+        cells = cells if place else [row.place.removeprefix("section "), *cells]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
