@@ -139,6 +139,8 @@ def measured(folder: Path, study: Study, *, spec: str) -> dict[str, Any]:
     judge = weights.load(judge_of(study.family))
     found = tokenizer_figures(tokenizer, test, count=2048, judge=judge)
     rows = read_metrics(folder)
+    if "right_on_fake" in rows[-1]:
+        found["health"] = show.gan_health(rows).alt
     return found | {
         "parameters": tokenizer.config.parameters,
         "train_seconds": round(train_seconds(rows), 1),
@@ -238,6 +240,11 @@ def write_page(
     (page / f"{name}.md").write_text(markdown(name, kept))
     drawn = picture(study, spec=spec, out=out)
     (page / f"{name}.png").write_bytes(show.to_png(drawn))
+    if played := _first_played(found):
+        row = next(row for row in study.rows if row.name == played["row"])
+        rows = read_metrics(folder_of(row, study, played["seed"], out))
+        drawn = show.gan_health(rows)
+        (page / f"{name}-health.png").write_bytes(show.to_png(drawn))
 
 
 def markdown(name: str, found: Sequence[dict[str, Any]]) -> str:
@@ -254,7 +261,15 @@ def markdown(name: str, found: Sequence[dict[str, Any]]) -> str:
         parts.append(verdict(found, *study.rows))
     alt = f"test images and the reconstructions of: {', '.join(_names(study, found))}"
     parts.append(f"![{alt}](results/{name}.png)")
+    if played := _first_played(found):
+        parts.append(f"The game of the run *{played['row']}*, seed {played['seed']}:")
+        parts.append(f"![{played['health']}](results/{name}-health.png)")
     return "\n\n".join(parts) + "\n"
+
+
+def _first_played(found: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The first run with a discriminator."""
+    return next((f for f in found if "health" in f), None)
 
 
 def _seeds(found: Sequence[dict[str, Any]]) -> str:

@@ -23,7 +23,6 @@ SHAPES = {
     "shapes/classifier": ("classifier", "shapes"),
     "shapes/judge": ("classifier", "shapes-judge"),
     "shapes/tokenizer": ("tokenizer", "shapes"),
-    "shapes/tokenizer-gan": ("tokenizer", "shapes-gan"),
     "shapes/prior": ("prior", "shapes"),
     "shapes/prior-unlabelled": ("prior", "shapes-unlabelled"),
 }

@@ -1,0 +1,146 @@
+"""Every named recipe, from a toy to the paper's own (section 5, Table 2).
+
+The docstring of each holds the command and the figures it reaches; those of the paper's
+size are not run here.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+from minivim.config import Recipe
+from minivim.errors import UserError
+from minivim.recipes.paper import (
+    BASE,
+    CNN,
+    LARGE,
+    PRINTED,
+    SMALL,
+    VIM_BASE,
+    VIM_LARGE,
+    cnn_vqgan,
+    cnn_vqgan_x2,
+    vim_base,
+    vim_base_class,
+    vim_large,
+    vim_large_class,
+    vit_vqgan_bb,
+    vit_vqgan_bb_patchgan,
+    vit_vqgan_sl,
+    vit_vqgan_ss,
+    vit_vqgan_ss_probe,
+    vq_vae,
+)
+from minivim.recipes.toys import (
+    as_vq_vae,
+    cifar10_classifier,
+    cifar10_judge,
+    cifar10_prior,
+    cifar10_tokenizer,
+    cifar10_tokenizer_gan,
+    cifar10_tokenizer_gan_cnn,
+    full_loss,
+    shapes_classifier,
+    shapes_judge,
+    shapes_prior,
+    shapes_prior_unlabelled,
+    shapes_probe,
+    shapes_tokenizer,
+    shapes_tokenizer_gan,
+    shapes_vq_vae,
+)
+
+__all__ = [
+    "BASE",
+    "CNN",
+    "LARGE",
+    "PRINTED",
+    "RECIPES",
+    "SMALL",
+    "VIM_BASE",
+    "VIM_LARGE",
+    "as_vq_vae",
+    "cifar10_classifier",
+    "cifar10_judge",
+    "cifar10_prior",
+    "cifar10_tokenizer",
+    "cifar10_tokenizer_gan",
+    "cifar10_tokenizer_gan_cnn",
+    "cnn_vqgan",
+    "cnn_vqgan_x2",
+    "full_loss",
+    "named",
+    "recipe",
+    "shapes_classifier",
+    "shapes_judge",
+    "shapes_prior",
+    "shapes_prior_unlabelled",
+    "shapes_probe",
+    "shapes_tokenizer",
+    "shapes_tokenizer_gan",
+    "shapes_vq_vae",
+    "vim_base",
+    "vim_base_class",
+    "vim_large",
+    "vim_large_class",
+    "vit_vqgan_bb",
+    "vit_vqgan_bb_patchgan",
+    "vit_vqgan_sl",
+    "vit_vqgan_ss",
+    "vit_vqgan_ss_probe",
+    "vq_vae",
+]
+
+RECIPES: dict[tuple[str, str], Callable[[], Recipe]] = {
+    ("tokenizer", "shapes"): shapes_tokenizer,
+    ("tokenizer", "shapes-gan"): shapes_tokenizer_gan,
+    ("tokenizer", "shapes-vq-vae"): shapes_vq_vae,
+    ("prior", "shapes"): shapes_prior,
+    ("prior", "shapes-unlabelled"): shapes_prior_unlabelled,
+    ("probe", "shapes"): shapes_probe,
+    ("classifier", "shapes"): shapes_classifier,
+    ("classifier", "shapes-judge"): shapes_judge,
+    ("tokenizer", "cifar10"): cifar10_tokenizer,
+    ("tokenizer", "cifar10-gan"): cifar10_tokenizer_gan,
+    ("tokenizer", "cifar10-gan-cnn"): cifar10_tokenizer_gan_cnn,
+    ("prior", "cifar10"): cifar10_prior,
+    ("classifier", "cifar10"): cifar10_classifier,
+    ("classifier", "cifar10-judge"): cifar10_judge,
+    ("tokenizer", "vit-vqgan-ss"): vit_vqgan_ss,
+    ("tokenizer", "vit-vqgan-bb"): vit_vqgan_bb,
+    ("tokenizer", "vit-vqgan-sl"): vit_vqgan_sl,
+    ("tokenizer", "vit-vqgan-ss-probe"): vit_vqgan_ss_probe,
+    ("tokenizer", "vit-vqgan-bb-patchgan"): vit_vqgan_bb_patchgan,
+    ("tokenizer", "cnn-vqgan"): cnn_vqgan,
+    ("tokenizer", "cnn-vqgan-x2"): cnn_vqgan_x2,
+    ("tokenizer", "vq-vae"): vq_vae,
+    ("prior", "vim-base"): vim_base,
+    ("prior", "vim-base-class"): vim_base_class,
+    ("prior", "vim-large"): vim_large,
+    ("prior", "vim-large-class"): vim_large_class,
+}
+
+
+def recipe(stage: str, name: str) -> Recipe:
+    """The named recipe of a stage; raises `UserError` with the names there are."""
+    if (stage, name) in RECIPES:
+        return RECIPES[stage, name]()
+    names = [n for s, n in RECIPES if s == stage]
+    if not names:
+        stages = sorted({s for s, _ in RECIPES})
+        raise UserError(f"there is no stage {stage!r}; use {', '.join(stages)}")
+    close = difflib.get_close_matches(name, names, 1)
+    hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}"
+    raise UserError(f"there is no {stage} recipe {name!r}; {hint}")
+
+
+def named(name: str) -> list[Recipe]:
+    """The recipes of every stage that bear this name."""
+    found = [make() for (_, n), make in RECIPES.items() if n == name]
+    if not found:
+        names = sorted({n for _, n in RECIPES})
+        close = difflib.get_close_matches(name, names, 1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}"
+        raise UserError(f"there is no recipe {name!r}; {hint}")
+    return found
