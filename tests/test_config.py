@@ -107,6 +107,10 @@ IMPOSSIBLE = {
         ("beta=-1", "beta=-1.0 must not be negative"),
         ("straight_through=around", "use project or raw"),
         ("reduction=max", "use sum or mean"),
+        ("factorised=false", "set code_dim=128 and equal widths"),
+        ("codebook=kmeans", "use gradient or ema"),
+        ("ema_decay=1", r"ema_decay=1.0 is not in \[0, 1\)"),
+        ("revive_after=-1", "revive_after=-1 must not be negative"),
         ("positions=none", "use learnt or sincos"),
         ("output=tanh", "use sigmoid or laplace or linear"),
         ("tanh=off", "use head or blocks"),
@@ -267,6 +271,16 @@ def loss(setup: Setup) -> Any:
     with jax.disable_jit():
         value, _ = parts.loss(parts.model, batch | MOMENT, key=jax.random.key(3))
     return float(value)
+
+
+def written(setup: Setup) -> Any:
+    """The codebook after a pass over two batches: what no gradient has moved."""
+    parts = setup.parts()
+    with jax.disable_jit():
+        for number in range(2):
+            batch = jax.tree.map(jnp.asarray, next(parts.batches))
+            parts.loss(parts.model, batch, key=jax.random.key(number))
+    return np.asarray(parts.model.quantizer.codebook[...]).tolist()
 
 
 def program(setup: Setup) -> Any:
@@ -523,6 +537,10 @@ TABLES: dict[str, tuple[Any, dict[str, Change]]] = {
             "model.quantizer.straight_through": Change("raw", program),
             "model.quantizer.reduction": Change("sum", loss),
             "model.quantizer.beta": Change(1.0, loss),
+            "model.quantizer.factorised": Change(False, shapes, ("code_dim=16",)),
+            "model.quantizer.codebook": Change("ema", loss),
+            "model.quantizer.ema_decay": Change(0.5, written, ("codebook=ema",)),
+            "model.quantizer.revive_after": Change(1, written),
             "loss.vq": Change(0.5, loss),
             "loss.l2": Change(0.5, loss),
             "loss.l1": Change(0.5, loss),

@@ -5,16 +5,29 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from minivim import experiments
-from minivim.config import PriorRecipe
+from minivim.config import DiscriminatorConfig, LossConfig, PriorRecipe
 from minivim.training import Workdir, new_state, read_metrics
 from tests import tiny
 
 DROPOUT = replace(tiny.PRIOR, stack=replace(tiny.STACK, blocks=1, dropout=0.1))
 CACHED = replace(tiny.PRIOR_RECIPE, model=DROPOUT, label_dropout=0.3)
+# Codes move by what the forward pass writes, and by the step's key.
+FOLLOWING = replace(
+    tiny.TOKENIZER,
+    quantizer=replace(tiny.TOKENIZER.quantizer, codebook="ema", revive_after=2),
+)
 RECIPES = {
     "tokenizer": replace(tiny.TOKENIZER_RECIPE, flip=True),
+    "tokenizer-statistics": replace(tiny.TOKENIZER_RECIPE, model=FOLLOWING),
+    "tokenizer-adversarial": replace(
+        tiny.TOKENIZER_RECIPE,
+        flip=True,
+        loss=LossConfig(adversarial=0.1),
+        discriminator=DiscriminatorConfig(width=4, max_width=8, r1_interval=3),
+    ),
     "prior-cached": CACHED,
     "prior-fly": replace(CACHED, codes="fly", flip=True),
 }
@@ -43,7 +56,7 @@ def start(recipe, folder, kind=Workdir):
         parts = experiments.tokenizer_experiment(recipe, data, held_out)
     workdir = kind(folder, {"stage": recipe.stage})
     _, rows = experiments.run(recipe, parts, workdir=workdir, quiet=True)
-    like = new_state(parts.model, recipe.optim, steps=recipe.run.steps)
+    like = new_state(parts.model, parts.optim, steps=recipe.run.steps)
     state, position = workdir.restore(like)
     workdir.close()
     return state, position, rows
@@ -71,6 +84,14 @@ def test_state_and_data_position_are_the_same(runs):
     assert position == other_position
     floats = [x.dtype for x in jax.tree.leaves(state) if x.dtype.kind == "f"]
     assert set(floats) == {np.dtype("float32")}
+
+
+def test_statistics_are_part_of_the_state(runs):
+    recipe, _, (state, _, _), _ = runs
+    names = {path[-1] for path, _ in nnx.to_flat_state(state.stats)}
+    following = recipe.model == FOLLOWING
+    assert names == ({"sums", "counts", "idle"} if following else set())
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(state.stats))
 
 
 def test_metrics_are_the_same(runs):
