@@ -188,7 +188,7 @@ class Vocabulary:
         """Whether a function or class is taken, a method called, a setting set."""
         *_, above, last = symbol.split(".")
         if above.endswith(("Config", "Recipe")):
-            return above in self.taken and last in self.members | self.keywords
+            return above in self.taken and last in self.keywords
         return last in (self.members if above[:1].isupper() else self.taken)
 
 
@@ -258,6 +258,7 @@ def _table(found: list[Row], place: str | None) -> str:
             f"[{int(c.split('_')[0])}](notebooks/{c}.ipynb)" for c in row.chapters
         )
         owner, name = row.symbol.rsplit(".", 1)
+        owner = owner.replace(".", ".<wbr>")  # where a long name may break
         code = f"`{name}`<br><small>{owner}</small>"
         what = f"{row.statement[0].upper()}{row.statement[1:]}"
         cells = [what, code, tests, chapters or "-"]

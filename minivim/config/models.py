@@ -119,14 +119,17 @@ class QuantizerConfig(AnyQuantizerConfig):
     # Paper, section 3.2: beta, 0.25, on the commitment term
     beta: float = 0.25
     # False: no projections, codes as wide as the networks, as in VQ-VAE.
+    # Paper silent, section 3.2: no projections, codes as wide as the networks
     factorised: bool = True
     # "gradient": by the codebook term, as section 3.2; "ema": each code the moving
     # average of the vectors that chose it, as in VQ-VAE's appendix. Not the paper's.
+    # Paper silent, section 3.2: a codebook of moving averages
     codebook: Literal["gradient", "ema"] = "gradient"
     # Of that average; read with codebook=ema only.
     ema_decay: float = 0.99
     # A code unused for this many steps is moved onto a vector of the batch; 0: never.
     # Not the paper's.
+    # Paper silent, section 3.2: unused codes moved onto vectors of the batch
     revive_after: int = 0
 
     def __post_init__(self) -> None:

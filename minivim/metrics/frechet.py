@@ -56,6 +56,7 @@ def frechet_distance(
     return float(np.square(m1 - m2).sum() + np.trace(s1) + np.trace(s2) - 2 * shared)
 
 
+# Paper silent, Table 3: the Frechet distance on features of our own judge
 def judge_distance(
     judge: Callable[..., Any],
     a_images: ArrayLike,

@@ -26,6 +26,7 @@ def test_of_one_dimension_it_is_means_and_deviations_apart():
     assert found == pytest.approx(9 + 9)
 
 
+@pytest.mark.paper("the Frechet distance on features of our own judge")
 def test_of_covariances_that_commute_it_is_the_sum_over_axes():
     axes, _ = np.linalg.qr(RNG.standard_normal((5, 5)))
     a, b = RNG.random((2, 5))
@@ -96,6 +97,7 @@ def test_features_are_the_last_block_whatever_the_batches(judge):
     np.testing.assert_allclose(found, whole, atol=1e-5)
 
 
+@pytest.mark.paper("the Frechet distance on features of our own judge")
 def test_judge_distance_is_the_distance_of_its_features(judge):
     one, other = tiny.images(20, 16), tiny.images(30, 16, seed=1) // 2
     parts = (gaussian(pooled_features(judge, images)) for images in (one, other))

@@ -42,6 +42,7 @@ def values(module: nnx.Module) -> dict[str, np.ndarray]:
 # --- no projections ----------------------------------------------------------------
 
 
+@pytest.mark.paper("no projections, codes as wide as the networks")
 def test_without_projections_the_decoder_receives_the_code_itself():
     q = quantizer(l2_normalise=False)
     assert set(values(q)) == {"codebook"}
@@ -96,6 +97,7 @@ def ema_by_hand(codebook, batches, *, decay, l2):
 
 
 @pytest.mark.parametrize("l2", [False, True])
+@pytest.mark.paper("a codebook of moving averages")
 def test_ema_equals_a_loop_over_tokens(l2):
     q = quantizer(codebook="ema", ema_decay=0.8, l2_normalise=l2)
     batches = [features(i) for i in range(5)]
@@ -169,6 +171,7 @@ def moved(**changes) -> dict[str, set[str]]:
     }
 
 
+@pytest.mark.paper("a codebook of moving averages")
 def test_no_gradient_reaches_an_ema_codebook():
     down, up = {"down.kernel", "down.bias"}, {"up.kernel", "up.bias"}
     found = moved(codebook="ema")
@@ -191,6 +194,7 @@ def test_the_loss_of_an_ema_codebook_is_the_commitment():
 
 
 @pytest.mark.parametrize("codebook", ["gradient", "ema"])
+@pytest.mark.paper("unused codes moved onto vectors of the batch")
 def test_a_dead_code_moves_onto_a_vector_after_exactly_so_many_steps(codebook):
     q = quantizer(revive_after=3, codebook=codebook)
     q.codebook[...] = q.codebook[...].at[0].set(jnp.array([-1.0, 0, 0]))
