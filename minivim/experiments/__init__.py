@@ -1,0 +1,251 @@
+"""From a recipe and data to a trained model: what `minivim train` does."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import nnx
+from safetensors.numpy import save_file
+
+from minivim import data, weights
+from minivim.config import (
+    ClassifierRecipe,
+    PriorRecipe,
+    ProbeRecipe,
+    TokenizerRecipe,
+    as_dict,
+    leaves,
+)
+from minivim.data import Source
+from minivim.errors import UserError
+from minivim.experiments.coding import (
+    decode_all,
+    encode_all,
+    encode_source,
+    nats_per_token,
+)
+from minivim.experiments.stages import (
+    Attached,
+    Experiment,
+    classifier_experiment,
+    prior_experiment,
+    tokenizer_experiment,
+)
+from minivim.prior import Prior
+from minivim.probe import ProbeResult, linear_probe
+from minivim.tokenizer import Tokenizer
+from minivim.training import (
+    Workdir,
+    fit,
+    make_step,
+    new_state,
+    read_metrics,
+    train_seconds,
+)
+from minivim.training.checkpoint import Row, check_writable
+
+__all__ = [
+    "Attached",
+    "Experiment",
+    "classifier_experiment",
+    "decode_all",
+    "encode_all",
+    "encode_source",
+    "machine",
+    "nats_per_token",
+    "prior_experiment",
+    "probe",
+    "replaced",
+    "run",
+    "run_card",
+    "tokenizer_experiment",
+    "train",
+    "train_probe",
+]
+
+TrainableRecipe = TokenizerRecipe | PriorRecipe | ClassifierRecipe
+
+
+def train(
+    recipe: TrainableRecipe, *, spec: str, workdir: str | Path, quiet: bool = False
+) -> tuple[nnx.Module, list[Row]]:
+    """Train a recipe on the data `spec` names, or go on where `workdir` stopped.
+
+    At the end the workdir holds `model.safetensors` and `card.json`, which `load`
+    reads. Returns the model and the rows of metrics of this call. Raises `UserError`
+    for data that does not fit the recipe and a workdir of another run.
+    """
+    tokenizer = _tokenizer_for(recipe) if isinstance(recipe, PriorRecipe) else None
+    if isinstance(recipe, ClassifierRecipe):
+        shape = recipe.image_shape
+    elif isinstance(recipe, TokenizerRecipe):
+        shape = recipe.model.image_shape
+    else:
+        assert tokenizer is not None
+        shape = tokenizer.config.image_shape
+    source = data.open_source(spec, split="train", **shape)
+    held_out = data.open_source(spec, split="test", **shape)
+    identity = {k: v for k, v in leaves(recipe).items() if not k.startswith("name")}
+    identity |= {"stage": recipe.stage, "data": source.fingerprint}
+    if tokenizer is not None:
+        identity["tokenizer_hash"] = weights.weights_hash(tokenizer)
+    folder = Workdir(workdir, identity)
+    if isinstance(recipe, TokenizerRecipe):
+        parts = tokenizer_experiment(recipe, source, held_out)
+    elif isinstance(recipe, PriorRecipe):
+        assert tokenizer is not None
+        parts = prior_experiment(recipe, tokenizer, source, held_out, quiet=quiet)
+    else:
+        parts = classifier_experiment(recipe, source, held_out)
+    model, rows = run(recipe, parts, workdir=folder, quiet=quiet)
+    card = {
+        **run_card(recipe, source.description, rows),
+        "train_seconds": round(train_seconds(read_metrics(workdir)), 1),
+        **parts.card,
+    }
+    weights.save(workdir, model, kind=recipe.stage, card=card)
+    folder.close()
+    return model, rows
+
+
+def train_probe(recipe: ProbeRecipe, *, spec: str, workdir: str | Path) -> ProbeResult:
+    """Probe a trained prior; writes `probe.safetensors` and `probe.json`."""
+    tokenizer, prior = weights.load_pair(recipe.prior, recipe.tokenizer or None)
+    shape = tokenizer.config.image_shape
+    train_source = data.open_source(spec, split="train", **shape)
+    test_source = data.open_source(spec, split="test", **shape)
+    data.require_labels(train_source)
+    folder = Path(workdir)
+    check_writable(folder)
+    result = probe(recipe, prior, tokenizer, train=train_source, test=test_source)
+    save_file(result.as_dict(), str(folder / "probe.safetensors"))
+    rows = [
+        dict(zip(("features", "held_out", "test"), row, strict=True))
+        for row in result.rows()
+    ]
+    card = {"recipe": as_dict(recipe), "data": train_source.description, "rows": rows}
+    (folder / "probe.json").write_text(json.dumps(card, indent=1) + "\n")
+    return result
+
+
+# Paper, section 5.3: no perceptual loss behind codes that are probed
+def probe(
+    recipe: ProbeRecipe,
+    prior: Prior,
+    tokenizer: Tokenizer,
+    *,
+    train: Source,
+    test: Source,
+) -> ProbeResult:
+    """Stage 3 on the first images of two sources (section 4.2).
+
+    Raises `UserError` for a tokenizer that labels have touched: its codes would know
+    what the probe is asked (section 5.3 drops the perceptual loss for that reason).
+    """
+    card = weights.card_of(tokenizer)
+    if card.get("recipe", {}).get("loss", {}).get("perceptual"):
+        raise UserError(
+            f"the tokenizer {card.path} was trained with a perceptual loss, whose "
+            "network has seen labels; probe one that was trained with "
+            "loss.perceptual=0"
+        )
+    return linear_probe(
+        prior,
+        tokenizer,
+        data.stack(train, recipe.train_size),
+        data.stack(test, recipe.test_size),
+        num_classes=train.num_classes,
+        held_out=recipe.held_out,
+        seed=recipe.seed,
+    )
+
+
+def run(
+    recipe: TrainableRecipe,
+    parts: Experiment,
+    *,
+    workdir: Workdir | None = None,
+    quiet: bool = False,
+) -> tuple[nnx.Module, list[Row]]:
+    """The loop on an experiment; the model comes back with its last parameters."""
+    steps = recipe.run.steps
+    key = jax.random.key(recipe.run.seed)
+    state = new_state(parts.model, parts.optim, steps=steps)
+    step = make_step(
+        parts.model,
+        parts.loss,
+        parts.optim,
+        steps=steps,
+        key=key,
+        taps=parts.taps,
+        lazy_every=parts.lazy_every,
+        accumulate=recipe.run.accumulate,
+    )
+    state, rows = fit(
+        state,
+        step,
+        parts.batches,
+        recipe.run,
+        workdir=workdir,
+        describe=parts.describe,
+        evaluate=parts.evaluate,
+        title=f"{recipe.stage} {recipe.name}",
+        quiet=quiet,
+    )
+    model = nnx.merge(nnx.graphdef(parts.model), state.variables)
+    return parts.export(model), rows
+
+
+def run_card(
+    recipe: TrainableRecipe, description: str, rows: list[Row]
+) -> dict[str, Any]:
+    """What a card says of a run."""
+    last = rows[-1] if rows else {}
+    figures = {k: v for k, v in last.items() if k != "step" and not isinstance(v, list)}
+    return {
+        "recipe": as_dict(recipe),
+        "seed": recipe.run.seed,
+        "steps": recipe.run.steps,
+        "data": description,
+        "figures": figures,
+        "machine": machine(),
+        "licence": "Apache-2.0",
+        "versions": {"jax": jax.__version__},
+    }
+
+
+def machine() -> str:
+    """The kind of machine, without its name."""
+    device = jax.devices()[0]
+    kind = platform.machine() if device.platform == "cpu" else device.device_kind
+    return f"{os.cpu_count()} cores, {jax.device_count()} x {device.platform} ({kind})"
+
+
+def _tokenizer_for(recipe: PriorRecipe) -> Tokenizer:
+    if not recipe.tokenizer:
+        raise UserError("a prior needs a tokenizer; use --set tokenizer=FOLDER")
+    tokenizer = weights.load(recipe.tokenizer)
+    if not isinstance(tokenizer, Tokenizer):
+        raise UserError(f"{recipe.tokenizer} is no tokenizer; name one")
+    has = {
+        "num_codes": tokenizer.config.quantizer.num_codes,
+        "grid": tokenizer.config.grid,
+    }
+    for name, value in has.items():
+        if getattr(recipe.model, name) != value:
+            raise UserError(
+                f"the tokenizer {recipe.tokenizer} has {name}={value}, the recipe "
+                f"{getattr(recipe.model, name)}; use --set model.{name}={value}"
+            )
+    return tokenizer
+
+
+def replaced(recipe: TrainableRecipe, **run: Any) -> TrainableRecipe:
+    """The recipe with other run settings, for shorter or seeded copies."""
+    return dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, **run))
