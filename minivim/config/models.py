@@ -127,7 +127,8 @@ class QuantizerConfig(AnyQuantizerConfig):
     codebook: Literal["gradient", "ema"] = "gradient"
     # Of that average; read with codebook=ema only.
     ema_decay: float = 0.99
-    # A code unused for this many steps is moved onto a vector of the batch; 0: never.
+    # A code unused for this many steps (with run.accumulate: parts of a step) is moved
+    # onto a vector of the batch; 0: never.
     # Not the paper's.
     # Paper silent, section 3.2: unused codes moved onto vectors of the batch
     revive_after: int = 0
