@@ -11,19 +11,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from tqdm.auto import tqdm
 
 from minivim import data, recipes, show, weights
 from minivim.config import TokenizerRecipe, as_dict, with_overrides
 from minivim.errors import UserError
 from minivim.evaluate import tokenizer_figures
-from minivim.experiments import replaced, train
-from minivim.training import read_metrics, train_seconds
+from minivim.experiments import replaced, tokenizer_experiment, train
+from minivim.training import make_step, new_state, read_metrics, train_seconds
 
 FIGURES = "figures.json"
 
@@ -69,7 +72,7 @@ STUDIES: dict[str, Study] = {
             FULL,
             *(
                 Row(
-                    name=f"without {term}",
+                    name=f"without {term.replace('_', '-')}",
                     recipe="shapes-gan",
                     settings=(f"loss.{term}=0",),
                 )
@@ -147,6 +150,51 @@ def measured(folder: Path, study: Study, *, spec: str) -> dict[str, Any]:
     }
 
 
+def speeds(study: Study, *, spec: str) -> dict[str, float]:
+    """Images per second that each row trains, measured in turns in this process.
+
+    The steps with R1 count as often as they occur.
+    """
+    clocks = {row.name: _clock(recipe_of(row, study, 0), spec) for row in study.rows}
+    seconds: dict[str, list[float]] = {name: [] for name in clocks}
+    for _ in tqdm(range(TURNS), desc="speed", unit="turn"):
+        for name, clock in clocks.items():
+            seconds[name].append(clock())
+    batch = recipe_of(study.rows[0], study, 0).run.batch_size
+    return {name: batch / float(np.median(times)) for name, times in seconds.items()}
+
+
+def _clock(recipe: TokenizerRecipe, spec: str) -> Callable[[], float]:
+    """Seconds of the next step, with its share of the lazy one; both are compiled."""
+    source = data.open_source(spec, split="test", **recipe.model.image_shape)
+    parts = tokenizer_experiment(recipe, source, source)
+    step = make_step(
+        parts.model,
+        parts.loss,
+        parts.optim,
+        steps=recipe.run.steps,
+        key=jax.random.key(0),
+        taps=parts.taps,
+        lazy_every=parts.lazy_every,
+    )
+    state = [new_state(parts.model, parts.optim, steps=recipe.run.steps)]
+
+    def timed(at: int) -> float:
+        batch, began = next(parts.batches), time.perf_counter()
+        state[0], _ = step(state[0], batch, at=at)
+        jax.block_until_ready(state[0])
+        return time.perf_counter() - began
+
+    def clock() -> float:
+        plain = timed(1)
+        if not parts.lazy_every:
+            return plain
+        return plain + (timed(0) - plain) / parts.lazy_every
+
+    clock()
+    return clock
+
+
 def judge_of(family: str) -> str:
     """The shipped judge of a data set, or the one that was trained in runs."""
     name = f"{family}/judge"
@@ -159,13 +207,15 @@ COLUMNS: dict[str, tuple[str, int, bool]] = {
     "judge_distance": ("judge distance", 3, False),
     "usage_256": ("codes in 256 images, %", 1, True),
     "perplexity": ("perplexity", 1, True),
+    "images_per_second": ("images/s", 0, True),
 }
+TURNS = 6
 PICTURES = 12
 
 
 def _values(found: Sequence[dict[str, Any]], row: Row, name: str) -> list[float]:
     scale = 100 if "%" in COLUMNS[name][0] else 1
-    return [scale * f[name] for f in found if f["row"] == row.name]
+    return [scale * f[name] for f in found if f["row"] == row.name and name in f]
 
 
 def table(study: Study, found: Sequence[dict[str, Any]]) -> str:
@@ -189,8 +239,10 @@ def table(study: Study, found: Sequence[dict[str, Any]]) -> str:
 
 
 def _cell(values: list[float], digits: int) -> str:
+    if not values:
+        return "-"
     middle = f"{np.mean(values):.{digits}f}"
-    if len(values) == 1:
+    if min(values) == max(values):
         return middle
     return f"{middle} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
@@ -199,6 +251,8 @@ def verdict(found: Sequence[dict[str, Any]], one: Row, other: Row) -> str:
     """For every figure which row is better, if no seed of the two overlaps."""
     lines = []
     for name, (title, _, more) in COLUMNS.items():
+        if name == "images_per_second":
+            continue
         a, b = (_values(found, row, name) for row in (one, other))
         if min(a) > max(b) or min(b) > max(a):
             better = one if (min(a) > max(b)) == more else other
@@ -291,6 +345,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/reproduce"))
     parser.add_argument("--only", default="", help="rows whose name holds this")
     parser.add_argument("--seeds", nargs="+", type=int)
+    parser.add_argument("--speed", action="store_true", help="also measure images/s")
     parser.add_argument("--page", type=Path, help="write a page of the book here")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     chosen = parser.parse_args(arguments)
@@ -306,6 +361,9 @@ def main(arguments: list[str] | None = None) -> int:
             for seed in chosen.seeds or study.seeds
             for row in rows
         ]
+        if chosen.speed:
+            pace = speeds(study, spec=spec)
+            found = [f | {"images_per_second": pace[f["row"]]} for f in found]
         if chosen.page:
             write_page(chosen.study, found, spec=spec, out=chosen.out, page=chosen.page)
     except UserError as error:
