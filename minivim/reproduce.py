@@ -220,10 +220,11 @@ def _values(found: Sequence[dict[str, Any]], row: Row, name: str) -> list[float]
 
 def table(study: Study, found: Sequence[dict[str, Any]]) -> str:
     """A Markdown table: mean of the seeds, and their spread from least to most."""
-    titles = [title for title, _, _ in COLUMNS.values()]
+    there = {k: v for k, v in COLUMNS.items() if any(k in f for f in found)}
+    titles = [title for title, _, _ in there.values()]
     lines = [
         "| row | seeds | parameters | " + " | ".join(titles) + " |",
-        "|---" * (3 + len(COLUMNS)) + "|",
+        "|---" * (3 + len(there)) + "|",
     ]
     for row in study.rows:
         mine = [f for f in found if f["row"] == row.name]
@@ -231,7 +232,7 @@ def table(study: Study, found: Sequence[dict[str, Any]]) -> str:
             continue
         cells = [
             _cell(_values(found, row, name), digits)
-            for name, (_, digits, _) in COLUMNS.items()
+            for name, (_, digits, _) in there.items()
         ]
         size = f"{mine[0]['parameters'] / 1e6:.2f} M"
         lines.append(f"| {row.name} | {len(mine)} | {size} | {' | '.join(cells)} |")
