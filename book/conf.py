@@ -28,7 +28,7 @@ copyright = "The minivim authors, CC BY 4.0 (prose), Apache-2.0 (code)"  # noqa:
 version = release = PYPROJECT["project"]["version"]
 
 extensions = ["myst_nb"]
-exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
+exclude_patterns = ["_build", "results/*", "**/.ipynb_checkpoints"]
 myst_enable_extensions = [
     "alert",
     "amsmath",

@@ -315,10 +315,10 @@ def markdown(name: str, found: Sequence[dict[str, Any]]) -> str:
     if len(study.rows) == 2:
         parts.append(verdict(found, *study.rows))
     alt = f"test images and the reconstructions of: {', '.join(_names(study, found))}"
-    parts.append(f"![{alt}](results/{name}.png)")
+    parts.append(f"![{alt}](./{name}.png)")
     if played := _first_played(found):
         parts.append(f"The game of the run *{played['row']}*, seed {played['seed']}:")
-        parts.append(f"![{played['health']}](results/{name}-health.png)")
+        parts.append(f"![{played['health']}](./{name}-health.png)")
     return "\n\n".join(parts) + "\n"
 
 

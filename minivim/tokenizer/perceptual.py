@@ -262,9 +262,11 @@ def _checked(*, recon: ArrayLike, target: ArrayLike) -> tuple[Array, Array]:
             raise ValueError(
                 f"{name} must be floats in [0, 1], got {x.dtype}; divide by 255"
             )
-        if isinstance(x, Tracer) or not x.size:
+        low, high = (x.min(), x.max()) if x.size else (0.0, 1.0)
+        # Not of `x`: in a compiled function even a constant's least is a tracer.
+        if isinstance(low, Tracer):
             continue
-        low, high = float(x.min()), float(x.max())
+        low, high = float(low), float(high)
         if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):
             raise ValueError(
                 f"{name} must lie in [0, 1], got values from {low:.3g} to {high:.3g}; "

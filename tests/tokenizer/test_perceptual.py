@@ -296,6 +296,12 @@ def test_a_known_target_is_checked_under_a_gradient_too():
         jax.jit(lambda x: net(recon=x, target=Y))(jnp.zeros(Y.shape, jnp.int32))
 
 
+def test_a_constant_in_a_compiled_function_is_no_obstacle(net_and_images):
+    net, x, y = net_and_images
+    found = jax.jit(lambda x: net(recon=x, target=y))(x)
+    np.testing.assert_allclose(found, distance(net, x, y), rtol=1e-3, atol=1e-6)
+
+
 def test_rounding_may_leave_the_range():
     module._checked(recon=np.where(X > 0.5, 1 + 1e-6, -1e-6), target=Y)
 
