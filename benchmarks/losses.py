@@ -43,9 +43,9 @@ def rungs(lpips: str) -> list[Rung]:
         Rung("+ perceptual, classifier", without("adversarial")),
         Rung("+ adversarial, width 32", full),
         Rung("+ R1", full, due=True),
-        Rung("default discriminator, width 64 to 512", default),
-        Rung("default discriminator, R1", default, due=True),
-        Rung("perceptual LPIPS (VGG16)", replace(full, perceptual_net=lpips)),
+        Rung("full, default discriminator (64 to 512)", default),
+        Rung("full, default discriminator, R1", default, due=True),
+        Rung("full, LPIPS on VGG16 as perceptual", replace(full, perceptual_net=lpips)),
     ]
 
 
@@ -107,7 +107,7 @@ def measure(repetitions: int) -> list[dict[str, Any]]:
     interval = ladder[0].recipe.discriminator.r1_interval
     for plain, lazy in (
         ("+ adversarial, width 32", "+ R1"),
-        ("default discriminator, width 64 to 512", "default discriminator, R1"),
+        ("full, default discriminator (64 to 512)", "full, default discriminator, R1"),
     ):
         found[lazy] = found[plain] + (found[lazy] - found[plain]) / interval
     return rows_of(found)
