@@ -180,7 +180,8 @@ def _train(options: argparse.Namespace) -> None:
         recipe, spec=options.data, workdir=options.workdir, quiet=options.quiet
     )
     last = rows[-1] if rows else {}
-    print("  ".join(f"{name} {value:.5g}" for name, value in last.items()))
+    figures = {k: v for k, v in last.items() if not isinstance(v, list)}
+    print("  ".join(f"{name} {value:.5g}" for name, value in figures.items()))
     print(f"weights: {options.workdir}")
 
 

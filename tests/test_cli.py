@@ -353,11 +353,27 @@ def test_a_prior_of_other_sizes_than_its_tokenizer(home, capsys, setting, part):
     refused(capsys, prior_command(home, "new", setting), part)
 
 
+def test_all_five_terms_by_one_command(home, capsys):
+    """With a histogram among the figures, and goes on without one more word."""
+    settings = ["discriminator.width=4", "max_width=8", "output=laplace"]
+    settings += [
+        f"loss.{t}=0.1" for t in ("logit_laplace", "perceptual", "adversarial")
+    ]
+    settings += ["perceptual_net=shapes/classifier"]
+    command = tokenizer_command(home, "gan", *settings)
+    for _ in range(2):
+        assert cli.main(command) == 0
+    out = capsys.readouterr().out
+    assert "right_on_fake" in out and "perceptual" in out and "logits_real" not in out
+    card = weights.read_card(home / "gan")
+    assert card["kind"] == "tokenizer" and card["perceptual_net_hash"]
+
+
 def test_convert_leaves_runs_alone(home, capsys):
     command = ["convert", "vit-vqgan", home / "tok" / "model.safetensors", "--out"]
     refused(capsys, [*command, home / "tok"], "holds a run", "another folder")
-    refused(capsys, [*command, home / "new"], "to_patch_embedding", "save it again")
-    assert not (home / "new").exists()
+    refused(capsys, [*command, home / "converted"], "to_patch_embedding", "save it again")
+    assert not (home / "converted").exists()
 
 
 def test_a_prior_is_no_tokenizer(home, capsys):
