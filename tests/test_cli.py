@@ -372,7 +372,9 @@ def test_all_five_terms_by_one_command(home, capsys):
 def test_convert_leaves_runs_alone(home, capsys):
     command = ["convert", "vit-vqgan", home / "tok" / "model.safetensors", "--out"]
     refused(capsys, [*command, home / "tok"], "holds a run", "another folder")
-    refused(capsys, [*command, home / "converted"], "to_patch_embedding", "save it again")
+    refused(
+        capsys, [*command, home / "converted"], "to_patch_embedding", "save it again"
+    )
     assert not (home / "converted").exists()
 
 
