@@ -94,7 +94,7 @@ def test_r1_counts_only_where_it_is_due(players):
     """Lazy: its share over an interval is that of a penalty on every step."""
     on, terms = loss_of(players, BATCH)
     off, none = loss_of(players, BATCH | {"due": False})
-    assert float(terms["r1_due"]), float(none["r1_due"]) == (1.0, 0.0)
+    assert (float(terms["r1_due"]), float(none["r1_due"])) == (1.0, 0.0)
     every, each = loss_of(players, BATCH, config=replace(CRITIC, r1_interval=1))
     np.testing.assert_allclose(on - off, CRITIC.r1_interval * (every - off), rtol=1e-3)
     assert float(none["r1"]) == 0 and float(each["r1"]) == float(terms["r1"]) > 0
