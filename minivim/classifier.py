@@ -21,6 +21,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from minivim.config import ClassifierConfig
+from minivim.sharding import fetch
 
 MAX_SHIFT = 2  # pixels, to each side
 MAX_NOISE = 0.06  # standard deviation, drawn from [0, MAX_NOISE] for each image
@@ -201,15 +202,12 @@ def predict(
     if array.dtype == np.uint8:
         array = array.astype(np.float32) / 255
     chunks = range(0, len(array), batch_size)
-    found = [
-        np.asarray(_classes(model, jnp.asarray(array[i : i + batch_size])))
-        for i in chunks
-    ]
+    found = [fetch(_classes(model, array[i : i + batch_size])) for i in chunks]
     return np.concatenate(found).astype(np.int32)
 
 
 @nnx.jit
 def _classes(
-    model: Callable[..., Any], images: Float[Array, "B H W C"]
+    model: Callable[..., Any], images: Float[ArrayLike, "B H W C"]
 ) -> Int[Array, " B"]:
-    return model(images)[0].argmax(-1)
+    return model(jnp.asarray(images))[0].argmax(-1)

@@ -17,12 +17,19 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from minivim.config import StackConfig
+from minivim.sharding import split_over_batch
 
 ACTIVATIONS = {
     # Recomputed in the backward pass: cheaper than to keep and to read its tanh.
     "gelu": jax.checkpoint(lambda x: jax.nn.gelu(x, approximate=True)),
     "relu": jax.nn.relu,
     "tanh": jnp.tanh,
+}
+
+# What a block keeps for its backward pass; the rest is computed again.
+REMAT = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
 
@@ -34,6 +41,11 @@ class Cache(NamedTuple):
 
     keys: tuple[Array, ...]
     values: tuple[Array, ...]
+
+
+def at_least_float32(x: Array) -> Array:
+    """`x` in float32, or as it is where it is wider."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def dropout(x: Array, rate: float, key: PRNGKeyArray | None) -> Array:
@@ -62,11 +74,12 @@ def attention(
     Heads before tokens, so that both products run over leading batch axes: one
     transposition of queries, keys and values instead of one for each product.
     """
+    wide = jnp.promote_types(q.dtype, jnp.float32)
     scores = jnp.einsum(
         "bhqd,bhtd->bhqt",
         q * q.shape[-1] ** -0.5,
         k,
-        preferred_element_type=jnp.float32,
+        preferred_element_type=wide,
     )
     if seen is not None:
         scores = jnp.where(seen, scores, -jnp.inf)
@@ -78,7 +91,7 @@ def attention(
         "bhqt,bhtd->bhqd",
         weights.astype(v.dtype),
         v,
-        preferred_element_type=jnp.float32,
+        preferred_element_type=wide,
     )
     return (mixed / total).astype(v.dtype)
 
@@ -96,8 +109,12 @@ def argmax(x: Float[Array, "*b K"]) -> Int[Array, "*b"]:
 
 
 def linear(inputs: int, outputs: int, rngs: nnx.Rngs, precision: str = "float32"):
-    """A dense layer with float32 parameters, N(0, 1/inputs) weights and zero bias."""
-    return nnx.Linear(inputs, outputs, dtype=jnp.dtype(precision), rngs=rngs)
+    """A dense layer with float32 parameters, N(0, 1/inputs) weights and zero bias.
+
+    "float32" means the type of its parameters, which is float64 in checks.
+    """
+    dtype = None if precision == "float32" else jnp.dtype(precision)
+    return nnx.Linear(inputs, outputs, dtype=dtype, rngs=rngs)
 
 
 # Paper silent, section 3.1: LayerNorm before attention and before the FFN
@@ -188,11 +205,12 @@ class Stack(nnx.Module):
 
         def body(x: Array, block: tuple) -> tuple[Array, Array]:
             params, key = block
+            x = split_over_batch(x)
             x = nnx.merge(graph, params)(x, causal=causal, key=key)
             return x, x
 
-        if self.config.remat:
-            body = jax.checkpoint(body)
+        if self.config.remat != "none":
+            body = jax.checkpoint(body, policy=REMAT[self.config.remat])
         x, blocks = jax.lax.scan(body, x, (params, keys), unroll=self.config.unroll)
         return self.norm(x), blocks
 

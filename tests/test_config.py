@@ -100,6 +100,7 @@ IMPOSSIBLE = {
         ("encoder.precision=float16", "overflows.* use bfloat16"),
         ("encoder.precision=int8", "use float32 or bfloat16"),
         ("encoder.activation=selu", "use gelu or relu or tanh"),
+        ("encoder.remat=true", "use none or dots or full"),
         ("encoder.dropout=0.1", "set encoder.dropout=0"),
         ("encoder.norm_eps=0", "set norm_eps=1e-6"),
         ("num_codes=1", "use 2 or more"),
@@ -459,7 +460,7 @@ STACK = {
     "dropout": Change(0.5, loss),
     "norm_eps": Change(0.1, loss),
     "unroll": Change(2, program),
-    "remat": Change(True, program),
+    "remat": Change("dots", program),
     "precision": Change("bfloat16", loss),
 }
 # The paper gives its tokenizers no dropout.

@@ -60,7 +60,9 @@ def test_blocks_start_different():
     assert float(jnp.abs(kernels[0] - kernels[1]).max()) > 0.01
 
 
-@pytest.mark.parametrize("changes", [{"unroll": 3}, {"remat": True}])
+@pytest.mark.parametrize(
+    "changes", [{"unroll": 3}, {"remat": "dots"}, {"remat": "full"}]
+)
 def test_unroll_and_remat_change_no_number(changes):
     key = jax.random.key(1)
     plain = loss_and_gradient(stack(dropout=0.2), key)

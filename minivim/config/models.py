@@ -33,8 +33,9 @@ class StackConfig:
     norm_eps: float = 1e-6
     # Blocks that one loop iteration of the compiled program holds.
     unroll: int = 1
-    # Recompute activations in the backward pass instead of keeping them.
-    remat: bool = False
+    # What a block computes again in the backward pass instead of keeping it: nothing,
+    # all but the products of weights ("dots"), or all ("full").
+    remat: Literal["none", "dots", "full"] = "none"
     # Of the matrix products; parameters, norms and softmax stay in float32.
     precision: Literal["float32", "bfloat16"] = "float32"
 
@@ -48,6 +49,7 @@ class StackConfig:
             f"choose heads so that width / heads is whole",
         )
         require_in("activation", self.activation, ACTIVATIONS)
+        require_in("remat", self.remat, ("none", "dots", "full"))
         require(
             self.precision != "float16",
             "precision=float16 overflows in the l2 norms and losses; use bfloat16",

@@ -148,6 +148,7 @@ def batches(
     shuffle: bool = True,
     repeat: bool = True,
     drop_remainder: bool = True,
+    rows: Sequence[int] | None = None,
 ) -> "grain.DatasetIterator[Batch]":
     """Iterate over a source in a reproducible order.
 
@@ -175,7 +176,8 @@ def batches(
     threads = 0 if source.in_memory else min(4, os.cpu_count() or 1)
     reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     numbers = grain.MapDataset.source(order)
-    loaded = numbers.map(lambda rows: _as_floats(source.take(rows)))
+    here = slice(None) if rows is None else np.asarray(rows)
+    loaded = numbers.map(lambda batch: _as_floats(source.take(batch[here])))
     return iter(loaded.to_iter_dataset(reading))
 
 

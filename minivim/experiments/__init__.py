@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 from flax import nnx
+from jax.sharding import Mesh
 from safetensors.numpy import save_file
 
 from minivim import data, weights
@@ -30,6 +31,7 @@ from minivim.experiments.coding import (
     encode_source,
     nats_per_token,
 )
+from minivim.experiments.objectives import Objective, TrainableRecipe
 from minivim.experiments.stages import (
     Attached,
     Experiment,
@@ -39,6 +41,14 @@ from minivim.experiments.stages import (
 )
 from minivim.prior import Prior
 from minivim.probe import ProbeResult, linear_probe
+from minivim.sharding import (
+    MeshShape,
+    Placed,
+    check_batch,
+    make_mesh,
+    on_one_device,
+    rows_here,
+)
 from minivim.tokenizer import Tokenizer
 from minivim.training import (
     Workdir,
@@ -53,6 +63,8 @@ from minivim.training.checkpoint import Row, check_writable
 __all__ = [
     "Attached",
     "Experiment",
+    "Objective",
+    "TrainableRecipe",
     "classifier_experiment",
     "decode_all",
     "encode_all",
@@ -69,18 +81,28 @@ __all__ = [
     "train_probe",
 ]
 
-TrainableRecipe = TokenizerRecipe | PriorRecipe | ClassifierRecipe
-
 
 def train(
-    recipe: TrainableRecipe, *, spec: str, workdir: str | Path, quiet: bool = False
+    recipe: TrainableRecipe,
+    *,
+    spec: str,
+    workdir: str | Path,
+    mesh: MeshShape | None = None,
+    quiet: bool = False,
 ) -> tuple[nnx.Module, list[Row]]:
     """Train a recipe on the data `spec` names, or go on where `workdir` stopped.
 
     At the end the workdir holds `model.safetensors` and `card.json`, which `load`
-    reads. Returns the model and the rows of metrics of this call. Raises `UserError`
-    for data that does not fit the recipe and a workdir of another run.
+    reads. `mesh` lays the run out over all devices, of all processes where there are
+    several; it may be another one when a run goes on. Returns the model and the rows of
+    metrics of this call. Raises `UserError` for data that does not fit the recipe, a
+    batch that the mesh cannot split and a workdir of another run.
     """
+    size = recipe.run.batch_size
+    devices = make_mesh(mesh)
+    check_batch(devices, batch_size=size, accumulate=recipe.run.accumulate)
+    rows_read = rows_here(devices, size).tolist()
+    quiet = quiet or jax.process_index() > 0
     tokenizer = _tokenizer_for(recipe) if isinstance(recipe, PriorRecipe) else None
     if isinstance(recipe, ClassifierRecipe):
         shape = recipe.image_shape
@@ -97,19 +119,22 @@ def train(
         identity["tokenizer_hash"] = weights.weights_hash(tokenizer)
     folder = Workdir(workdir, identity)
     if isinstance(recipe, TokenizerRecipe):
-        parts = tokenizer_experiment(recipe, source, held_out)
+        parts = tokenizer_experiment(recipe, source, held_out, rows=rows_read)
     elif isinstance(recipe, PriorRecipe):
         assert tokenizer is not None
-        parts = prior_experiment(recipe, tokenizer, source, held_out, quiet=quiet)
+        parts = prior_experiment(
+            recipe, tokenizer, source, held_out, quiet=quiet, rows=rows_read
+        )
     else:
-        parts = classifier_experiment(recipe, source, held_out)
-    model, rows = run(recipe, parts, workdir=folder, quiet=quiet)
+        parts = classifier_experiment(recipe, source, held_out, rows=rows_read)
+    model, rows = run(recipe, parts, mesh=devices, workdir=folder, quiet=quiet)
     card = {
         **run_card(recipe, source.description, rows),
         "train_seconds": round(train_seconds(read_metrics(workdir)), 1),
         **parts.card,
     }
-    weights.save(workdir, model, kind=recipe.stage, card=card)
+    if jax.process_index() == 0:
+        weights.save(workdir, model, kind=recipe.stage, card=card)
     folder.close()
     return model, rows
 
@@ -170,13 +195,18 @@ def run(
     recipe: TrainableRecipe,
     parts: Experiment,
     *,
+    mesh: Mesh | None = None,
     workdir: Workdir | None = None,
     quiet: bool = False,
 ) -> tuple[nnx.Module, list[Row]]:
-    """The loop on an experiment; the model comes back with its last parameters."""
+    """The loop on an experiment; the model comes back with its last parameters.
+
+    On a mesh, by default of one device, whose rows the experiment's batches hold.
+    """
     steps = recipe.run.steps
     key = jax.random.key(recipe.run.seed)
-    state = new_state(parts.model, parts.optim, steps=steps)
+    mesh = mesh or make_mesh(devices=jax.local_devices()[:1])
+    state = new_state(parts.model, parts.optim, steps=steps, mesh=mesh)
     step = make_step(
         parts.model,
         parts.loss,
@@ -186,11 +216,12 @@ def run(
         taps=parts.taps,
         lazy_every=parts.lazy_every,
         accumulate=recipe.run.accumulate,
+        mesh=mesh,
     )
     state, rows = fit(
         state,
         step,
-        parts.batches,
+        Placed(parts.batches, mesh, recipe.run.batch_size),
         recipe.run,
         workdir=workdir,
         describe=parts.describe,
@@ -198,7 +229,7 @@ def run(
         title=f"{recipe.stage} {recipe.name}",
         quiet=quiet,
     )
-    model = nnx.merge(nnx.graphdef(parts.model), state.variables)
+    model = nnx.merge(nnx.graphdef(parts.model), on_one_device(state.variables))
     return parts.export(model), rows
 
 

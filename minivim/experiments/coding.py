@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import ArrayLike
 from tqdm.auto import tqdm
 
 from minivim import data
 from minivim.data import Source
 from minivim.prior import Prior
+from minivim.sharding import fetch
 from minivim.tokenizer import Tokenizer
 
 
@@ -22,9 +24,7 @@ def encode_all(
     for first in range(0, len(images), batch_size):
         part = images[first : first + batch_size]
         scaled = part.astype(np.float32) / 255 if part.dtype == np.uint8 else part
-        parts.append(
-            np.asarray(tokenizer.encode(_padded(scaled, batch_size)))[: len(part)]
-        )
+        parts.append(fetch(tokenizer.encode(_padded(scaled, batch_size)))[: len(part)])
     return np.concatenate(parts)
 
 
@@ -35,9 +35,7 @@ def decode_all(
     parts = []
     for first in range(0, len(codes), batch_size):
         part = np.asarray(codes[first : first + batch_size])
-        parts.append(
-            np.asarray(tokenizer.decode(_padded(part, batch_size)))[: len(part)]
-        )
+        parts.append(fetch(tokenizer.decode(_padded(part, batch_size)))[: len(part)])
     return np.concatenate(parts)
 
 
@@ -59,7 +57,8 @@ def encode_source(
 
 
 @nnx.jit
-def _nll(prior: Prior, codes: jax.Array, labels: jax.Array | None) -> jax.Array:
+def _nll(prior: Prior, codes: ArrayLike, labels: ArrayLike | None) -> jax.Array:
+    codes, labels = jnp.asarray(codes), None if labels is None else jnp.asarray(labels)
     logits, _ = prior(codes, labels)
     chosen = jnp.take_along_axis(logits, codes[..., None], axis=-1)[..., 0]
     return jax.nn.logsumexp(logits, axis=-1) - chosen
@@ -76,11 +75,9 @@ def nats_per_token(
     parts = []
     for first in range(0, len(codes), batch_size):
         part = slice(first, first + batch_size)
-        rows = jnp.asarray(_padded(codes[part], batch_size))
-        named = None
-        if labels is not None:
-            named = jnp.asarray(_padded(labels[part], batch_size))
-        parts.append(np.asarray(_nll(prior, rows, named))[: len(codes[part])])
+        rows = _padded(codes[part], batch_size)
+        named = None if labels is None else _padded(labels[part], batch_size)
+        parts.append(fetch(_nll(prior, rows, named))[: len(codes[part])])
     return float(np.mean(np.concatenate(parts)))
 
 

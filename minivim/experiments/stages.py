@@ -1,13 +1,11 @@
-"""The stages made ready for the loop: model, loss, batches, figures."""
+"""The stages made ready for the loop: objective, batches, figures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -21,37 +19,27 @@ from minivim.experiments.coding import (
     encode_source,
     nats_per_token,
 )
-from minivim.prior import Prior, prior_loss
-from minivim.tokenizer import (
-    Players,
-    Tokenizer,
-    adversarial_loss,
-    random_flip,
-    taps_of,
-    tokenizer_loss,
+from minivim.experiments.objectives import (
+    Objective,
+    classifier_objective,
+    prior_objective,
+    tokenizer_model,
+    tokenizer_objective,
 )
-from minivim.tokenizer.perceptual import perceptual_net
+from minivim.prior import Prior
+from minivim.tokenizer import Tokenizer
 from minivim.training.checkpoint import Row
 from minivim.training.loop import Batches
-from minivim.training.optim import Optim
-from minivim.training.step import Loss, Taps
 
 
 @dataclass(frozen=True, kw_only=True)
-class Experiment:
+class Experiment(Objective):
     """A stage made ready for the loop."""
 
-    model: nnx.Module
-    loss: Loss
-    optim: Optim
     batches: Batches
     describe: Callable[[dict[str, np.ndarray]], Row]
     evaluate: Callable[[Any], dict[str, float]]
     card: dict[str, Any]
-    taps: Taps | None = None
-    lazy_every: int = 0
-    # What is worth keeping of the trained model.
-    export: Callable[[Any], Any] = lambda model: model
 
 
 class Attached:
@@ -66,37 +54,25 @@ class Attached:
 
 
 def tokenizer_experiment(
-    recipe: TokenizerRecipe, source: Source, held_out: Source
+    recipe: TokenizerRecipe,
+    source: Source,
+    held_out: Source,
+    *,
+    rows: Sequence[int] | None = None,
 ) -> Experiment:
-    """Stage 1 on images; with an adversarial term two networks, one of them kept."""
+    """Stage 1 on images; with an adversarial term two networks, one of them kept.
+
+    `rows` are those of every batch that this process reads, by default all.
+    """
     codes, size = recipe.model.quantizer.num_codes, recipe.run.batch_size
-    pair = bool(recipe.loss.adversarial)
-    model = (
-        Players(recipe)
-        if pair
-        else Tokenizer(recipe.model, rngs=nnx.Rngs(recipe.run.seed))
-    )
+    model = tokenizer_model(recipe)
     graph = nnx.graphdef(model)
     images = _images(held_out, recipe.run.eval_size)
-    frozen, card = _perceptual(recipe)
-
-    def loss(model: Any, batch: dict, *, key: jax.Array) -> tuple:
-        options: dict[str, Any] = {"weights": recipe.loss, "flip": recipe.flip}
-        if frozen:
-            options["perceptual"] = nnx.merge(frozen[0], batch["perceptual"])
-        if pair:
-            options["config"] = recipe.discriminator
-        value, terms = (adversarial_loss if pair else tokenizer_loss)(
-            model, batch, **options, key=key
-        )
-        counts = jnp.bincount(terms.pop("codes").ravel(), length=codes)
-        return value, terms | {"counts": counts}
-
-    def export(model: Any) -> Tokenizer:
-        return model.tokenizer if pair else model
+    network, card = _perceptual(recipe)
+    objective = tokenizer_objective(recipe, model, network)
 
     def evaluate(variables: Any) -> dict[str, float]:
-        tokenizer = export(nnx.merge(graph, variables))
+        tokenizer = objective.export(nnx.merge(graph, variables))
         coded = encode_all(tokenizer, images, batch_size=size)
         recon = decode_all(tokenizer, coded, batch_size=size)
         found = metrics.codebook_usage(coded, num_codes=codes)
@@ -106,20 +82,13 @@ def tokenizer_experiment(
             "perplexity": found.perplexity,
         }
 
-    batches: Batches = data.batches(source, batch_size=size, seed=recipe.run.seed)
-    if frozen:
-        batches = Attached(batches, {"perceptual": frozen[1]})
+    images_of = data.batches(source, batch_size=size, seed=recipe.run.seed, rows=rows)
     return Experiment(
-        model=model,
-        loss=loss,
-        optim=recipe.optims,
-        batches=batches,
+        **objective.parts(),
+        batches=Attached(images_of, objective.constants),
         describe=_tokenizer_row,
         evaluate=evaluate,
         card=card,
-        taps=taps_of(recipe.loss),
-        lazy_every=recipe.discriminator.r1_interval if pair else 0,
-        export=export,
     )
 
 
@@ -135,19 +104,16 @@ def _tokenizer_row(summary: dict[str, np.ndarray]) -> Row:
     return row | {"usage": found.usage, "perplexity": found.perplexity}
 
 
-def _perceptual(recipe: TokenizerRecipe) -> tuple[tuple, dict[str, Any]]:
-    """Graph and state of the network that the perceptual term compares by, and a card.
-
-    Both are empty without the term.
-    """
+def _perceptual(recipe: TokenizerRecipe) -> tuple[Any, dict[str, Any]]:
+    """The network that the perceptual term compares by, and a card; or neither."""
     if not recipe.loss.perceptual:
-        return (), {}
+        return None, {}
     network = weights.load(recipe.perceptual_net)
     card = {
         "perceptual_net": recipe.perceptual_net,
         "perceptual_net_hash": weights.weights_hash(network),
     }
-    return nnx.split(perceptual_net(network)), card
+    return network, card
 
 
 def prior_experiment(
@@ -157,26 +123,16 @@ def prior_experiment(
     held_out: Source,
     *,
     quiet: bool = False,
+    rows: Sequence[int] | None = None,
 ) -> Experiment:
     """Stage 2 on the codes of a frozen tokenizer."""
     _check_classes(recipe.model.num_classes, source)
     size, seed = recipe.run.batch_size, recipe.run.seed
     model = Prior(recipe.model, rngs=nnx.Rngs(seed))
-    graph, (frozen_graph, frozen) = nnx.graphdef(model), nnx.split(tokenizer)
+    graph = nnx.graphdef(model)
     test = data.stack(held_out, recipe.run.eval_size)
     test_codes = encode_all(tokenizer, test["image"], batch_size=size)
-
-    def codes_of(batch: dict, key: jax.Array) -> jax.Array:
-        images = random_flip(batch["image"], key=key) if recipe.flip else batch["image"]
-        # Not `encode`, which is a program of its own and may not nest in a gradient.
-        coder = nnx.merge(frozen_graph, batch["tokenizer"])
-        return coder.quantizer(coder.encoder(images))[1]["codes"]
-
-    def loss(model: Prior, batch: dict, *, key: jax.Array) -> tuple:
-        flip_key, key = jax.random.split(key)
-        if recipe.codes == "fly":
-            batch = batch | {"codes": codes_of(batch, flip_key)}
-        return prior_loss(model, batch, label_dropout=recipe.label_dropout, key=key)
+    objective = prior_objective(recipe, model, tokenizer)
 
     def evaluate(params: Any) -> dict[str, float]:
         labels = test["label"] if recipe.model.num_classes else None
@@ -185,23 +141,17 @@ def prior_experiment(
         )
         return {"nll": nll}
 
-    batches: Batches
-    if recipe.codes == "fly":
-        images = data.batches(source, batch_size=size, seed=seed)
-        batches = Attached(images, {"tokenizer": frozen})
-    else:
-        cached = encode_source(tokenizer, source, batch_size=4 * size, quiet=quiet)
-        batches = data.batches(cached, batch_size=size, seed=seed)
+    if recipe.codes == "cache":
+        source = encode_source(tokenizer, source, batch_size=4 * size, quiet=quiet)
+    batches = data.batches(source, batch_size=size, seed=seed, rows=rows)
     card = {
         "tokenizer": recipe.tokenizer,
         "tokenizer_hash": weights.weights_hash(tokenizer),
         "class_names": list(source.class_names) if recipe.model.num_classes else [],
     }
     return Experiment(
-        model=model,
-        loss=loss,
-        optim=recipe.optim,
-        batches=batches,
+        **objective.parts(),
+        batches=Attached(batches, objective.constants),
         describe=_floats,
         evaluate=evaluate,
         card=card,
@@ -209,7 +159,11 @@ def prior_experiment(
 
 
 def classifier_experiment(
-    recipe: ClassifierRecipe, source: Source, held_out: Source
+    recipe: ClassifierRecipe,
+    source: Source,
+    held_out: Source,
+    *,
+    rows: Sequence[int] | None = None,
 ) -> Experiment:
     """A labelled network on images."""
     _check_classes(recipe.model.num_classes, source)
@@ -223,16 +177,12 @@ def classifier_experiment(
         images = test["image"].astype(np.float32) / 255
         return {"accuracy": float(classifier.accuracy(network, images, test["label"]))}
 
-    batches = data.batches(source, batch_size=size, seed=seed)
-    card = {"class_names": list(source.class_names)}
     return Experiment(
-        model=model,
-        loss=classifier.classifier_loss,
-        optim=recipe.optim,
-        batches=batches,
+        **classifier_objective(recipe, model).parts(),
+        batches=data.batches(source, batch_size=size, seed=seed, rows=rows),
         describe=_floats,
         evaluate=evaluate,
-        card=card,
+        card={"class_names": list(source.class_names)},
     )
 
 

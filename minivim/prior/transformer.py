@@ -15,7 +15,15 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from minivim.config import PriorConfig
 from minivim.errors import UserError
-from minivim.transformer import Block, Cache, Stack, argmax, dropout, linear
+from minivim.transformer import (
+    Block,
+    Cache,
+    Stack,
+    argmax,
+    at_least_float32,
+    dropout,
+    linear,
+)
 
 
 # Paper, section 4: a causal Transformer over codes in raster order
@@ -83,7 +91,7 @@ class Prior(nnx.Module):
         """
         labels = self._labels(labels, codes.shape[0])
         x, blocks = self._run(codes[:, :-1], labels, key)
-        return self.head(x).astype(jnp.float32), {"blocks": blocks}
+        return at_least_float32(self.head(x)), {"blocks": blocks}
 
     # Paper, section 4.2: the mean over all tokens of one block's output
     def features(self, codes: Int[ArrayLike, "B N"]) -> Float[Array, "L B D"]:
@@ -106,7 +114,7 @@ class Prior(nnx.Module):
         A loop over positions takes `blocks = prior.stack.each()` once before it.
         """
         x, cache = self.stack.step(x, cache, position, blocks)
-        return self.head(x).astype(jnp.float32), cache
+        return at_least_float32(self.head(x)), cache
 
     def _labels(self, labels: Array | None, batch: int) -> Array:
         if labels is None:

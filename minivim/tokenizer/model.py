@@ -66,7 +66,10 @@ class Tokenizer(nnx.Module):
     def encode(self, images: Float[ArrayLike, "*shape"]) -> Int[Array, "B N"]:
         """Codes of images `[B, H, W, C]`, in raster order."""
         self._check_images(np.shape(images))
-        return _encode(self, jnp.asarray(images, jnp.float32))
+        # From the host as NumPy, which every process of a mesh may pass to a program.
+        if not isinstance(images, jax.Array):
+            images = np.asarray(images, np.float32)
+        return _encode(self, images)
 
     def decode(self, codes: Int[ArrayLike, "*shape"]) -> Float[Array, "B H W C"]:
         """Images in [0, 1] of codes `[B, N]`; `UserError` for another shape."""
@@ -76,7 +79,9 @@ class Tokenizer(nnx.Module):
                 f"codes of shape {shape} do not fit this tokenizer; "
                 f"give [B, {self.config.num_tokens}] in raster order"
             )
-        return _decode(self, jnp.asarray(codes))
+        return _decode(
+            self, codes if isinstance(codes, jax.Array) else np.asarray(codes)
+        )
 
     def reconstruct(
         self, images: Float[ArrayLike, "*shape"]

@@ -24,6 +24,7 @@ from jaxtyping import Array, Float
 
 from minivim.classifier import Classifier, Judge
 from minivim.config.checks import require
+from minivim.transformer import at_least_float32
 
 # LPIPS's own, for images in [-1, 1]: ImageNet's mean and deviation, rounded.
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
@@ -272,4 +273,4 @@ def _checked(*, recon: ArrayLike, target: ArrayLike) -> tuple[Array, Array]:
                 f"{name} must lie in [0, 1], got values from {low:.3g} to {high:.3g}; "
                 "scale or clip it"
             )
-    return images["recon"].astype(jnp.float32), images["target"].astype(jnp.float32)
+    return at_least_float32(images["recon"]), at_least_float32(images["target"])

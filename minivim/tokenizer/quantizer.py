@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from minivim.config import QuantizerConfig
-from minivim.transformer import argmax, linear
+from minivim.transformer import argmax, at_least_float32, linear
 
 # Of the Laplace smoothing of an EMA codebook's counts.
 EPS = 1e-5
@@ -126,7 +126,7 @@ class Quantizer(nnx.Module):
         """
         config = self.config
         raw = self.down(features) if config.factorised else features
-        raw = raw.astype(jnp.float32)
+        raw = at_least_float32(raw)
         z_e = l2_normalise(raw) if config.l2_normalise else raw
         embeddings = self.embeddings()
         codes = nearest_code(z_e, embeddings)

@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from minivim.sharding import make_mesh, place, repeated, shardings_of
 from minivim.training.optim import Optim, learning_rate, optimizer
 
 Batch = dict[str, Any]
@@ -48,13 +50,39 @@ class Step(Protocol):
     ) -> tuple[TrainState, dict[str, Array]]: ...
 
 
-def new_state(model: nnx.Module, config: Optim, *, steps: int) -> TrainState:
-    """Step 0: the model's parameters and an empty optimiser."""
+def new_state(
+    model: nnx.Module, config: Optim, *, steps: int, mesh: Mesh | None = None
+) -> TrainState:
+    """Step 0: the model's parameters and an empty optimiser, laid out over a mesh.
+
+    By default the mesh of one device. The optimiser's arrays are made where they lie.
+    """
+    mesh = mesh or make_mesh(devices=jax.local_devices()[:1])
+    shardings = shardings_of(abstract_state(model, config, steps=steps), mesh)
     # Copied, since a step donates its buffers and would take the model's with it.
-    params = jax.tree.map(jnp.copy, nnx.state(model, nnx.Param))
-    stats = jax.tree.map(jnp.copy, nnx.state(model, nnx.BatchStat))
-    start = optimizer(config, steps=steps).init(params)
-    return TrainState(jnp.int32(0), params, start, stats)
+    params, stats = (
+        place(jax.tree.map(jnp.copy, nnx.state(model, kind)), where)
+        for kind, where in (
+            (nnx.Param, shardings.params),
+            (nnx.BatchStat, shardings.stats),
+        )
+    )
+    init = optimizer(config, steps=steps).init
+    start = jax.jit(init, out_shardings=shardings.optimizer)(params)
+    return TrainState(place(jnp.int32(0), shardings.step), params, start, stats)
+
+
+def abstract_state(model: nnx.Module, config: Optim, *, steps: int) -> TrainState:
+    """Shapes and types of `new_state`, of a model that may be abstract itself."""
+
+    def shapes(tree: Any) -> Any:
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+    params = shapes(nnx.state(model, nnx.Param))
+    start = jax.eval_shape(optimizer(config, steps=steps).init, params)
+    stats = shapes(nnx.state(model, nnx.BatchStat))
+    now: Any = jax.ShapeDtypeStruct((), jnp.int32)
+    return TrainState(now, params, start, stats)
 
 
 class Pass(NamedTuple):
@@ -68,6 +96,25 @@ class Pass(NamedTuple):
     stats: Any
 
 
+class CompiledStep:
+    """A step as XLA's program, or two: with the lazy terms due, and without."""
+
+    def __init__(self, program: Any, lazy_every: int):
+        self._program, self._lazy_every = program, lazy_every
+
+    def __call__(
+        self, state: TrainState, batch: Batch, *, at: int | None = None
+    ) -> tuple[TrainState, dict[str, Array]]:
+        due = False
+        if self._lazy_every:
+            due = (int(state.step) if at is None else at) % self._lazy_every == 0
+        return self._program(state, batch, due=due)
+
+    def lower(self, state: TrainState, batch: Batch, *, due: bool = False) -> Any:
+        """The program for shapes alone, to compile without running it."""
+        return self._program.lower(state, batch, due=due)
+
+
 def make_step(
     model: nnx.Module,
     loss: Loss,
@@ -78,7 +125,8 @@ def make_step(
     taps: Taps | None = None,
     lazy_every: int = 0,
     accumulate: int = 1,
-) -> Step:
+    mesh: Mesh | None = None,
+) -> CompiledStep:
     """Compile `state, batch -> state, metrics`: one update of the whole loss.
 
     Several settings of an optimiser by the name of a part (`{"tokenizer": ...,
@@ -92,29 +140,16 @@ def make_step(
     `lazy_every`-th step, from the first on, the batch says "due": a program of its own,
     since XLA runs convolutions inside a condition many times slower on a CPU.
     `accumulate` parts of the batch pass one after another and their gradients are
-    averaged: the same update, unless samples of a batch see each other.
+    averaged: the same update, unless samples of a batch see each other. With a `mesh`
+    (that of `new_state`) the state stays laid out as it was; the numbers are those of
+    one device but for the order of sums. The model may be abstract.
     """
-    graph = nnx.graphdef(model)
     update = optimizer(config, steps=steps)
     parts = config if isinstance(config, dict) else {"": config}
     rate = learning_rate(next(iter(parts.values())), steps=steps)
+    one_pass = _one_pass(nnx.graphdef(model), loss, taps)
 
-    def one_pass(params: Any, stats: Any, batch: Batch, key: PRNGKeyArray) -> Pass:
-        zeros = taps(batch) if taps else {}
-
-        def objective(params: Any, zeros: dict[str, Array]) -> tuple[Array, Any]:
-            # A copy, for Flax does not write into variables from outside of `grad`.
-            merged = nnx.merge(graph, params, stats, copy=True)
-            value, metrics = loss(merged, {**batch, "taps": zeros}, key=key)
-            written = nnx.state(merged, nnx.Param), nnx.state(merged, nnx.BatchStat)
-            return value, (metrics | {"loss": value}, *written)
-
-        gradient = jax.grad(objective, argnums=(0, 1), has_aux=True)
-        (grads, slopes), (metrics, *written) = gradient(params, zeros)
-        return Pass(grads, slopes, metrics, *written)
-
-    @partial(jax.jit, donate_argnums=0, static_argnames="due")
-    def compiled(state: TrainState, batch: Batch, *, due: bool) -> tuple:
+    def program(state: TrainState, batch: Batch, *, due: bool) -> tuple:
         moment = {"step": state.step, "due": due}
         found = _in_parts(
             lambda p, s, b, k: one_pass(p, s, b | moment, k),
@@ -133,15 +168,37 @@ def make_step(
         params = optax.apply_updates(found.params, updates)
         return TrainState(state.step + 1, params, opt_state, found.stats), metrics
 
-    def step(
-        state: TrainState, batch: Batch, *, at: int | None = None
-    ) -> tuple[TrainState, dict[str, Array]]:
-        due = False
-        if lazy_every:
-            due = (int(state.step) if at is None else at) % lazy_every == 0
-        return compiled(state, batch, due=due)
+    compiled = partial(jax.jit, donate_argnums=0, static_argnames="due")
+    if mesh is None:
+        return CompiledStep(compiled(program), lazy_every)
+    shardings = shardings_of(abstract_state(model, config, steps=steps), mesh)
 
-    return step
+    def over_mesh(state: TrainState, batch: Batch, *, due: bool) -> tuple:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return program(state, batch, due=due)
+
+    whole = compiled(over_mesh, out_shardings=(shardings, repeated(mesh)))
+    return CompiledStep(whole, lazy_every)
+
+
+def _one_pass(graph: Any, loss: Loss, taps: Taps | None) -> Callable[..., Pass]:
+    """The gradient of `loss` at parameters, statistics, batch and key."""
+
+    def one_pass(params: Any, stats: Any, batch: Batch, key: PRNGKeyArray) -> Pass:
+        zeros = taps(batch) if taps else {}
+
+        def objective(params: Any, zeros: dict[str, Array]) -> tuple[Array, Any]:
+            # A copy, for Flax does not write into variables from outside of `grad`.
+            merged = nnx.merge(graph, params, stats, copy=True)
+            value, metrics = loss(merged, {**batch, "taps": zeros}, key=key)
+            written = nnx.state(merged, nnx.Param), nnx.state(merged, nnx.BatchStat)
+            return value, (metrics | {"loss": value}, *written)
+
+        gradient = jax.grad(objective, argnums=(0, 1), has_aux=True)
+        (grads, slopes), (metrics, *written) = gradient(params, zeros)
+        return Pass(grads, slopes, metrics, *written)
+
+    return one_pass
 
 
 def _in_parts(
@@ -153,24 +210,34 @@ def _in_parts(
 ) -> Pass:
     """The pass over the batch, or the mean over `count` passes over its parts.
 
-    Arrays of the batch are split along their first axis; what is nested in it, such as
-    frozen weights, is the same for all. Integers (counts) are summed.
+    Part `i` has rows `i, i + count, ...` of every array of the batch, so that all
+    devices have a share of each part. What is nested in the batch, such as frozen
+    weights, is the same for all. Integers (counts) are summed.
     """
     if count == 1:
         return one_pass(state.params, state.stats, batch, key)
-    rows = {k: v for k, v in batch.items() if hasattr(v, "shape")}
+    rows = {k: v for k, v in batch.items() if hasattr(v, "shape") and v.shape}
     rest = {k: v for k, v in batch.items() if k not in rows}
-    split = {k: v.reshape(count, -1, *v.shape[1:]) for k, v in rows.items()}
+    split = {
+        k: jnp.swapaxes(v.reshape(-1, count, *v.shape[1:]), 0, 1)
+        for k, v in rows.items()
+    }
 
     def body(carry: tuple, part: tuple) -> tuple:
+        params, stats, total = carry
         number, rows = part
-        found = one_pass(*carry, rows | rest, jax.random.fold_in(key, number))
-        return (found.params, found.stats), (found.grads, found.slopes, found.metrics)
+        found = one_pass(params, stats, rows | rest, jax.random.fold_in(key, number))
+        # Added up on the way: `count` gradients side by side may be too large.
+        total = jax.tree.map(jnp.add, total, found.grads)
+        return (found.params, found.stats, total), (found.slopes, found.metrics)
 
-    start = (state.params, state.stats)
-    (params, stats), stacked = jax.lax.scan(body, start, (jnp.arange(count), split))
-    grads, slopes, metrics = stacked
-    mean = jax.tree.map(lambda g: g.mean(axis=0), grads)
+    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    start = (state.params, state.stats, zeros)
+    (params, stats, total), stacked = jax.lax.scan(
+        body, start, (jnp.arange(count), split)
+    )
+    slopes, metrics = stacked
+    mean = jax.tree.map(lambda g: g / count, total)
     metrics = {
         name: value.sum(0) if value.dtype.kind == "i" else value.mean(0)
         for name, value in metrics.items()

@@ -1,0 +1,248 @@
+"""One program for every number of devices: a mesh, and rules for what lies where.
+
+A mesh has three axes. `data`: the batch is split, everything else is repeated. `fsdp`:
+the batch is split, and so are parameters and optimiser, which XLA gathers where a
+product needs them. `tensor`: the numbers of one layer are split. A single device is the
+mesh 1 x 1 x 1 of the same code, and XLA (GSPMD) writes the communication.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Int
+
+from minivim.errors import UserError
+
+AXES = ("data", "fsdp", "tensor")
+# The axes along which the rows of a batch are split.
+BATCH_AXES = ("data", "fsdp")
+
+# From the path of a parameter to the axes of its last dimensions; the first pattern
+# that is found decides, what no pattern finds is repeated on every device. State of the
+# optimiser has its parameter's name in its own path and the same number of dimensions.
+# Of a block's two networks the inner width is split by `tensor`, so that each needs one
+# sum over devices (arXiv 1909.08053).
+RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r"\b(qkv|ffn_up|hidden|embed|down)\.kernel", ("fsdp", "tensor")),
+    (r"\b(qkv|ffn_up|hidden)\.bias", ("tensor",)),
+    (r"\b(attention_out|ffn_down|out|up)\.kernel", ("tensor", "fsdp")),
+    # The prior's softmax and its table, by codes.
+    (r"\bhead\.kernel", ("fsdp", "tensor")),
+    (r"\bhead\.bias", ("tensor",)),
+    (r"\bcodes\b", ("tensor", "fsdp")),
+    (r"\b(classes|rows|columns|table)\b", (None, "fsdp")),
+    # The codebook is small and every token is compared with all of it.
+    (r"\bcodebook\b", (None, None)),
+    # Convolutions by the maps they write.
+    (r"\bkernel\b", ("fsdp",)),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshShape:
+    """How many devices lie along each axis; -1, at one axis, is all that are left."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self) -> None:
+        sizes = (self.data, self.fsdp, self.tensor)
+        if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
+            raise UserError(
+                f"mesh {self}: give every axis a whole number above zero, one of them "
+                "may be -1 for all devices that are left"
+            )
+
+    def __str__(self) -> str:
+        return ",".join(f"{axis}={getattr(self, axis)}" for axis in AXES)
+
+    @classmethod
+    def parse(cls, text: str) -> MeshShape:
+        """`fsdp=4,tensor=2`; data is the rest unless another axis is -1."""
+        found: dict[str, int] = {}
+        for part in text.split(","):
+            axis, _, size = part.strip().partition("=")
+            if axis not in AXES or not re.fullmatch(r"-?\d+", size) or axis in found:
+                raise UserError(
+                    f"--mesh {text}: write axis=number for some of {', '.join(AXES)}, "
+                    "such as data=4,fsdp=2"
+                )
+            found[axis] = int(size)
+        return cls(**{"data": 1 if -1 in found.values() else -1, **found})
+
+    def over(self, count: int) -> tuple[int, int, int]:
+        """The sizes on `count` devices; raises `UserError` where they do not fit."""
+        sizes = [self.data, self.fsdp, self.tensor]
+        known = math.prod(size for size in sizes if size != -1)
+        sizes = [count // known if size == -1 else size for size in sizes]
+        if math.prod(sizes) != count:
+            raise UserError(
+                f"mesh {self} does not fill {count} devices; choose sizes whose "
+                f"product is {count}, or -1 for one of them"
+            )
+        return sizes[0], sizes[1], sizes[2]
+
+
+def make_mesh(
+    shape: MeshShape | None = None, *, devices: Sequence[Any] | None = None
+) -> Mesh:
+    """A mesh over `devices`, by default all there are, all along `data`."""
+    devices = jax.devices() if devices is None else devices
+    sizes = (shape or MeshShape()).over(len(devices))
+    types = (AxisType.Auto,) * len(AXES)
+    return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Parts into which the rows of a batch are split."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def check_batch(mesh: Mesh, *, batch_size: int, accumulate: int) -> None:
+    """Raise `UserError` unless every device gets as many rows of every pass."""
+    shards = batch_shards(mesh)
+    if batch_size % (shards * accumulate):
+        passes = f" in {accumulate} parts" if accumulate > 1 else ""
+        raise UserError(
+            f"batch_size={batch_size}{passes} cannot be split over {shards} devices; "
+            f"choose a multiple of {shards * accumulate}, or another --mesh"
+        )
+
+
+def spec_of(path: str, shape: Sequence[int], mesh: Mesh) -> P:
+    """The axes of an array by the first rule for its path.
+
+    An axis that the mesh does not divide stays whole.
+    """
+    axes = next((axes for rule, axes in RULES if re.search(rule, path)), ())
+    axes = axes[max(len(axes) - len(shape), 0) :]
+    full = (None,) * (len(shape) - len(axes)) + axes
+    return P(
+        *(
+            axis if axis and size % mesh.shape[axis] == 0 else None
+            for axis, size in zip(full, shape, strict=True)
+        )
+    )
+
+
+def shardings_of(tree: Any, mesh: Mesh) -> Any:
+    """For every array of a tree, where its parts lie by `RULES`."""
+
+    def one(path: Any, leaf: Any) -> NamedSharding:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        return NamedSharding(mesh, spec_of(name, leaf.shape, mesh))
+
+    return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def repeated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, P())
+
+
+def by_rows(mesh: Mesh) -> NamedSharding:
+    """The first axis split over the devices of the batch."""
+    return NamedSharding(mesh, P(BATCH_AXES))
+
+
+def rows_here(mesh: Mesh, batch_size: int) -> Int[np.ndarray, " rows"]:
+    """Which rows of a batch the devices of this process hold, in order."""
+    places = by_rows(mesh).addressable_devices_indices_map((batch_size,))
+    every = np.arange(batch_size)
+    return np.unique(np.concatenate([every[i] for i in places.values() if i]))
+
+
+def place(tree: Any, shardings: Any) -> Any:
+    """Arrays that every process has whole, laid out over the mesh."""
+
+    def one(array: Any, sharding: NamedSharding) -> jax.Array:
+        if sharding.is_fully_addressable:
+            return jax.device_put(array, sharding)
+        host = np.asarray(array)
+        return jax.make_array_from_callback(host.shape, sharding, lambda i: host[i])
+
+    return jax.tree.map(one, tree, shardings)
+
+
+class Placed:
+    """Batches as arrays over the mesh: rows are split, nested constants repeated.
+
+    `batches` gives the rows of this process alone (`rows_here`).
+    """
+
+    def __init__(self, batches: Any, mesh: Mesh, batch_size: int):
+        self._batches, self._mesh, self._size = batches, mesh, batch_size
+        rows = rows_here(mesh, batch_size)
+        self._lookup = np.zeros(batch_size, int)
+        self._lookup[rows] = np.arange(len(rows))
+        self._constants: dict[str, tuple[Any, Any]] = {}
+        self.get_state, self.set_state = batches.get_state, batches.set_state
+
+    def __next__(self) -> dict[str, Any]:
+        batch = next(self._batches)
+        return {
+            name: self._rows(value)
+            if isinstance(value, np.ndarray | jax.Array)
+            else self._constant(name, value)
+            for name, value in batch.items()
+        }
+
+    def _rows(self, local: Any) -> jax.Array:
+        sharding = by_rows(self._mesh)
+        if sharding.is_fully_addressable:
+            return jax.device_put(local, sharding)
+        shape = (self._size, *np.shape(local)[1:])
+        return jax.make_array_from_callback(
+            shape,
+            sharding,
+            lambda at: local[self._lookup[at[0]]],  # type: ignore
+        )
+
+    def _constant(self, name: str, value: Any) -> Any:
+        """Placed once: what is nested in a batch is the same object in all of them."""
+        given, placed = self._constants.get(name, (None, None))
+        if given is not value:
+            placed = place(value, shardings_of(value, self._mesh))
+            self._constants[name] = value, placed
+        return placed
+
+
+def split_over_batch(x: jax.Array) -> jax.Array:
+    """Pin activations to the batch's devices, where the program has a mesh.
+
+    Without it XLA may gather activations instead of the parameters split by `fsdp`.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or x.shape[0] % math.prod(mesh.shape[axis] for axis in BATCH_AXES):
+        return x
+    return jax.lax.with_sharding_constraint(x, P(BATCH_AXES))
+
+
+def fetch(tree: Any) -> Any:
+    """Arrays on the host, gathered from all processes; all of them must call it."""
+
+    def one(array: Any) -> np.ndarray:
+        if not isinstance(array, jax.Array) or array.is_fully_addressable:
+            return np.asarray(array)
+        if array.is_fully_replicated:
+            return np.asarray(array.addressable_data(0))
+        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+    return jax.tree.map(one, tree)
+
+
+def on_one_device(tree: Any) -> Any:
+    """Arrays as a program without a mesh has them."""
+    return jax.tree.map(jnp.asarray, fetch(tree))
