@@ -136,6 +136,8 @@ IMPOSSIBLE = {
         ("b2=1", r"b2=1.0 is not in \[0, 1\)"),
         ("warmup_steps=-5", "must not be negative"),
         ("clip_norm=-1", "must not be negative"),
+        ("first_moment=float16", "use float32 or bfloat16 or int8"),
+        ("second_moment=none", "use full or factored"),
         ("decay_end=50", "set decay_end=0 for the last step"),
         ("weight_decay=-1", "must not be negative"),
         ("schedule=linear", "use constant or cosine or exponential"),
@@ -323,7 +325,8 @@ def updates(setup: Setup) -> Any:
     """Three updates by large gradients of a kernel and a bias."""
     recipe = setup.recipe
     update = optimizer(recipe.optim, steps=recipe.run.steps)
-    params = {"kernel": jnp.ones(2), "bias": jnp.ones(2)}
+    # No product of a row and a column, so that factoring it tells.
+    params = {"kernel": jnp.array([[1.0, 2.0], [3.0, 5.0]]), "bias": jnp.ones(2)}
     state, found = update.init(params), []
     for size in (3.0, -2.0, 5.0):
         grads = jax.tree.map(lambda p, size=size: size * p, params)
@@ -484,6 +487,8 @@ OPTIM = {
     "eps": Change(1.0, updates),
     "weight_decay": Change(0.5, updates),
     "clip_norm": Change(0.01, updates, ("eps=1.0",)),
+    "first_moment": Change("int8", updates),
+    "second_moment": Change("factored", updates),
 }
 RUN = {
     "steps": Change(10, events),

@@ -97,6 +97,7 @@ def test_stage_2_settings_of_the_paper(name):
     assert (optim.peak_lr, optim.final_lr) == (4.5e-4, 1e-5)
     assert (optim.warmup_steps, optim.decay_start) == (5_000, 80_000)
     assert (optim.b1, optim.b2, optim.schedule) == (0.9, 0.96, "exponential")
+    assert (optim.first_moment, optim.second_moment) == ("int8", "factored")
 
 
 @pytest.mark.paper("a small encoder may have a large decoder")

@@ -38,6 +38,12 @@ class OptimConfig:
     # 0: no clipping. Paper silent; DALL-E and Parti clip stage 2 at 4.
     # Paper silent, section 5.2: clipping by the global norm
     clip_norm: float = 0.0
+    # How the two moments of a matrix are stored: int8 with a scale for each column, and
+    # the means of the squared gradient over rows and columns. Stage 2 of the paper has
+    # both; the defaults are Adam as it is. Vectors always keep theirs in float32, but
+    # for a bfloat16 first moment beside a full second one, which is the library's.
+    first_moment: Literal["float32", "bfloat16", "int8"] = "float32"
+    second_moment: Literal["full", "factored"] = "full"
 
     def __post_init__(self) -> None:
         for name, value in (("peak_lr", self.peak_lr), ("eps", self.eps)):
@@ -54,6 +60,8 @@ class OptimConfig:
         for name, value in (("b1", self.b1), ("b2", self.b2)):
             require(0 <= value < 1, f"{name}={value} is not in [0, 1); use {name}=0.9")
         require_in("schedule", self.schedule, ("constant", "cosine", "exponential"))
+        require_in("first_moment", self.first_moment, ("float32", "bfloat16", "int8"))
+        require_in("second_moment", self.second_moment, ("full", "factored"))
         require(
             self.schedule != "exponential" or self.final_lr > 0,
             "schedule=exponential needs final_lr above zero; set final_lr=1e-5",

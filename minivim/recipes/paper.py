@@ -84,9 +84,9 @@ def _paper_tokenizer(
 def _paper_prior(name: str, stack: StackConfig, num_classes: int) -> PriorRecipe:
     """Stage 2 as in section 5.2: 450k steps of 1024, Adam(.9, .96).
 
-    Silent in the paper: weight decay and clipping, which are those of DALL-E and Parti;
-    the augmentation, here a mirror image. The memory-saving moments of section 5.2 are
-    not built yet.
+    Its second moment is factored and its first one int8. Silent in the paper: weight
+    decay and clipping, which are those of DALL-E and Parti; the augmentation, here a
+    mirror image.
     """
     return PriorRecipe(
         name=name,
@@ -103,6 +103,8 @@ def _paper_prior(name: str, stack: StackConfig, num_classes: int) -> PriorRecipe
             b2=0.96,
             weight_decay=4.5e-2,
             clip_norm=4.0,
+            first_moment="int8",
+            second_moment="factored",
         ),
         run=RunConfig(
             steps=450_000,

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from minivim.config import OptimConfig
+from minivim.training.factored import scale_by_factored_adam
 
 # Of the whole model, or of its parts by name.
 Optim = OptimConfig | dict[str, OptimConfig]
@@ -49,7 +51,7 @@ def decays(params: Any) -> Any:
 
 # Paper, section 5.1: weight decay 1e-4, decoupled
 def optimizer(config: Optim, *, steps: int) -> optax.GradientTransformation:
-    """AdamW with the recipe's schedule, clipped by global norm if asked.
+    """AdamW with the recipe's schedule and moments, clipped by global norm if asked.
 
     By the name of a part, each part gets its own, clipped by its own norm.
     """
@@ -60,14 +62,33 @@ def optimizer(config: Optim, *, steps: int) -> optax.GradientTransformation:
                 lambda path, _: path[0].key, params
             ),
         )
-    adamw = optax.adamw(
-        learning_rate(config, steps=steps),
-        b1=config.b1,
-        b2=config.b2,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-        mask=decays,
-    )
+    parts = [_adamw(config, learning_rate(config, steps=steps))]
     if config.clip_norm:
-        return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
-    return adamw
+        parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
+    return optax.chain(*parts) if len(parts) > 1 else parts[0]
+
+
+def _adamw(config: OptimConfig, rate: optax.Schedule) -> optax.GradientTransformation:
+    """The library's AdamW, or ours where it has no such moments."""
+    if config.second_moment == "full" and config.first_moment != "int8":
+        return optax.adamw(
+            rate,
+            b1=config.b1,
+            b2=config.b2,
+            eps=config.eps,
+            # None is the type of the parameters: float64 where a test asks for it.
+            mu_dtype=None if config.first_moment == "float32" else jnp.bfloat16,
+            weight_decay=config.weight_decay,
+            mask=decays,
+        )
+    return optax.chain(
+        scale_by_factored_adam(
+            config.b1,
+            config.b2,
+            config.eps,
+            first_moment=config.first_moment,
+            second_moment=config.second_moment,
+        ),
+        optax.add_decayed_weights(config.weight_decay, decays),
+        optax.scale_by_learning_rate(rate),
+    )

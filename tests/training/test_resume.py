@@ -27,6 +27,8 @@ RECIPES = {
         flip=True,
         loss=LossConfig(adversarial=0.1),
         discriminator=DiscriminatorConfig(width=4, max_width=8, r1_interval=3),
+        # int8 and parts of a state that are missing, through a checkpoint.
+        optim=replace(tiny.OPTIM, first_moment="int8", second_moment="factored"),
     ),
     "prior-cached": CACHED,
     "prior-fly": replace(CACHED, codes="fly", flip=True),

@@ -1,0 +1,192 @@
+"""Adam in less memory: a factored second moment and an int8 first moment.
+
+Adam keeps two float32 numbers for every weight. Here a matrix `[D, H]` keeps one byte a
+weight for the first moment, and `D + H` numbers for the second.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, Int8
+
+FirstMoment = Literal["float32", "bfloat16", "int8"]
+SecondMoment = Literal["full", "factored"]
+# A part of the state that a parameter does without: a tree without leaves.
+NONE = optax.MaskedNode()
+LARGEST = 127  # of int8, without -128: symmetric
+
+
+class Moments(NamedTuple):
+    """Both moments of one parameter, or trees of them like the parameters.
+
+    Every array has as many axes as its parameter, an axis it does not have is of length
+    one, and the tree of a field has the parameters' paths: what splits a parameter over
+    devices splits its moments. A field that does not apply holds `NONE`.
+    """
+
+    mu: Any  # first moment, or its int8 values
+    bucket: Any  # what one int8 step is worth, [..., 1, H]
+    nu: Any  # second moment in full
+    nu_row: Any  # its mean over columns, [..., D, 1]
+    nu_column: Any  # its mean over rows, [..., 1, H]
+
+
+class FactoredAdamState(NamedTuple):
+    """Updates so far, and the moments of all parameters."""
+
+    count: Int[Array, ""]
+    moments: Moments
+
+
+def is_matrix(path: tuple, shape: tuple[int, ...]) -> bool:
+    """Whether the last two axes of a parameter are a matrix, from its name and shape.
+
+    They are in a `kernel` (`[D, H]`; of stacked blocks `[L, D, H]` and of convolutions
+    `[k, k, C, O]` a matrix for each index before the last two) and in a table `[K, D]`.
+    Below `blocks` the first axis counts blocks, so that two axes without the name
+    `kernel` are a stack of vectors.
+    """
+    names = {getattr(part, "key", None) for part in path}
+    if "kernel" in names:
+        return len(shape) >= 2
+    return len(shape) == 2 and "blocks" not in names
+
+
+# Paper silent, section 5.2: int8 with one scale a column, rounded to the nearest
+def quantise(
+    x: Float[Array, "*b D H"],
+) -> tuple[Int8[Array, "*b D H"], Float[Array, "*b 1 H"]]:
+    """`round(x / s)` as int8 and the bucket `s = max|x| / 127` of each column.
+
+    An error of at most `s / 2`; a column of zeros has `s = 0`. As in praxis, which is
+    by the paper's group.
+    """
+    bucket = jnp.max(jnp.abs(x), axis=-2, keepdims=True) / LARGEST
+    steps = jnp.round(x / jnp.where(bucket == 0, 1, bucket))
+    # Clipped for the smallest numbers there are, whose bucket is inexact.
+    return jnp.clip(steps, -LARGEST, LARGEST).astype(jnp.int8), bucket
+
+
+def restore(
+    values: Int8[Array, "*b D H"], bucket: Float[Array, "*b 1 H"]
+) -> Float[Array, "*b D H"]:
+    """Inverse of `quantise`, up to its rounding."""
+    return values.astype(bucket.dtype) * bucket
+
+
+def unfactor(
+    rows: Float[Array, "*b D 1"], columns: Float[Array, "*b 1 H"]
+) -> Float[Array, "*b D H"]:
+    """`v_ij = R_i C_j / mean(R)`: exact where v is a product of a row and a column."""
+    mean = jnp.mean(rows, axis=-2, keepdims=True)
+    # The ratio first: a product of two squared gradients can be too small for a float.
+    return rows / jnp.where(mean == 0, 1, mean) * columns
+
+
+# Paper, section 5.2: Adam with a factored second and an int8 first moment
+def scale_by_factored_adam(
+    b1: float,
+    b2: float,
+    eps: float,
+    *,
+    first_moment: FirstMoment = "int8",
+    second_moment: SecondMoment = "factored",
+) -> optax.GradientTransformation:
+    """Adam's direction `m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)` (section 5.2).
+
+    `m` is the moving average of the gradient and `v` that of its square. Of a matrix
+    (see `is_matrix`) `m` is stored as `first_moment` and `v`, if factored, as its means
+    over columns and over rows, which is Adafactor's form (Shazeer & Stern 2018): equal
+    to Adam where the gradients are `c_t u v^T` with fixed u and v, an approximation
+    elsewhere. All else keeps both in full. Each update uses the average before it is
+    rounded. At least float32 throughout.
+
+    Adafactor's own average is of the direction instead of the gradient, and it limits
+    the size of an update; the paper mentions neither.
+    """
+
+    def init(params: Any) -> FactoredAdamState:
+        leaves, tree = jax.tree_util.tree_flatten_with_path(params)
+        found = [
+            _zeros(leaf, is_matrix(path, leaf.shape), first_moment, second_moment)
+            for path, leaf in leaves
+        ]
+        return FactoredAdamState(jnp.zeros([], jnp.int32), _transposed(found, tree))
+
+    def update(
+        grads: Any, state: FactoredAdamState, params: Any = None
+    ) -> tuple[Any, FactoredAdamState]:
+        count = optax.safe_increment(state.count)
+        leaves, tree = jax.tree.flatten(grads)
+        # Each field as a list over the parameters, then the fields of each parameter.
+        fields = [tree.flatten_up_to(field) for field in state.moments]
+        moments = [Moments(*parts) for parts in zip(*fields, strict=True)]
+        moved = [
+            _moved(grad, before, b1, b2)
+            for grad, before in zip(leaves, moments, strict=True)
+        ]
+        directions = [
+            m
+            / _correction(b1, count, m)
+            / (jnp.sqrt(v / _correction(b2, count, v)) + eps)
+            for m, v, _ in moved
+        ]
+        after = _transposed([stored for _, _, stored in moved], tree)
+        return tree.unflatten(directions), FactoredAdamState(count, after)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _zeros(
+    leaf: Any, matrix: bool, first: FirstMoment, second: SecondMoment
+) -> Moments:
+    """The moments of a parameter before the first update."""
+    dtype = jnp.promote_types(leaf.dtype, jnp.float32)
+    shape = leaf.shape
+    rows, columns = (*shape[:-1], 1), (*shape[:-2], 1, *shape[-1:])
+    small = {"bfloat16": jnp.bfloat16, "int8": jnp.int8}.get(first, dtype)
+    factored = matrix and second == "factored"
+    return Moments(
+        mu=jnp.zeros(shape, small if matrix else dtype),
+        bucket=jnp.zeros(columns, dtype) if matrix and first == "int8" else NONE,
+        nu=NONE if factored else jnp.zeros(shape, dtype),
+        nu_row=jnp.zeros(rows, dtype) if factored else NONE,
+        nu_column=jnp.zeros(columns, dtype) if factored else NONE,
+    )
+
+
+def _moved(
+    grad: Array, before: Moments, b1: float, b2: float
+) -> tuple[Array, Array, Moments]:
+    """Both moments after a gradient, in full and as they are stored."""
+    dtype = jnp.promote_types(grad.dtype, jnp.float32)
+    grad = grad.astype(dtype)
+    eight = before.mu.dtype == jnp.int8
+    mu = restore(before.mu, before.bucket) if eight else before.mu.astype(dtype)
+    mu = b1 * mu + (1 - b1) * grad
+    kept, bucket = quantise(mu) if eight else (mu.astype(before.mu.dtype), NONE)
+    if not isinstance(before.nu, optax.MaskedNode):
+        nu = b2 * before.nu + (1 - b2) * jnp.square(grad)
+        return mu, nu, Moments(kept, bucket, nu, NONE, NONE)
+    square = jnp.square(grad)
+    rows, columns = (
+        b2 * old + (1 - b2) * jnp.mean(square, axis=axis, keepdims=True)
+        for old, axis in ((before.nu_row, -1), (before.nu_column, -2))
+    )
+    return mu, unfactor(rows, columns), Moments(kept, bucket, NONE, rows, columns)
+
+
+def _correction(decay: float, count: Array, like: Array) -> Array:
+    """What a moving average that began at zero has still to be divided by."""
+    return (1 - decay**count).astype(like.dtype)
+
+
+def _transposed(found: list[Moments], tree: Any) -> Moments:
+    """One tree for each field, from the moments of each parameter."""
+    return Moments(
+        *(tree.unflatten(m[i] for m in found) for i in range(len(Moments._fields)))
+    )
