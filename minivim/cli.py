@@ -76,6 +76,17 @@ def parser() -> Parser:
     one.add_argument("--set", nargs="+", action="extend", default=[],
                      metavar="key=value")  # fmt: skip
     one.add_argument("--quiet", action="store_true", help="no progress bar")
+    one.add_argument(
+        "--mesh",
+        metavar="AXIS=N,...",
+        default="data=-1",
+        help="devices along data, fsdp and tensor; -1: all left",
+    )
+    one.add_argument(
+        "--distributed",
+        action="store_true",
+        help="one of several processes, each started with this command",
+    )
     one = command("encode", _encode, "write the codes of images to an .npz file")
     one.add_argument("tokenizer")
     _add_data(one)
@@ -165,8 +176,15 @@ def _recipes(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
+    if options.distributed:
+        from minivim.runtime import join_processes
+
+        join_processes()
+    import jax
+
     from minivim import experiments, recipes
     from minivim.config import ProbeRecipe, with_overrides
+    from minivim.sharding import MeshShape
 
     recipe = with_overrides(recipes.recipe(options.stage, options.recipe), options.set)
     if isinstance(recipe, ProbeRecipe):
@@ -177,8 +195,14 @@ def _train(options: argparse.Namespace) -> None:
             print("  ".join(map(str, row)))
         return
     _, rows = experiments.train(
-        recipe, spec=options.data, workdir=options.workdir, quiet=options.quiet
+        recipe,
+        spec=options.data,
+        workdir=options.workdir,
+        mesh=MeshShape.parse(options.mesh),
+        quiet=options.quiet,
     )
+    if jax.process_index():
+        return
     last = rows[-1] if rows else {}
     figures = {k: v for k, v in last.items() if not isinstance(v, list)}
     print("  ".join(f"{name} {value:.5g}" for name, value in figures.items()))

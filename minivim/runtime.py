@@ -6,6 +6,8 @@ import os
 import platform
 import sys
 
+from minivim.errors import UserError
+
 
 def _memory() -> int:
     """Physical memory in bytes."""
@@ -34,6 +36,36 @@ def environment() -> dict[str, str]:
             )
         )
     }
+
+
+def join_processes() -> None:
+    """Make this process one of several that train together, before JAX is used.
+
+    On a TPU slice, under Slurm and the like JAX finds the others by itself; elsewhere
+    they are named by JAX_COORDINATOR_ADDRESS (host:port of the first),
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID. Raises `UserError` where neither is so.
+    """
+    import jax
+
+    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    address, count, index = (os.environ.get(name, "") for name in names)
+    if any((address, count, index)) and not (
+        address and count.isdigit() and index.isdigit()
+    ):
+        raise UserError(
+            f"--distributed needs all of {', '.join(names)}, the last two whole "
+            "numbers; set them, or none of them on a TPU slice"
+        )
+    try:
+        if address:
+            jax.distributed.initialize(address, int(count), int(index))
+        else:
+            jax.distributed.initialize()
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"--distributed cannot join the other processes ({str(error).strip()}); "
+            f"set {', '.join(names)}, or leave --distributed out for one process"
+        ) from error
 
 
 def restart_with_environment() -> None:

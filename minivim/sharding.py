@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Int
 
@@ -105,12 +105,12 @@ def make_mesh(
     return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
 
 
-def batch_shards(mesh: Mesh) -> int:
+def batch_shards(mesh: Mesh | AbstractMesh) -> int:
     """Parts into which the rows of a batch are split."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
-def check_batch(mesh: Mesh, *, batch_size: int, accumulate: int) -> None:
+def check_batch(mesh: Mesh | AbstractMesh, *, batch_size: int, accumulate: int) -> None:
     """Raise `UserError` unless every device gets as many rows of every pass."""
     shards = batch_shards(mesh)
     if batch_size % (shards * accumulate):
@@ -121,7 +121,7 @@ def check_batch(mesh: Mesh, *, batch_size: int, accumulate: int) -> None:
         )
 
 
-def spec_of(path: str, shape: Sequence[int], mesh: Mesh) -> P:
+def spec_of(path: str, shape: Sequence[int], mesh: Mesh | AbstractMesh) -> P:
     """The axes of an array by the first rule for its path.
 
     An axis that the mesh does not divide stays whole.

@@ -205,12 +205,15 @@ class Stack(nnx.Module):
 
         def body(x: Array, block: tuple) -> tuple[Array, Array]:
             params, key = block
-            x = split_over_batch(x)
             x = nnx.merge(graph, params)(x, causal=causal, key=key)
+            x = split_over_batch(x)
             return x, x
 
         if self.config.remat != "none":
             body = jax.checkpoint(body, policy=REMAT[self.config.remat])
+        # Before the loop as well: with parameters split along two axes of a mesh XLA
+        # 0.10 computes a wrong result from a carry that it lays out by itself.
+        x = split_over_batch(x)
         x, blocks = jax.lax.scan(body, x, (params, keys), unroll=self.config.unroll)
         return self.norm(x), blocks
 

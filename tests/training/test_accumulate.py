@@ -56,9 +56,12 @@ def test_summed_gradients_would_not():
     assert apart(whole, prior_update(4, loss=summed)[1]) > 1
 
 
-@pytest.mark.parametrize(("group", "same"), [(0, True), (4, False)])
+@pytest.mark.parametrize(("group", "same"), [(0, True), (4, True), (8, False)])
 def test_two_networks(group, same):
-    """With minibatch stddev samples see their neighbours, and a part has fewer."""
+    """With minibatch stddev samples see others: in a group of 8 of a batch of 8 all.
+
+    Groups of 4 hold every second sample, and so do the parts.
+    """
     recipe = replace(
         tiny.TOKENIZER_RECIPE,
         optim=OPTIM,

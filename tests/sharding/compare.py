@@ -1,0 +1,177 @@
+"""Twenty steps of every train step on eight devices, against one device.
+
+Run as `python -m tests.sharding.compare BITS MESH STEP...`, since the number of devices
+and float64 are fixed before JAX starts; prints the largest differences as JSON.
+"""
+
+import json
+import os
+import sys
+from dataclasses import replace
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from minivim import classifier, data, experiments
+from minivim.config import (
+    ClassifierConfig,
+    ClassifierRecipe,
+    DiscriminatorConfig,
+    LossConfig,
+    PriorRecipe,
+)
+from minivim.sharding import MeshShape, Placed, make_mesh
+from minivim.training import make_step, new_state
+from tests import tiny
+
+STEPS = 20
+RUN = replace(tiny.RUN, steps=STEPS, batch_size=16)
+TOKENIZER = replace(tiny.TOKENIZER_RECIPE, flip=True, run=RUN)
+PRIOR = replace(
+    tiny.PRIOR_RECIPE,
+    model=replace(tiny.PRIOR, stack=replace(tiny.STACK, dropout=0.1, remat="full")),
+    label_dropout=0.2,
+    run=RUN,
+)
+RECIPES = {
+    "tokenizer": TOKENIZER,
+    "statistics": replace(
+        TOKENIZER,
+        model=replace(
+            tiny.TOKENIZER,
+            quantizer=replace(tiny.TOKENIZER.quantizer, codebook="ema", revive_after=2),
+        ),
+    ),
+    "adversarial": replace(
+        TOKENIZER,
+        model=replace(tiny.TOKENIZER, output="laplace"),
+        loss=LossConfig(logit_laplace=0.1, adversarial=0.1),
+        discriminator=DiscriminatorConfig(width=8, max_width=16, r1_interval=3),
+    ),
+    "perceptual": replace(
+        TOKENIZER, loss=LossConfig(perceptual=0.1), perceptual_net="shapes/classifier"
+    ),
+    "cnn": replace(
+        TOKENIZER, model=replace(tiny.TOKENIZER, encoder=tiny.CNN, decoder=tiny.CNN)
+    ),
+    "prior": PRIOR,
+    "parts": replace(PRIOR, run=replace(RUN, accumulate=2)),
+    "fly": replace(
+        PRIOR,
+        codes="fly",
+        flip=True,
+        optim=replace(
+            tiny.OPTIM, second_moment="factored", first_moment="int8", clip_norm=1.0
+        ),
+    ),
+    "classifier": ClassifierRecipe(
+        name="tiny",
+        model=ClassifierConfig(kind="cnn", num_classes=tiny.CLASSES, width=8),
+        optim=tiny.OPTIM,
+        run=RUN,
+        image_size=16,
+    ),
+}
+
+
+def widened(tree):
+    """Host arrays, floats in the widest type that is switched on."""
+    wide = np.dtype(jnp.zeros(()).dtype)
+
+    def one(leaf):
+        leaf = np.asarray(leaf)
+        return leaf.astype(wide) if leaf.dtype.kind == "f" else leaf
+
+    return jax.tree.map(one, tree)
+
+
+class Wide:
+    """Batches in the widest type; what is nested stays the same object."""
+
+    def __init__(self, batches):
+        self._batches, self._nested = batches, {}
+        self.get_state, self.set_state = batches.get_state, batches.set_state
+
+    def __next__(self):
+        batch = dict(next(self._batches))
+        for name, value in batch.items():
+            if not isinstance(value, np.ndarray):
+                value = self._nested.setdefault(name, widened(value))
+            batch[name] = widened(value) if isinstance(value, np.ndarray) else value
+        return batch
+
+
+def experiment(recipe):
+    if isinstance(recipe, PriorRecipe):
+        return experiments.prior_experiment(
+            recipe, tiny.tokenizer(), tiny.source(), tiny.source(), quiet=True
+        )
+    if isinstance(recipe, ClassifierRecipe):
+        rows = {"image": tiny.images(24, 16), "label": np.arange(24) % tiny.CLASSES}
+        source = data.ArraySource(rows, class_names=("a", "b", "c"))
+        network = tiny.build(classifier.build, recipe.model)
+        classifier.build = lambda config, *, rngs: nnx.clone(network)
+        return experiments.classifier_experiment(recipe, source, source)
+    return experiments.tokenizer_experiment(recipe, tiny.source(), tiny.source())
+
+
+def trained(recipe, mesh):
+    """State and metrics on the host, how far parameters moved, how many are split."""
+    parts = experiment(recipe)
+    graph, state = nnx.split(parts.model)
+    model = nnx.merge(graph, jax.tree.map(jnp.asarray, widened(state)))
+    state = new_state(model, parts.optim, steps=STEPS, mesh=mesh)
+    start = jax.device_get(state.params)
+    step = make_step(
+        model, parts.loss, parts.optim, steps=STEPS, key=jax.random.key(0),
+        taps=parts.taps, lazy_every=parts.lazy_every, mesh=mesh,
+        accumulate=recipe.run.accumulate,
+    )  # fmt: skip
+    batches = Placed(Wide(parts.batches), mesh, recipe.run.batch_size)
+    found = []
+    for at in range(STEPS):
+        state, metrics = step(state, next(batches), at=at)
+        found.append(metrics)
+    leaves = jax.tree.leaves(state.params)
+    split = sum(not leaf.sharding.is_fully_replicated for leaf in leaves)
+    moved = largest(start, state.params)
+    return jax.device_get(state), jax.device_get(found), moved, split
+
+
+def largest(one, other) -> float:
+    """Largest difference of two trees of numbers."""
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return max(
+        float(np.abs(np.asarray(a, np.float64) - np.asarray(b)).max(initial=0))
+        for a, b in pairs
+    )
+
+
+def main(bits: str, mesh: str, *names: str) -> dict:
+    jax.config.update("jax_enable_x64", bits == "64")
+    found = {}
+    for name in names:
+        recipe = RECIPES[name]
+        if bits == "32":
+            # Adam divides even a gradient that is nothing but rounding, as that of a
+            # key's bias, by its own size; a larger eps keeps such parameters still.
+            recipe = replace(recipe, optim=replace(recipe.optim, eps=1e-4))
+        one, metrics, moved, _ = trained(recipe, make_mesh(devices=jax.devices()[:1]))
+        other, again, _, split = trained(recipe, make_mesh(MeshShape.parse(mesh)))
+        found[name] = {
+            "type": str(jax.tree.leaves(one.params)[0].dtype),
+            "state": largest(one, other),
+            "metrics": largest(metrics, again),
+            "moved": moved,
+            "split": split,
+        }
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(*sys.argv[1:])))

@@ -1,0 +1,105 @@
+"""Every train step on eight devices and in two processes equals one device."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from minivim.training import read_metrics
+from tests import tiny
+
+MESHES = {
+    "data": "data=8",
+    "fsdp": "data=1,fsdp=8",
+    "tensor": "data=1,tensor=8",
+    "mixed": "data=2,fsdp=2,tensor=2",
+}
+# tests/sharding/compare.py says what they are.
+QUICK = ("adversarial", "fly")
+REST = ("tokenizer", "statistics", "perceptual", "cnn", "prior", "parts", "classifier")
+TOLERANCE = {"64": 1e-10, "32": 1e-4}
+
+
+def compared(bits, mesh, names):
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.sharding.compare", bits, MESHES[mesh], *names],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def check(bits, mesh, names):
+    found = compared(bits, mesh, names)
+    assert set(found) == set(names)
+    for name, row in found.items():
+        assert row["type"] == f"float{bits}"
+        assert row["moved"] > 0.01, name  # else equality would show nothing
+        assert (row["split"] > 0) == (mesh != "data"), name
+        assert row["state"] < TOLERANCE[bits], (name, row)
+        assert row["metrics"] < TOLERANCE[bits], (name, row)
+
+
+@pytest.mark.parametrize("bits", TOLERANCE)
+def test_two_steps_on_a_mixed_mesh(bits):
+    check(bits, "mixed", QUICK)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", TOLERANCE)
+@pytest.mark.parametrize("mesh", MESHES)
+def test_every_step_on_every_mesh(bits, mesh):
+    check(bits, mesh, QUICK + REST)
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def test_two_processes_equal_one(tmp_path):
+    """The command itself: a batch read in two halves, parameters split over both."""
+    pictures = tiny.pictures(tmp_path / "pictures")
+    quiet = {"JAX_PLATFORMS": "cpu", "MINIVIM_RESTARTED": "1"}
+
+    def start(folder, *options, **variables):
+        return subprocess.Popen(
+            [sys.executable, "-m", "minivim", "train", "tokenizer", "shapes", "--quiet",
+             "--data", str(pictures), "--workdir", str(tmp_path / folder), *options,
+             "--set", *tiny.TOKENIZER_SETTINGS, "flip=true"],
+            env={**os.environ, **quiet, **variables},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+
+    address = f"127.0.0.1:{free_port()}"
+    pair = [
+        start(
+            "pair", "--distributed", "--mesh", "fsdp=2",
+            JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=i,
+        )
+        for i in "01"
+    ]  # fmt: skip
+    output = [process.communicate()[0] for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], output
+    assert "weights:" in output[0] and "weights:" not in output[1]
+    one = start("one")
+    text, _ = one.communicate()
+    assert one.returncode == 0, text
+    rows, again = (read_metrics(tmp_path / name) for name in ("one", "pair"))
+    assert [row["step"] for row in rows] == [row["step"] for row in again]
+    for row, other in zip(rows, again, strict=True):
+        for name in row.keys() - {"steps_per_second"}:
+            np.testing.assert_allclose(row[name], other[name], rtol=1e-4, atol=1e-5)
+    weights, others = (
+        load_file(tmp_path / name / "model.safetensors") for name in ("one", "pair")
+    )
+    for name, value in weights.items():
+        # Six steps of at most 1e-3; a key's bias has no gradient but rounding.
+        limit = 1e-2 if name.endswith("qkv.bias") else 1e-4
+        np.testing.assert_allclose(others[name], value, atol=limit, err_msg=name)
