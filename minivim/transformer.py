@@ -52,7 +52,10 @@ def dropout(x: Array, rate: float, key: PRNGKeyArray | None) -> Array:
     """Zero a share `rate` of `x` and scale the rest; identity without a key."""
     if key is None or rate == 0.0:
         return x
-    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0)
+    # Kept as bytes: else XLA draws the bits again in every product that reads them,
+    # which on a TPU takes most of the time to compile.
+    kept = jax.lax.optimization_barrier(jax.random.bernoulli(key, 1 - rate, x.shape))
+    return jnp.where(kept, x / (1 - rate), 0)
 
 
 def layer_norm(config: StackConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
