@@ -1,5 +1,6 @@
 """Pictures for notebooks and reports: explorers, plots and the static report."""
 
+from minivim.show.curves import curves
 from minivim.show.explorer import Explorer, Live, live
 from minivim.show.health import gan_health, gan_verdict
 from minivim.show.picture import to_png
@@ -25,6 +26,7 @@ __all__ = [
     "attention_map",
     "code_map",
     "codebook_patches",
+    "curves",
     "gan_health",
     "gan_verdict",
     "image_grid",

@@ -109,7 +109,7 @@ def scale_by_factored_adam(
     the size of an update; the paper mentions neither.
     """
 
-    def init(params: Any) -> FactoredAdamState:
+    def init(params: Any) -> Any:
         leaves, tree = jax.tree_util.tree_flatten_with_path(params)
         found = [
             _zeros(leaf, is_matrix(path, leaf.shape), first_moment, second_moment)
@@ -117,11 +117,9 @@ def scale_by_factored_adam(
         ]
         return FactoredAdamState(jnp.zeros([], jnp.int32), _transposed(found, tree))
 
-    def update(
-        grads: Any, state: FactoredAdamState, params: Any = None
-    ) -> tuple[Any, FactoredAdamState]:
-        count = optax.safe_increment(state.count)
-        leaves, tree = jax.tree.flatten(grads)
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        count = jnp.asarray(optax.safe_increment(state.count))
+        leaves, tree = jax.tree.flatten(updates)
         # Each field as a list over the parameters, then the fields of each parameter.
         fields = [tree.flatten_up_to(field) for field in state.moments]
         moments = [Moments(*parts) for parts in zip(*fields, strict=True)]

@@ -25,6 +25,9 @@ PLOTS = {
     "samples": lambda: show.samples_by_class(IMAGES, [0, 2, 0, 2, 2, 0], "abc"),
     "probe": lambda: show.probe_curve([0.5, 0.75], {"pixels": 0.4, "codes": 0.3}, 1),
     "loss": lambda: show.loss_curves(ROWS, keys=("loss", "usage")),
+    "curves": lambda: show.curves(
+        {"loss": {"a": ([1, 2], [3.0, 1.0]), "b": ([1, 2], [2.0, 0.5])}}
+    ),
     "codes": lambda: show.code_map(np.arange(16)),
     "attention": lambda: show.attention_map(np.eye(4)[2], query=1, image=IMAGES[0]),
     "patches": lambda: show.codebook_patches(IMAGES, columns=3, counts=range(6)),
@@ -108,6 +111,7 @@ def test_small_arrays_are_enlarged_by_whole_numbers():
         (lambda: show.usage_histogram([0, 0]), "no code was counted"),
         (lambda: show.code_map(np.arange(15)), "do not fill"),
         (lambda: show.loss_curves(ROWS, keys=("lpips",)), "'lpips'"),
+        (lambda: show.curves({"loss": {}}), "no run to draw"),
         (lambda: show.to_png(np.zeros((4, 4, 2))), "a picture is"),
         (lambda: show.to_png(np.zeros((4, 4), np.int64)), "uint8 or floats"),
         (lambda: show.to_png(b"GIF89a"), "not a PNG"),

@@ -1,16 +1,13 @@
-"""The paper's comparisons in miniature, as data: `python -m minivim.reproduce NAME`.
+"""Tokenizers compared, as data.
 
 A study is a list of rows, a row is a recipe with settings. Every run has a folder of
 its own, goes on where it stopped, and leaves its figures beside its weights; what is
 there already is not computed again. Figures come from the judge (see `evaluate`).
-`--page FOLDER` writes a study's figures, table and picture for the book.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,12 +20,12 @@ from tqdm.auto import tqdm
 
 from minivim import data, recipes, show, weights
 from minivim.config import TokenizerRecipe, as_dict, with_overrides
-from minivim.errors import UserError
 from minivim.evaluate import tokenizer_figures
 from minivim.experiments import replaced, tokenizer_experiment, train
 from minivim.training import make_step, new_state, read_metrics, train_seconds
 
 FIGURES = "figures.json"
+SPECS = {"cifar10": "uoft-cs/cifar10"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,48 +333,3 @@ def _seeds(found: Sequence[dict[str, Any]]) -> str:
 def _names(study: Study, found: Sequence[dict[str, Any]]) -> list[str]:
     there = {f["row"] for f in found}
     return [row.name for row in study.rows if row.name in there]
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the rows of a study that are not there yet, then print its table."""
-    parser = argparse.ArgumentParser(prog="python -m minivim.reproduce")
-    parser.add_argument("study", choices=sorted(STUDIES))
-    parser.add_argument("--data", help="default: the study's own data set")
-    parser.add_argument("--out", type=Path, default=Path("runs/reproduce"))
-    parser.add_argument("--only", default="", help="rows whose name holds this")
-    parser.add_argument("--seeds", nargs="+", type=int)
-    parser.add_argument("--speed", action="store_true", help="also measure images/s")
-    parser.add_argument("--page", type=Path, help="write a page of the book here")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    chosen = parser.parse_args(arguments)
-    study = STUDIES[chosen.study]
-    rows = [row for row in study.rows if chosen.only in row.name]
-    spec = chosen.data or SPECS.get(study.family, study.family)
-    try:
-        if not rows:
-            names = ", ".join(row.name for row in study.rows)
-            raise UserError(f"no row holds {chosen.only!r}; there are {names}")
-        found = [
-            run_row(row, study, seed, spec=spec, out=chosen.out, quiet=chosen.quiet)
-            for seed in chosen.seeds or study.seeds
-            for row in rows
-        ]
-        if chosen.speed:
-            pace = speeds(study, spec=spec)
-            found = [f | {"images_per_second": pace[f["row"]]} for f in found]
-        if chosen.page:
-            write_page(chosen.study, found, spec=spec, out=chosen.out, page=chosen.page)
-    except UserError as error:
-        print(f"minivim: error: {error}", file=sys.stderr)
-        return 2
-    print(f"{study.title}, {study.steps} steps\n\n{table(study, found)}")
-    return 0
-
-
-SPECS = {"cifar10": "uoft-cs/cifar10"}
-
-if __name__ == "__main__":
-    from minivim.runtime import restart_with_environment
-
-    restart_with_environment()
-    sys.exit(main())
