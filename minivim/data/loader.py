@@ -3,9 +3,12 @@
 import dataclasses
 import functools
 import hashlib
+import multiprocessing
 import os
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +28,7 @@ class Source:
     Attributes:
         class_names: names of the labels in order, () without labels.
         description: where the images come from, for people (cards, logs).
-        in_memory: whether taking a batch is too quick to be worth a thread.
+        in_memory: whether taking a batch is too quick to be worth a thread or process.
     """
 
     class_names: tuple[str, ...] = ()
@@ -36,7 +39,10 @@ class Source:
         raise NotImplementedError
 
     def take(self, indices: Int[np.ndarray, " n"]) -> Batch:
-        """Items as stacked arrays: image uint8 [n, H, W, C], label int32 [n], or -1."""
+        """Items as stacked arrays: image uint8 [n, H, W, C], label int32 [n], or -1.
+
+        Of cached codes: codes int32 [n, N], or [n, V, N] with V views of each image.
+        """
         raise NotImplementedError
 
     @property
@@ -140,6 +146,64 @@ def _epoch_order(order: _Order, epoch: int) -> Int[np.ndarray, " rows"]:
     return np.random.default_rng([order.seed, epoch]).permutation(order.rows)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Reading:
+    """Batch b of a source, or of it the rows at some positions."""
+
+    source: Source
+    order: _Order
+    positions: Int[np.ndarray, " n"] | None
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: int) -> Batch:
+        numbers = self.order[index]
+        views = np.random.default_rng([self.order.seed, index, 1]).random(len(numbers))
+        if self.positions is not None:
+            numbers, views = numbers[self.positions], views[self.positions]
+        batch = self.source.take(numbers)
+        codes = batch.get("codes")
+        if codes is None or codes.ndim == 2:
+            return batch
+        chosen = (views * codes.shape[1]).astype(int)
+        return {**batch, "codes": codes[np.arange(len(codes)), chosen]}
+
+
+class BatchIterator(Iterator[Batch]):
+    """Batches whose position is one number: that of the next of them.
+
+    `read(n)` opens grain's pipeline at batch n. It opens with the first batch asked
+    for, so that `set_state` before costs nothing.
+    """
+
+    def __init__(self, read: Callable[[int], "grain.DatasetIterator[Batch]"]):
+        self._read, self._next = read, 0
+        self._pipeline: grain.DatasetIterator[Batch] | None = None
+
+    def __next__(self) -> Batch:
+        if self._pipeline is None:
+            self._pipeline = self._read(self._next)
+        batch = next(self._pipeline)
+        self._next += 1
+        return batch
+
+    def get_state(self) -> dict[str, Any]:
+        """The number of the next batch, the same in every process."""
+        return {"batch": self._next}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on with the batch that a state names."""
+        self.close()
+        self._next = int(state["batch"])
+
+    def close(self) -> None:
+        """End threads and worker processes; the next batch starts them again."""
+        if self._pipeline is not None:
+            self._pipeline.close()
+        self._pipeline = None
+
+
 def batches(
     source: Source,
     *,
@@ -148,37 +212,102 @@ def batches(
     shuffle: bool = True,
     repeat: bool = True,
     drop_remainder: bool = True,
-    rows: Sequence[int] | None = None,
-) -> "grain.DatasetIterator[Batch]":
+    rows: slice | Sequence[int] | Int[np.ndarray, " n"] | None = None,
+    workers: int = 0,
+) -> BatchIterator:
     """Iterate over a source in a reproducible order.
 
     Every epoch has its own order, drawn from (seed, epoch). With `repeat` the epochs
     follow one another without a seam: a batch may span two, and no row is dropped;
     without it the last batch is short or, with `drop_remainder`, left out.
 
+    Args:
+        source: where rows come from. Of codes with several views of an image, each
+            batch holds one view of each, drawn from (seed, number of the batch).
+        batch_size: rows of a whole batch, over all processes.
+        seed: of the orders and views.
+        shuffle: whether an epoch is a random permutation.
+        repeat: whether there is another epoch after the first.
+        drop_remainder: whether a short last batch is left out.
+        rows: the positions in each batch that this process reads, all by default.
+            The order of the rows is the same for any number of processes.
+        workers: processes that read and decode, beside this one; 0 reads in threads.
+            Batches do not depend on it. A source in memory never needs any.
+
     Returns:
-        A grain iterator of image float32 [B, H, W, C] in [0, 1], label int32 [B], and
-        other columns as they are. `get_state()` is a JSON-able dictionary that names
-        the next batch; after `set_state(state)` an iterator of the same source and
-        arguments continues exactly there.
+        An iterator of image float32 [B, H, W, C] in [0, 1], label int32 [B], and other
+        columns as they are. `get_state()` is a JSON-able dictionary that names the next
+        batch; after `set_state(state)` an iterator of the same source and arguments
+        continues exactly there, whatever its `rows` and `workers`.
 
     Raises:
-        UserError: batch_size below 1, or above the rows where no batch would be full.
+        UserError: batch_size below 1, or above the rows where no batch would be full;
+            a negative number of workers.
+        ValueError: `rows` where the last batch may be short.
     """
-    import grain
-
     if batch_size < 1 or (not repeat and drop_remainder and batch_size > len(source)):
         raise UserError(
             f"batch_size {batch_size} does not fit {len(source)} images: "
             f"choose one from 1 to {len(source)}"
         )
+    if workers < 0:
+        raise UserError(f"workers {workers} is impossible: choose 0 or more")
+    if rows is not None and not (repeat or drop_remainder):
+        raise ValueError("rows are positions in whole batches: set drop_remainder")
+    positions = None if rows is None else np.arange(batch_size)[rows]
     order = _Order(len(source), batch_size, seed, shuffle, repeat, drop_remainder)
-    threads = 0 if source.in_memory else min(4, os.cpu_count() or 1)
-    reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-    numbers = grain.MapDataset.source(order)
-    here = slice(None) if rows is None else np.asarray(rows)
-    loaded = numbers.map(lambda batch: _as_floats(source.take(batch[here])))
-    return iter(loaded.to_iter_dataset(reading))
+    reading = _Reading(source, order, positions)
+    workers = 0 if source.in_memory else workers
+    return BatchIterator(functools.partial(_pipeline, reading, workers))
+
+
+def _pipeline(
+    reading: _Reading, workers: int, first: int
+) -> "grain.DatasetIterator[Batch]":
+    """grain's iterator over the batches from number `first` on."""
+    import grain
+    from absl import flags
+
+    threads = 0
+    if not workers and not reading.source.in_memory:
+        threads = min(4, os.cpu_count() or 1)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    numbered = grain.MapDataset.source(reading)[first:]
+    if not workers:
+        return iter(numbered.map(_as_floats).to_iter_dataset(options))
+    # grain reads an absl flag here, which a program without absl never parses.
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    # Pictures pass from process to process as bytes, a quarter of their floats.
+    read = numbered.to_iter_dataset(options).mp_prefetch(
+        grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
+        worker_init_fn=_start_worker,
+    )
+    return iter(read.map(_received))
+
+
+def _received(batch: Batch) -> Batch:
+    """A batch in memory of its own, out of what it was passed in."""
+    return _as_floats({name: np.array(array) for name, array in batch.items()})
+
+
+def _start_worker(index: int, count: int) -> None:
+    """Make a worker process leave the accelerator alone and end with its parent."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    if "jax" in sys.modules:
+        sys.modules["jax"].config.update("jax_platforms", "cpu")
+    # A signal to the whole group is for the parent to answer, which ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        # After kill -9 nobody else would end this process.
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def _as_floats(batch: Batch) -> Batch:
