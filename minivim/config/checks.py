@@ -32,3 +32,10 @@ def require_not_negative(config: object, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         require(value >= 0, f"{name}={value} must not be negative; set {name}=0")
+
+
+def require_share(config: object, *names: str) -> None:
+    """These fields must be above zero and at most one."""
+    for name in names:
+        value = getattr(config, name)
+        require(0 < value <= 1, f"{name}={value} is not in (0, 1]; use 1 for all")

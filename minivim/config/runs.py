@@ -10,6 +10,7 @@ from minivim.config.checks import (
     require_in,
     require_not_negative,
     require_positive,
+    require_share,
 )
 from minivim.config.models import (
     ClassifierConfig,
@@ -133,9 +134,13 @@ class TokenizerRecipe:
     perceptual_net: str = ""
     # Mirror images at random. Paper silent for stage 1.
     flip: bool = False
+    # The smallest share of an image's area that a random crop keeps; 1 for no crop.
+    # Paper silent.
+    crop: float = 1.0
     stage: Literal["tokenizer"] = field(default="tokenizer", init=False)
 
     def __post_init__(self) -> None:
+        require_share(self, "crop")
         require(
             not self.loss.logit_laplace or self.model.output == "laplace",
             f"loss.logit_laplace={self.loss.logit_laplace} needs a scale for every "
@@ -183,11 +188,16 @@ class PriorRecipe:
     # Share of labels replaced by the null class, for classifier-free guidance. Not the
     # paper's, which has no guidance.
     label_dropout: float = 0.0
-    # "cache" encodes the images once; "fly" on every step, as the paper, so that images
-    # can be augmented.
+    # "cache" encodes the images once; "fly" on every step, as the paper, so that every
+    # use of an image is augmented anew.
     # Paper, section 1: stage 2 encodes augmented images on the fly
     codes: Literal["cache", "fly"] = "cache"
     flip: bool = False
+    # As in stage 1. The paper augments without saying how.
+    crop: float = 1.0
+    # How many versions of each image are cached, one of which is drawn for each use;
+    # the first is the image as it is, the others are augmented.
+    views: int = 1
     stage: Literal["prior"] = field(default="prior", init=False)
 
     def __post_init__(self) -> None:
@@ -200,9 +210,22 @@ class PriorRecipe:
             not self.label_dropout or self.model.num_classes > 0,
             "label_dropout needs a class token; set num_classes or label_dropout=0",
         )
+        require_share(self, "crop")
+        require_positive(self, "views")
+        augments = self.flip or self.crop < 1
         require(
-            not (self.flip and self.codes == "cache"),
-            "flip=True augments images, which cached codes cannot; set codes=fly",
+            not augments or self.codes == "fly" or self.views > 1,
+            f"flip={self.flip}, crop={self.crop} augment images, which one cached view "
+            "of each is not; set codes=fly or views=8",
+        )
+        require(
+            self.views == 1 or self.codes == "cache",
+            f"views={self.views} are of cached codes; set codes=cache or views=1",
+        )
+        require(
+            self.views == 1 or augments,
+            f"views={self.views} of an image that nothing changes are the same; set "
+            "flip=true or views=1",
         )
 
 

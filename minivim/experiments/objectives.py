@@ -18,13 +18,13 @@ from flax import nnx
 
 from minivim import classifier, recipes, weights
 from minivim.config import ClassifierRecipe, PriorRecipe, TokenizerRecipe
+from minivim.data.augment import augment
 from minivim.errors import UserError
 from minivim.prior import Prior, prior_loss
 from minivim.tokenizer import (
     Players,
     Tokenizer,
     adversarial_loss,
-    random_flip,
     taps_of,
     tokenizer_loss,
 )
@@ -69,7 +69,11 @@ def tokenizer_objective(
     frozen = nnx.split(perceptual_net(network)) if network is not None else ()
 
     def loss(model: Any, batch: dict, *, key: jax.Array) -> tuple:
-        options: dict[str, Any] = {"weights": recipe.loss, "flip": recipe.flip}
+        options: dict[str, Any] = {
+            "weights": recipe.loss,
+            "flip": recipe.flip,
+            "crop": recipe.crop,
+        }
         if frozen:
             options["perceptual"] = nnx.merge(frozen[0], batch["perceptual"])
         if pair:
@@ -98,7 +102,7 @@ def prior_objective(
     frozen_graph, frozen = nnx.split(tokenizer)
 
     def codes_of(batch: dict, key: jax.Array) -> jax.Array:
-        images = random_flip(batch["image"], key=key) if recipe.flip else batch["image"]
+        images = augment(batch["image"], flip=recipe.flip, crop=recipe.crop, key=key)
         # Not `encode`, which is a program of its own and may not nest in a gradient.
         coder = nnx.merge(frozen_graph, batch["tokenizer"])
         return coder.quantizer(coder.encoder(images))[1]["codes"]

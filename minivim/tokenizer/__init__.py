@@ -4,7 +4,6 @@ from minivim.tokenizer.model import Tokenizer
 from minivim.tokenizer.objective import (
     Players,
     adversarial_loss,
-    random_flip,
     taps_of,
     tokenizer_loss,
 )
@@ -23,7 +22,6 @@ __all__ = [
     "adversarial_loss",
     "l2_normalise",
     "nearest_code",
-    "random_flip",
     "straight_through",
     "taps_of",
     "tokenizer_loss",

@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from minivim.config import DiscriminatorConfig, LossConfig, TokenizerRecipe
+from minivim.data.augment import augment
 from minivim.tokenizer import discriminator
 from minivim.tokenizer.losses import (
     hinge_discriminator_loss,
@@ -76,11 +77,12 @@ def tokenizer_loss(
     *,
     weights: LossConfig,
     flip: bool = False,
+    crop: float = 1.0,
     perceptual: Perceptual | None = None,
     key: PRNGKeyArray,
 ) -> tuple[Float[Array, ""], dict[str, Any]]:
     """`sum_t w_t L_t` on a batch, with every term and the codes as metrics."""
-    images = random_flip(batch["image"], key=key) if flip else batch["image"]
+    images = augment(batch["image"], flip=flip, crop=crop, key=key)
     terms, codes, _ = _terms(tokenizer, images, batch, perceptual, key)
     return total_loss(weights, terms), terms | {"codes": codes}
 
@@ -93,18 +95,19 @@ def adversarial_loss(
     weights: LossConfig,
     config: DiscriminatorConfig,
     flip: bool = False,
+    crop: float = 1.0,
     perceptual: Perceptual | None = None,
     key: PRNGKeyArray,
 ) -> tuple[Float[Array, ""], dict[str, Any]]:
     """`sum_t w_t L_t(G; sg D) + L_D(D; sg x_hat) + gamma/2 k R1` (section 3.3).
 
     R1 on every `k`-th step, where the batch says that it is "due". Both networks see
-    the same images, mirrored or not. Metrics: the terms, `g_loss`
+    the same images, augmented or not. Metrics: the terms, `g_loss`
     (the first sum), `d_loss`, `r1` on the steps that have it (`r1_due`), the share of
     real and fake images that the discriminator gets right, and histograms of its
     logits. Before step `config.start` both adversarial losses are zero.
     """
-    images = random_flip(batch["image"], key=key) if flip else batch["image"]
+    images = augment(batch["image"], flip=flip, crop=crop, key=key)
     terms, codes, seen = _terms(players.tokenizer, images, batch, perceptual, key)
     on = jnp.where(batch["step"] < config.start, 0.0, 1.0)
     critic, fake = players.discriminator, seen("adversarial")
@@ -180,11 +183,3 @@ def logit_histogram(logits: Float[Array, "*b"]) -> Int[Array, " bins"]:
     scaled = (logits.ravel() + LOGIT_RANGE) * (LOGIT_BINS / (2 * LOGIT_RANGE))
     index = jnp.clip(jnp.floor(scaled).astype(jnp.int32), 0, LOGIT_BINS - 1)
     return jnp.bincount(index, length=LOGIT_BINS).astype(jnp.int32)
-
-
-def random_flip(
-    images: Float[Array, "B H W C"], *, key: PRNGKeyArray
-) -> Float[Array, "B H W C"]:
-    """Mirror each image with probability one half."""
-    mirrored = jax.random.bernoulli(key, 0.5, (images.shape[0], 1, 1, 1))
-    return jnp.where(mirrored, images[:, :, ::-1], images)
