@@ -75,6 +75,9 @@ def parser() -> Parser:
     one.add_argument("--workdir", required=True, help="an earlier run's is resumed")
     one.add_argument("--set", nargs="+", action="extend", default=[],
                      metavar="key=value")  # fmt: skip
+    _add_workers(one)
+    one.add_argument("--stream", action="store_true",
+                     help="read tables in a row, without a copy of them")  # fmt: skip
     one.add_argument("--quiet", action="store_true", help="no progress bar")
     one.add_argument(
         "--mesh",
@@ -87,11 +90,7 @@ def parser() -> Parser:
         action="store_true",
         help="one of several processes, each started with this command",
     )
-    one = command("encode", _encode, "write the codes of images to an .npz file")
-    one.add_argument("tokenizer")
-    _add_data(one)
-    one.add_argument("--out", required=True)
-    _add_subset(one)
+    _add_encode(command("encode", _encode, "write the codes of images to a folder"))
     one = command("reconstruct", _reconstruct, "draw originals beside reconstructions")
     one.add_argument("tokenizer")
     _add_data(one)
@@ -125,11 +124,40 @@ def _add_data(one: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_workers(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        "--workers", type=int, default=0, metavar="N",
+        help="decode images in N other processes",
+    )  # fmt: skip
+
+
 def _add_subset(one: argparse.ArgumentParser, count: int | None = None) -> None:
     one.add_argument("--split", default="test", choices=("train", "test"))
     one.add_argument(
         "--count", type=_positive, default=count, help="the first N images"
     )
+
+
+def _add_encode(one: argparse.ArgumentParser) -> None:
+    one.add_argument("tokenizer")
+    _add_data(one)
+    one.add_argument(
+        "--out", required=True, metavar="FOLDER", help="what train prior --data reads"
+    )
+    one.add_argument("--split", choices=("train", "test"), help="default: both")
+    one.add_argument("--count", type=_positive, help="the first N images of a split")
+    one.add_argument(
+        "--views", type=_positive, default=1,
+        help="versions of each training image, all but the first augmented",
+    )  # fmt: skip
+    one.add_argument("--flip", action="store_true", help="mirror views at random")
+    one.add_argument(
+        "--crop", type=float, default=1.0, metavar="A",
+        help="crop views to a share of at least A of the area",
+    )  # fmt: skip
+    one.add_argument("--seed", type=int, default=0, help="of the views")
+    _add_workers(one)
+    one.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def _add_sample(one: argparse.ArgumentParser) -> None:
@@ -182,12 +210,17 @@ def _train(options: argparse.Namespace) -> None:
         join_processes()
     import jax
 
-    from minivim import experiments, recipes
+    from minivim import data, experiments, recipes
     from minivim.config import ProbeRecipe, with_overrides
     from minivim.sharding import MeshShape
 
     recipe = with_overrides(recipes.recipe(options.stage, options.recipe), options.set)
+    if options.stream:
+        print(f"minivim: note: {data.CAVEAT}", file=sys.stderr)
     if isinstance(recipe, ProbeRecipe):
+        if options.stream or options.workers:
+            raise UserError("the probe reads its images once; leave out --stream "
+                            "and --workers")  # fmt: skip
         result = experiments.train_probe(
             recipe, spec=options.data, workdir=options.workdir
         )
@@ -199,6 +232,8 @@ def _train(options: argparse.Namespace) -> None:
         spec=options.data,
         workdir=options.workdir,
         mesh=MeshShape.parse(options.mesh),
+        workers=options.workers,
+        stream=options.stream,
         quiet=options.quiet,
     )
     if jax.process_index():
@@ -220,20 +255,28 @@ def _source(options: argparse.Namespace, tokenizer: Any) -> Any:
 def _encode(options: argparse.Namespace) -> None:
     import numpy as np
 
-    from minivim import data, experiments, weights
+    from minivim import data, experiments
 
-    tokenizer = _tokenizer(options.tokenizer)
-    source = _source(options, tokenizer)
-    rows = data.stack(source, options.count)
-    codes = experiments.encode_all(tokenizer, rows["image"])
-    path = _writable(options.out, ".npz")
-    np.savez_compressed(
-        path,
-        codes=codes,
-        label=rows["label"],
-        tokenizer_hash=weights.weights_hash(tokenizer),
+    views = experiments.Views(
+        count=options.views, flip=options.flip, crop=options.crop, seed=options.seed
     )
-    print(f"{len(codes)} x {codes.shape[1]} codes: {path}")
+    tokenizer = _tokenizer(options.tokenizer)
+    splits = (options.split,) if options.split else ("train", "test")
+    sources = {
+        split: data.open_source(
+            options.data, split=split, **tokenizer.config.image_shape
+        )
+        for split in splits
+    }
+    folder = experiments.encode_folder(
+        tokenizer, options.out, sources, name=options.tokenizer, views=views,
+        count=options.count, workers=options.workers, quiet=options.quiet,
+    )  # fmt: skip
+    for split in splits:
+        found = data.open_codes(folder, split)
+        shape = " x ".join(map(str, found.take(np.arange(1))["codes"].shape[1:]))
+        print(f"{split}: {len(found)} x {shape} codes")
+    print(f"codes: {folder}")
 
 
 def _reconstruct(options: argparse.Namespace) -> None:

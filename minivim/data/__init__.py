@@ -1,14 +1,41 @@
 """Images: the embedded shapes, your own, and batches of either."""
 
-from minivim.data.loader import ArraySource, Batch, Source, batches, stack
-from minivim.data.sources import open_source, require_labels
+from minivim.data.codes import (
+    CodeRows,
+    CodesCard,
+    CodeSource,
+    is_codes,
+    open_codes,
+    write_codes,
+)
+from minivim.data.loader import (
+    ArraySource,
+    Batch,
+    BatchIterator,
+    Source,
+    batches,
+    stack,
+)
+from minivim.data.sources import open_source, open_stream, require_labels
+from minivim.data.streams import CAVEAT, Stream, StreamIterator
 
 __all__ = [
+    "CAVEAT",
     "ArraySource",
     "Batch",
+    "BatchIterator",
+    "CodeRows",
+    "CodeSource",
+    "CodesCard",
     "Source",
+    "Stream",
+    "StreamIterator",
     "batches",
+    "is_codes",
+    "open_codes",
     "open_source",
+    "open_stream",
     "require_labels",
     "stack",
+    "write_codes",
 ]

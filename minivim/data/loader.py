@@ -19,6 +19,8 @@ from minivim.errors import UserError
 if TYPE_CHECKING:
     import grain
 
+    from minivim.data.streams import Stream, StreamIterator
+
 Batch = dict[str, np.ndarray]
 
 
@@ -205,7 +207,7 @@ class BatchIterator(Iterator[Batch]):
 
 
 def batches(
-    source: Source,
+    source: "Source | Stream",
     *,
     batch_size: int,
     seed: int = 0,
@@ -214,7 +216,7 @@ def batches(
     drop_remainder: bool = True,
     rows: slice | Sequence[int] | Int[np.ndarray, " n"] | None = None,
     workers: int = 0,
-) -> BatchIterator:
+) -> "BatchIterator | StreamIterator":
     """Iterate over a source in a reproducible order.
 
     Every epoch has its own order, drawn from (seed, epoch). With `repeat` the epochs
@@ -222,7 +224,8 @@ def batches(
     without it the last batch is short or, with `drop_remainder`, left out.
 
     Args:
-        source: where rows come from. Of codes with several views of an image, each
+        source: where rows come from; a stream has an iterator with other promises, see
+            `Stream`. Of codes with several views of an image, each
             batch holds one view of each, drawn from (seed, number of the batch).
         batch_size: rows of a whole batch, over all processes.
         seed: of the orders and views.
@@ -245,6 +248,15 @@ def batches(
             a negative number of workers.
         ValueError: `rows` where the last batch may be short.
     """
+    from minivim.data.streams import Stream
+
+    if isinstance(source, Stream):
+        if workers or not (shuffle and repeat and drop_remainder):
+            raise UserError(
+                "a stream is read by one process, shuffled and without an end: "
+                "leave out --workers or --stream"
+            )
+        return source.batches(batch_size=batch_size, seed=seed, rows=rows)
     if batch_size < 1 or (not repeat and drop_remainder and batch_size > len(source)):
         raise UserError(
             f"batch_size {batch_size} does not fit {len(source)} images: "
@@ -316,7 +328,11 @@ def _as_floats(batch: Batch) -> Batch:
     return {**batch, "image": batch["image"].astype(np.float32) / 255}
 
 
-def stack(source: Source, n: int | None = None) -> Batch:
+def stack(source: "Source | Stream", n: int | None = None) -> Batch:
     """The first n items (all by default) in order, image uint8 [n, H, W, C]."""
+    from minivim.data.streams import Stream
+
+    if isinstance(source, Stream):
+        return source.first(n)
     n = len(source) if n is None else min(n, len(source))
     return source.take(np.arange(n))

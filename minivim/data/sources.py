@@ -4,16 +4,27 @@ import glob
 import os
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from minivim.data import shapes
+from minivim.data.codes import is_codes
 from minivim.data.folders import open_folder
 from minivim.data.loader import ArraySource, Source
 from minivim.data.pixels import check_shape, to_pixels
-from minivim.data.splits import SPLIT_NAMES, files_under
-from minivim.data.tables import open_hub, open_parquet
+from minivim.data.splits import check_split, files_under
+from minivim.data.streams import Stream
+from minivim.data.tables import (
+    is_saved,
+    open_hub,
+    open_parquet,
+    open_saved,
+    read_hub,
+    read_parquet,
+    read_saved,
+)
 from minivim.errors import UserError
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", re.ASCII)
@@ -29,8 +40,9 @@ def open_source(
     """Open images by name, resized to `image_size` with their aspect kept.
 
     Args:
-        spec: "shapes"; a folder of pictures; a parquet file, pattern or folder; or a
-            dataset of the hub as "owner/name@revision".
+        spec: "shapes"; a folder of pictures; a parquet file, pattern or folder; a
+            folder that `save_to_disk` of `datasets` wrote; or a dataset of the hub as
+            "owner/name@revision".
         split: "train" or "test". In a folder of pictures the splits are the sub-folders
             train and test, among parquet files the names that begin so (validation or
             val serves where there is no test). Without a split of its own, a fixed
@@ -52,41 +64,105 @@ def open_source(
             image, by name.
     """
     check_shape(image_size=image_size, channels=channels)
-    if split not in SPLIT_NAMES:
-        raise UserError(f"there is no split {split!r}: use 'train' or 'test'")
+    check_split(split)
     shape = {"image_size": image_size, "channels": channels}
-    name = os.fspath(spec)
-    if name == "shapes":
-        return _open_shapes(split, **shape)
+    found = locate(os.fspath(spec))
+    match found.kind:
+        case "shapes":
+            return _open_shapes(split, **shape)
+        case "parquet":
+            return open_parquet(found.name, found.path, found.files, split, **shape)
+        case "saved":
+            return open_saved(found.name, found.path, split, **shape)
+        case "folder":
+            return open_folder(found.name, found.path, split, **shape)
+    return open_hub(found.name, split, **shape)
+
+
+def open_stream(
+    spec: str | os.PathLike[str],
+    *,
+    split: str = "train",
+    image_size: int = 32,
+    channels: int = 3,
+) -> Stream:
+    """Open images by name to be read in a row, not by index: see `Stream`.
+
+    Takes what `open_source` takes, of it parquet files, a folder that `save_to_disk` of
+    `datasets` wrote, and datasets of the hub, which are not copied to this machine
+    first. Nothing is held out: there must be files of a test split. Labels need a
+    column of type ClassLabel, for nobody counts other ones beforehand.
+
+    Raises:
+        UserError: as `open_source`; a spec that is no table; no test split.
+    """
+    check_shape(image_size=image_size, channels=channels)
+    check_split(split)
+    found = locate(os.fspath(spec))
+    match found.kind:
+        case "parquet":
+            read = read_parquet(found.name, found.path, found.files, streaming=True)
+        case "saved":
+            read = read_saved(found.name, found.path)
+        case "hub":
+            read = read_hub(found.name, streaming=True)
+        case _:
+            raise UserError(
+                f"{found.name} is at hand and read by index: leave out --stream, which "
+                "is for parquet files, folders of datasets and the hub"
+            )
+    shape = {"image_size": image_size, "channels": channels}
+    return Stream(found.name, *read, split=split, **shape)
+
+
+class Place(NamedTuple):
+    """What a spec names: "shapes", "folder", "saved", "parquet" or "hub"."""
+
+    kind: str
+    name: str
+    # Of a folder, or the one that all files lie below.
+    path: Path = Path()
+    files: list[Path] = []
+
+
+def locate(name: str) -> Place:
+    """What is there under a name; raises `UserError` for nothing."""
     path = Path(name).expanduser()
+    if name == "shapes":
+        return Place("shapes", name)
     if path.is_dir():
+        if is_codes(path):
+            raise UserError(
+                f"{name} holds codes, which minivim train prior alone reads: "
+                "give the images here"
+            )
+        if is_saved(path):
+            return Place("saved", name, path)
         files = files_under(path, {".parquet"})
-        if files:
-            return open_parquet(name, path, files, split, **shape)
-        return open_folder(name, path, split, **shape)
+        return Place("parquet" if files else "folder", name, path, files)
     if path.is_file():
         if path.suffix.lower() != ".parquet":
             raise UserError(
                 f"{name} is neither a folder of images nor a parquet file: "
                 "give the folder that holds it"
             )
-        return open_parquet(name, path.parent, [path], split, **shape)
+        return Place("parquet", name, path.parent, [path])
     if glob.has_magic(name):
         found = sorted(Path(f) for f in glob.glob(str(path), recursive=True))
         files = [file for file in found if file.suffix.lower() == ".parquet"]
         if not files:
             raise UserError(f"no parquet file matches {name}: check the pattern")
         root = Path(os.path.commonpath([file.parent for file in files]))
-        return open_parquet(name, root, files, split, **shape)
+        return Place("parquet", name, root, files)
     if HUB_ID.fullmatch(name) and not name.startswith("."):
-        return open_hub(name, split, **shape)
+        return Place("hub", name)
     raise UserError(
         f"{name} does not exist: give 'shapes', a folder of images, a parquet file, "
         "or a dataset of the hub as owner/name@revision"
     )
 
 
-def require_labels(source: Source) -> None:
+def require_labels(source: Source | Stream) -> None:
     """Raise UserError unless the source knows at least two labels."""
     if source.num_classes < 2:
         known = f"one label ({source.class_names[0]})" if source.class_names else "none"

@@ -7,8 +7,16 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
+from minivim.errors import UserError
+
 SPLIT_NAMES = {"train": ("train",), "test": ("test", "validation", "valid", "val")}
 HELD_OUT_SHARE, HELD_OUT_MOST = 10, 2_000
+
+
+def check_split(split: str) -> None:
+    """Raise UserError for a name that is no split's."""
+    if split not in SPLIT_NAMES:
+        raise UserError(f"there is no split {split!r}: use 'train' or 'test'")
 
 
 def hold_out(count: int, split: str) -> Int[np.ndarray, " rows"]:

@@ -2,15 +2,16 @@
 
 import io
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 
 from minivim.data.loader import Batch, Source, hash_of
 from minivim.data.pixels import brief, decode
-from minivim.data.splits import SPLIT_NAMES, hold_out, name_and_size
+from minivim.data.splits import SPLIT_NAMES, files_under, hold_out, name_and_size
 from minivim.errors import UserError
 
 if TYPE_CHECKING:
@@ -50,18 +51,12 @@ class _TableSource(Source):
     def take(self, indices: Int[np.ndarray, " n"]) -> Batch:
         rows = self._rows[indices].tolist()
         taken = self._table[rows]
-        images = []
-        for row, picture in zip(rows, taken[self._image], strict=True):
-            where = f"row {row} of {self._name}"
-            if picture is None or not (picture["bytes"] or picture["path"]):
-                raise UserError(f"{where} has no image: remove the row")
-            data = picture["bytes"]
-            file = io.BytesIO(data) if data is not None else picture["path"]
-            images.append(decode(file, where, **self._shape))
-        labels: Any = [-1] * len(rows)
-        if self._label is not None:
-            labels = [-1 if label is None else label for label in taken[self._label]]
-        return {"image": np.stack(images), "label": np.array(labels, np.int32)}
+        images = [
+            decode_cell(cell, f"row {row} of {self._name}", **self._shape)
+            for row, cell in zip(rows, taken[self._image], strict=True)
+        ]
+        labels = taken[self._label] if self._label else [None] * len(rows)
+        return {"image": np.stack(images), "label": label_array(labels)}
 
     @property
     def fingerprint(self) -> str:
@@ -71,10 +66,52 @@ class _TableSource(Source):
         )
 
 
-def open_parquet(
-    name: str, root: Path, files: list[Path], split: str, **shape: int
-) -> Source:
-    """Rows of parquet files: see `open_source`."""
+def decode_cell(
+    cell: dict | None, where: str, **shape: int
+) -> UInt8[np.ndarray, "size size channels"]:
+    """The pixels of an image column's cell, which holds a file or its path."""
+    if cell is None or not (cell["bytes"] or cell["path"]):
+        raise UserError(f"{where} has no image: remove the row")
+    data = cell["bytes"]
+    file = io.BytesIO(data) if data is not None else cell["path"]
+    return decode(file, where, **shape)
+
+
+def label_array(labels: Sequence[int | None]) -> Int[np.ndarray, " n"]:
+    """Labels as they are in batches: -1 for none."""
+    return np.array([-1 if label is None else label for label in labels], np.int32)
+
+
+def is_saved(path: Path) -> bool:
+    """Whether a folder is one that `save_to_disk` of `datasets` wrote."""
+    return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
+
+
+def read_saved(name: str, path: Path) -> tuple[dict[str, "datasets.Dataset"], Any]:
+    """The splits of such a folder, and what identifies it on any machine."""
+    import datasets
+
+    try:
+        tables: Any = datasets.load_from_disk(str(path))
+    except Exception as error:  # Each kind of damage has an exception of its own.
+        raise UserError(
+            f"{name} cannot be read as a saved dataset ({brief(error)}): "
+            "fetch or write it again"
+        ) from error
+    files = [name_and_size(file, path) for file in files_under(path, {".arrow"})]
+    return dict(tables) if isinstance(tables, dict) else {"train": tables}, files
+
+
+def open_saved(name: str, path: Path, split: str, **shape: int) -> Source:
+    """Rows of a folder that `save_to_disk` wrote: see `open_source`."""
+    tables, identity = read_saved(name, path)
+    return _open_tables(name, tables, split, identity, **shape)
+
+
+def read_parquet(
+    name: str, root: Path, files: list[Path], *, streaming: bool = False
+) -> tuple[Any, Any]:
+    """The splits of parquet files, and what identifies them on any machine."""
     import datasets
     from datasets.exceptions import DatasetGenerationError
 
@@ -82,13 +119,22 @@ def open_parquet(
     groups = _split_files(files) if len(files) > 1 else {"train": files}
     names = {s: [str(file) for file in group] for s, group in groups.items()}
     try:
-        tables: Any = datasets.load_dataset("parquet", data_files=names)
+        tables: Any = datasets.load_dataset(
+            "parquet", data_files=names, streaming=streaming
+        )
     except (DatasetGenerationError, ValueError, OSError) as error:
         raise UserError(
             f"{name} cannot be read as one dataset ({brief(error)}): "
             "check that its files agree in column types and that the disk has room"
         ) from error
-    identity = [name_and_size(file, root) for file in files]
+    return tables, [name_and_size(file, root) for file in files]
+
+
+def open_parquet(
+    name: str, root: Path, files: list[Path], split: str, **shape: int
+) -> Source:
+    """Rows of parquet files: see `open_source`."""
+    tables, identity = read_parquet(name, root, files)
     return _open_tables(name, tables, split, identity, **shape)
 
 
@@ -125,17 +171,14 @@ def _split_files(files: list[Path]) -> dict[str, list[Path]]:
 
 
 def _open_tables(
-    name: str, tables: "datasets.DatasetDict", split: str, identity: Any, **shape: int
+    name: str, tables: dict[str, Any], split: str, identity: Any, **shape: int
 ) -> Source:
-    own = {
-        s: next((n for n in names if n in tables), None)
-        for s, names in SPLIT_NAMES.items()
-    }
+    own = own_splits(tables)
     train = tables[own["train"] or next(iter(tables))]
-    columns = _image_column(name, train), _label_column(train)
+    columns = image_column(name, train), label_column(train)
     class_names = _table_classes(name, tables, columns[1])
     if own["train"] and own["test"]:
-        table = tables[own[split]]
+        table = tables[own[split] or split]
         rows = np.arange(len(table))
     else:
         table, rows = train, hold_out(len(train), split)
@@ -153,7 +196,17 @@ def _open_tables(
     )
 
 
-def _image_column(name: str, table: "datasets.Dataset") -> str:
+def own_splits(tables: Iterable[str]) -> dict[str, str | None]:
+    """What a dataset calls the splits train and test, None where it has none."""
+    found = set(tables)
+    return {
+        split: next((name for name in names if name in found), None)
+        for split, names in SPLIT_NAMES.items()
+    }
+
+
+def image_column(name: str, table: Any) -> str:
+    """The column of images; raises `UserError` for a table without any."""
     import datasets
 
     for column, feature in table.features.items():
@@ -166,7 +219,8 @@ def _image_column(name: str, table: "datasets.Dataset") -> str:
     )
 
 
-def _label_column(table: "datasets.Dataset") -> str | None:
+def label_column(table: Any) -> str | None:
+    """The column of labels, None without any."""
     import datasets
 
     features = table.features
@@ -178,7 +232,7 @@ def _label_column(table: "datasets.Dataset") -> str | None:
 
 
 def _table_classes(
-    name: str, tables: "datasets.DatasetDict", column: str | None
+    name: str, tables: dict[str, Any], column: str | None
 ) -> tuple[str, ...]:
     import datasets
     import pyarrow.compute
@@ -203,8 +257,8 @@ def _table_classes(
     return tuple(str(number) for number in range(largest + 1))
 
 
-def open_hub(name: str, split: str, **shape: int) -> Source:
-    """Rows of the hub's dataset owner/name@revision: see `open_source`."""
+def read_hub(name: str, *, streaming: bool = False) -> tuple[Any, str]:
+    """The splits of the hub's dataset owner/name@revision, and its commit."""
     import datasets
     import huggingface_hub
     from huggingface_hub.errors import OfflineModeIsEnabled
@@ -225,11 +279,18 @@ def open_hub(name: str, split: str, **shape: int) -> Source:
             "HF_HUB_OFFLINE=1 to use a copy downloaded before"
         ) from error
     try:
-        tables: Any = datasets.load_dataset(repository, revision=revision or None)
+        tables: Any = datasets.load_dataset(
+            repository, revision=revision or None, streaming=streaming
+        )
     except Exception as error:  # Each builder has exceptions of its own.
         raise UserError(
             f"the hub's dataset {name} cannot be loaded ({brief(error)}): "
             "download its parquet files and give their folder"
         ) from error
-    pinned = f"{repository}@{revision}" if revision else repository
+    return tables, f"{repository}@{revision}" if revision else repository
+
+
+def open_hub(name: str, split: str, **shape: int) -> Source:
+    """Rows of the hub's dataset owner/name@revision: see `open_source`."""
+    tables, pinned = read_hub(name)
     return _open_tables(pinned, tables, split, pinned, **shape)

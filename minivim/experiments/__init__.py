@@ -26,13 +26,17 @@ from minivim.config import (
 from minivim.data import Source
 from minivim.errors import UserError
 from minivim.experiments.coding import (
+    Views,
     decode_all,
     encode_all,
+    encode_batches,
+    encode_folder,
     encode_source,
     nats_per_token,
 )
 from minivim.experiments.objectives import Objective, TrainableRecipe
 from minivim.experiments.stages import (
+    AnySource,
     Attached,
     Experiment,
     classifier_experiment,
@@ -65,9 +69,12 @@ __all__ = [
     "Experiment",
     "Objective",
     "TrainableRecipe",
+    "Views",
     "classifier_experiment",
     "decode_all",
     "encode_all",
+    "encode_batches",
+    "encode_folder",
     "encode_source",
     "machine",
     "nats_per_token",
@@ -88,14 +95,19 @@ def train(
     spec: str,
     workdir: str | Path,
     mesh: MeshShape | None = None,
+    workers: int = 0,
+    stream: bool = False,
     quiet: bool = False,
 ) -> tuple[nnx.Module, list[Row]]:
     """Train a recipe on the data `spec` names, or go on where `workdir` stopped.
 
     At the end the workdir holds `model.safetensors` and `card.json`, which `load`
     reads. `mesh` lays the run out over all devices, of all processes where there are
-    several; it may be another one when a run goes on. Returns the model and the rows of
-    metrics of this call. Raises `UserError` for data that does not fit the recipe, a
+    several; it may be another one when a run goes on, and so may `workers`, the number
+    of processes that decode images. A prior's data may be a folder of codes that
+    `encode_folder` wrote. With `stream` images are read in a row, not by index: see
+    `minivim.data.Stream` for what that cannot promise. Returns the model and the rows
+    of metrics of this call. Raises `UserError` for data that does not fit the recipe, a
     batch that the mesh cannot split and a workdir of another run.
     """
     size = recipe.run.batch_size
@@ -103,31 +115,25 @@ def train(
     check_batch(devices, batch_size=size, accumulate=recipe.run.accumulate)
     rows_read = rows_here(devices, size).tolist()
     quiet = quiet or jax.process_index() > 0
-    tokenizer = _tokenizer_for(recipe) if isinstance(recipe, PriorRecipe) else None
-    if isinstance(recipe, ClassifierRecipe):
-        shape = recipe.image_shape
-    elif isinstance(recipe, TokenizerRecipe):
-        shape = recipe.model.image_shape
-    else:
-        assert tokenizer is not None
-        shape = tokenizer.config.image_shape
-    source = data.open_source(spec, split="train", **shape)
-    held_out = data.open_source(spec, split="test", **shape)
+    tokenizer, source, held_out = _opened(recipe, spec, stream=stream)
     identity = {k: v for k, v in leaves(recipe).items() if not k.startswith("name")}
     identity |= {"stage": recipe.stage, "data": source.fingerprint}
     if tokenizer is not None:
         identity["tokenizer_hash"] = weights.weights_hash(tokenizer)
     folder = Workdir(workdir, identity)
+    reading: Any = {"rows": rows_read, "workers": workers}
     if isinstance(recipe, TokenizerRecipe):
-        parts = tokenizer_experiment(recipe, source, held_out, rows=rows_read)
+        parts = tokenizer_experiment(recipe, source, held_out, **reading)
     elif isinstance(recipe, PriorRecipe):
-        assert tokenizer is not None
         parts = prior_experiment(
-            recipe, tokenizer, source, held_out, quiet=quiet, rows=rows_read
+            recipe, tokenizer, source, held_out, quiet=quiet, **reading
         )
     else:
-        parts = classifier_experiment(recipe, source, held_out, rows=rows_read)
-    model, rows = run(recipe, parts, mesh=devices, workdir=folder, quiet=quiet)
+        parts = classifier_experiment(recipe, source, held_out, **reading)
+    try:
+        model, rows = run(recipe, parts, mesh=devices, workdir=folder, quiet=quiet)
+    finally:
+        parts.batches.close()
     card = {
         **run_card(recipe, source.description, rows),
         "train_seconds": round(train_seconds(read_metrics(workdir)), 1),
@@ -137,6 +143,67 @@ def train(
         weights.save(workdir, model, kind=recipe.stage, card=card)
     folder.close()
     return model, rows
+
+
+def _opened(
+    recipe: TrainableRecipe, spec: str, *, stream: bool
+) -> tuple[Tokenizer | None, AnySource, AnySource]:
+    """A prior's tokenizer, unless its data are codes, and the data of both splits."""
+    tokenizer = None
+    if isinstance(recipe, PriorRecipe):
+        if data.is_codes(spec):
+            return None, *_opened_codes(recipe, spec, stream=stream)
+        tokenizer = _tokenizer_for(recipe)
+        shape = tokenizer.config.image_shape
+        if stream and recipe.codes == "cache":
+            raise UserError(
+                "codes=cache encodes all images beforehand, and a stream has no end; "
+                "use --set codes=fly, or leave out --stream"
+            )
+    elif isinstance(recipe, ClassifierRecipe):
+        shape = recipe.image_shape
+    else:
+        shape = recipe.model.image_shape
+    opener = data.open_stream if stream else data.open_source
+    return (
+        tokenizer,
+        opener(spec, split="train", **shape),
+        opener(spec, split="test", **shape),
+    )
+
+
+def _opened_codes(
+    recipe: PriorRecipe, folder: str, *, stream: bool
+) -> tuple[data.CodeSource, data.CodeSource]:
+    """Both splits of a folder of codes, if they are what the recipe is for."""
+    source, held_out = (data.open_codes(folder, split) for split in ("train", "test"))
+    card = source.card
+    if stream or recipe.codes == "fly":
+        raise UserError(
+            f"{folder} holds codes, read by index, and no images; use --set "
+            "codes=cache views=1 flip=false crop=1, without --stream"
+        )
+    if recipe.tokenizer:
+        found = weights.weights_hash(_tokenizer_for(recipe))
+        if found != card.tokenizer_hash:
+            raise UserError(
+                f"{folder} holds codes of {card.tokenizer} "
+                f"({card.tokenizer_hash[:12]}), the recipe names {recipe.tokenizer} "
+                f"({found[:12]}); use --set tokenizer={card.tokenizer} or encode again"
+            )
+    _check_sizes(recipe, folder, num_codes=card.num_codes, grid=card.grid)
+    asked = {name: getattr(recipe, name) for name in ("views", "flip", "crop")}
+    has = {name: getattr(card, name) for name in asked}
+    if recipe.views > 1 and asked != has:
+        raise UserError(
+            f"{folder} has {_in_words(has)}, the recipe {_in_words(asked)}; encode "
+            "again, or use --set views=1 flip=false crop=1 to take what is there"
+        )
+    return source, held_out
+
+
+def _in_words(settings: dict[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in settings.items())
 
 
 def train_probe(recipe: ProbeRecipe, *, spec: str, workdir: str | Path) -> ProbeResult:
@@ -264,17 +331,22 @@ def _tokenizer_for(recipe: PriorRecipe) -> Tokenizer:
     tokenizer = weights.load(recipe.tokenizer)
     if not isinstance(tokenizer, Tokenizer):
         raise UserError(f"{recipe.tokenizer} is no tokenizer; name one")
-    has = {
-        "num_codes": tokenizer.config.quantizer.num_codes,
-        "grid": tokenizer.config.grid,
-    }
+    _check_sizes(
+        recipe,
+        f"the tokenizer {recipe.tokenizer}",
+        num_codes=tokenizer.config.quantizer.num_codes,
+        grid=tokenizer.config.grid,
+    )
+    return tokenizer
+
+
+def _check_sizes(recipe: PriorRecipe, what: str, **has: int) -> None:
     for name, value in has.items():
         if getattr(recipe.model, name) != value:
             raise UserError(
-                f"the tokenizer {recipe.tokenizer} has {name}={value}, the recipe "
+                f"{what} has {name}={value}, the recipe "
                 f"{getattr(recipe.model, name)}; use --set model.{name}={value}"
             )
-    return tokenizer
 
 
 def replaced(recipe: TrainableRecipe, **run: Any) -> TrainableRecipe:

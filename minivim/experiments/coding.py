@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +14,10 @@ from flax import nnx
 from jax.typing import ArrayLike
 from tqdm.auto import tqdm
 
-from minivim import data
-from minivim.data import Source
+from minivim import data, weights
+from minivim.data import CodeRows, CodesCard, Source, write_codes
+from minivim.data.augment import augment
+from minivim.errors import UserError
 from minivim.prior import Prior
 from minivim.sharding import fetch
 from minivim.tokenizer import Tokenizer
@@ -39,21 +46,132 @@ def decode_all(
     return np.concatenate(parts)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """Versions of each image to encode: the image as it is, and augmented ones."""
+
+    count: int = 1
+    flip: bool = False
+    crop: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        changes = self.flip or self.crop < 1
+        if self.count < 1 or not 0 < self.crop <= 1 or (self.count > 1) != changes:
+            raise UserError(
+                f"views={self.count}, flip={self.flip}, crop={self.crop}: the first "
+                "view is the image as it is, others need flip or a crop in (0, 1], and "
+                "these need others; choose views=1 alone, or views=8 and flip"
+            )
+
+
+def encode_batches(
+    tokenizer: Tokenizer,
+    source: Source,
+    *,
+    views: Views = Views(),
+    count: int | None = None,
+    batch_size: int = 256,
+    workers: int = 0,
+    quiet: bool = False,
+) -> Iterator[data.Batch]:
+    """Codes `int32 [n, N]`, with several views `[n, V, N]`, and labels, in order.
+
+    View `v` of batch `b` is drawn from (seed, v, b). `count` keeps the first images,
+    `workers` other processes decode them.
+    """
+    count = len(source) if count is None else min(count, len(source))
+    changed = jax.jit(partial(augment, flip=views.flip, crop=views.crop))
+    reader = data.batches(
+        source, batch_size=batch_size, shuffle=False, repeat=False,
+        drop_remainder=False, workers=workers,
+    )  # fmt: skip
+    numbers = range(-(-count // batch_size))
+    for number in tqdm(numbers, desc="encode", unit="batch", disable=quiet):
+        rows = {k: v[: count - number * batch_size] for k, v in next(reader).items()}
+        images = rows["image"]
+        codes = [encode_all(tokenizer, images, batch_size=batch_size)]
+        for view in range(1, views.count):
+            key = jax.random.fold_in(jax.random.key(views.seed), view)
+            key = jax.random.fold_in(key, number)
+            other = fetch(changed(_padded(images, batch_size), key=key))
+            codes.append(encode_all(tokenizer, other, batch_size=batch_size))
+            codes[-1] = codes[-1][: len(images)]
+        stacked = np.stack(codes, axis=1) if views.count > 1 else codes[0]
+        yield {"codes": stacked, "label": rows["label"]}
+    reader.close()
+
+
 def encode_source(
-    tokenizer: Tokenizer, source: Source, *, batch_size: int = 256, quiet: bool = False
+    tokenizer: Tokenizer,
+    source: Source,
+    *,
+    views: Views = Views(),
+    batch_size: int = 256,
+    workers: int = 0,
+    quiet: bool = False,
 ) -> data.ArraySource:
     """A whole source as codes and labels in memory."""
-    codes, labels = [], []
-    firsts = range(0, len(source), batch_size)
-    for first in tqdm(firsts, desc="encode", unit="batch", disable=quiet):
-        rows = source.take(np.arange(first, min(first + batch_size, len(source))))
-        codes.append(encode_all(tokenizer, rows["image"], batch_size=batch_size))
-        labels.append(rows["label"])
+    parts = list(
+        encode_batches(
+            tokenizer,
+            source,
+            views=views,
+            batch_size=batch_size,
+            workers=workers,
+            quiet=quiet,
+        )
+    )
     return data.ArraySource(
-        {"codes": np.concatenate(codes), "label": np.concatenate(labels)},
+        {name: np.concatenate([part[name] for part in parts]) for name in parts[0]},
         class_names=source.class_names,
         description=f"codes of {source.description}",
     )
+
+
+def encode_folder(
+    tokenizer: Tokenizer,
+    folder: str | Path,
+    sources: Mapping[str, Source],
+    *,
+    name: str,
+    views: Views = Views(),
+    count: int | None = None,
+    batch_size: int = 256,
+    workers: int = 0,
+    quiet: bool = False,
+) -> Path:
+    """Write the codes of splits as a folder that `minivim train prior --data` reads.
+
+    Only "train" has augmented views. `name` is how the prior's card calls the
+    tokenizer. Raises `UserError` for a folder that is there already.
+    """
+    kept = {s: views if s == "train" else Views() for s in sources}
+    rows = {
+        split: CodeRows(
+            encode_batches(
+                tokenizer, source, views=kept[split], count=count,
+                batch_size=batch_size, workers=workers, quiet=quiet,
+            ),
+            source.class_names,
+            kept[split].count,
+        )
+        for split, source in sources.items()
+    }  # fmt: skip
+    first = sources.get("train") or next(iter(sources.values()))
+    card = CodesCard(
+        tokenizer=name,
+        tokenizer_hash=weights.weights_hash(tokenizer),
+        num_codes=tokenizer.config.quantizer.num_codes,
+        grid=tokenizer.config.grid,
+        data=first.description.removesuffix(" (train)").removesuffix(" (test)"),
+        fingerprint=first.fingerprint,
+        views=views.count,
+        flip=views.flip,
+        crop=views.crop,
+        seed=views.seed,
+    )
+    return write_codes(folder, rows, card)
 
 
 @nnx.jit

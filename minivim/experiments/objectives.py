@@ -96,20 +96,21 @@ def tokenizer_objective(
 
 
 def prior_objective(
-    recipe: PriorRecipe, model: nnx.Module, tokenizer: Tokenizer
+    recipe: PriorRecipe, model: nnx.Module, tokenizer: Tokenizer | None
 ) -> Objective:
-    """Stage 2; on the fly the frozen encoder is part of the step."""
-    frozen_graph, frozen = nnx.split(tokenizer)
+    """Stage 2; on the fly the frozen encoder is part of the step, else not needed."""
+    fly = recipe.codes == "fly"
+    frozen: Any = nnx.split(tokenizer) if fly else ()
 
     def codes_of(batch: dict, key: jax.Array) -> jax.Array:
         images = augment(batch["image"], flip=recipe.flip, crop=recipe.crop, key=key)
         # Not `encode`, which is a program of its own and may not nest in a gradient.
-        coder = nnx.merge(frozen_graph, batch["tokenizer"])
+        coder = nnx.merge(frozen[0], batch["tokenizer"])
         return coder.quantizer(coder.encoder(images))[1]["codes"]
 
     def loss(model: Prior, batch: dict, *, key: jax.Array) -> tuple:
         flip_key, key = jax.random.split(key)
-        if recipe.codes == "fly":
+        if fly:
             batch = batch | {"codes": codes_of(batch, flip_key)}
         return prior_loss(model, batch, label_dropout=recipe.label_dropout, key=key)
 
@@ -117,7 +118,7 @@ def prior_objective(
         model=model,
         loss=loss,
         optim=recipe.optim,
-        constants={"tokenizer": frozen} if recipe.codes == "fly" else {},
+        constants={"tokenizer": frozen[1]} if fly else {},
     )
 
 

@@ -14,6 +14,7 @@ from minivim.config import ClassifierRecipe, PriorRecipe, TokenizerRecipe
 from minivim.data import Source
 from minivim.errors import UserError
 from minivim.experiments.coding import (
+    Views,
     decode_all,
     encode_all,
     encode_source,
@@ -29,14 +30,15 @@ from minivim.experiments.objectives import (
 from minivim.prior import Prior
 from minivim.tokenizer import Tokenizer
 from minivim.training.checkpoint import Row
-from minivim.training.loop import Batches
+
+AnySource = Source | data.Stream
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment(Objective):
     """A stage made ready for the loop."""
 
-    batches: Batches
+    batches: Attached
     describe: Callable[[dict[str, np.ndarray]], Row]
     evaluate: Callable[[Any], dict[str, float]]
     card: dict[str, Any]
@@ -45,9 +47,14 @@ class Experiment(Objective):
 class Attached:
     """Batches with constant arrays beside each of them, such as frozen weights."""
 
-    def __init__(self, batches: Batches, constants: dict[str, Any]):
+    def __init__(
+        self,
+        batches: data.BatchIterator | data.StreamIterator,
+        constants: dict[str, Any],
+    ):
         self._batches, self._constants = batches, constants
         self.get_state, self.set_state = batches.get_state, batches.set_state
+        self.close = batches.close
 
     def __next__(self) -> dict[str, Any]:
         return {**next(self._batches), **self._constants}
@@ -55,14 +62,16 @@ class Attached:
 
 def tokenizer_experiment(
     recipe: TokenizerRecipe,
-    source: Source,
-    held_out: Source,
+    source: AnySource,
+    held_out: AnySource,
     *,
     rows: Sequence[int] | None = None,
+    workers: int = 0,
 ) -> Experiment:
     """Stage 1 on images; with an adversarial term two networks, one of them kept.
 
-    `rows` are those of every batch that this process reads, by default all.
+    `rows` are those of every batch that this process reads, by default all; `workers`
+    other processes decode them.
     """
     codes, size = recipe.model.quantizer.num_codes, recipe.run.batch_size
     model = tokenizer_model(recipe)
@@ -82,7 +91,9 @@ def tokenizer_experiment(
             "perplexity": found.perplexity,
         }
 
-    images_of = data.batches(source, batch_size=size, seed=recipe.run.seed, rows=rows)
+    images_of = data.batches(
+        source, batch_size=size, seed=recipe.run.seed, rows=rows, workers=workers
+    )
     return Experiment(
         **objective.parts(),
         batches=Attached(images_of, objective.constants),
@@ -118,20 +129,38 @@ def _perceptual(recipe: TokenizerRecipe) -> tuple[Any, dict[str, Any]]:
 
 def prior_experiment(
     recipe: PriorRecipe,
-    tokenizer: Tokenizer,
-    source: Source,
-    held_out: Source,
+    tokenizer: Tokenizer | None,
+    source: AnySource,
+    held_out: AnySource,
     *,
     quiet: bool = False,
     rows: Sequence[int] | None = None,
+    workers: int = 0,
 ) -> Experiment:
-    """Stage 2 on the codes of a frozen tokenizer."""
+    """Stage 2 on the codes of a frozen tokenizer, None where the sources hold codes."""
     _check_classes(recipe.model.num_classes, source)
     size, seed = recipe.run.batch_size, recipe.run.seed
     model = Prior(recipe.model, rngs=nnx.Rngs(seed))
     graph = nnx.graphdef(model)
     test = data.stack(held_out, recipe.run.eval_size)
-    test_codes = encode_all(tokenizer, test["image"], batch_size=size)
+    if isinstance(source, data.CodeSource):
+        test_codes, card = test["codes"], _codes_card(recipe, source)
+    else:
+        assert tokenizer is not None
+        test_codes = encode_all(tokenizer, test["image"], batch_size=size)
+        card = {
+            "tokenizer": recipe.tokenizer,
+            "tokenizer_hash": weights.weights_hash(tokenizer),
+        }
+        if recipe.codes == "cache":
+            assert isinstance(source, Source)
+            views = Views(
+                count=recipe.views, flip=recipe.flip, crop=recipe.crop, seed=seed
+            )
+            source = encode_source(
+                tokenizer, source, views=views, batch_size=4 * size, workers=workers,
+                quiet=quiet,
+            )  # fmt: skip
     objective = prior_objective(recipe, model, tokenizer)
 
     def evaluate(params: Any) -> dict[str, float]:
@@ -141,29 +170,26 @@ def prior_experiment(
         )
         return {"nll": nll}
 
-    if recipe.codes == "cache":
-        source = encode_source(tokenizer, source, batch_size=4 * size, quiet=quiet)
-    batches = data.batches(source, batch_size=size, seed=seed, rows=rows)
-    card = {
-        "tokenizer": recipe.tokenizer,
-        "tokenizer_hash": weights.weights_hash(tokenizer),
-        "class_names": list(source.class_names) if recipe.model.num_classes else [],
-    }
+    batches = data.batches(
+        source, batch_size=size, seed=seed, rows=rows, workers=workers
+    )
+    names = list(source.class_names) if recipe.model.num_classes else []
     return Experiment(
         **objective.parts(),
         batches=Attached(batches, objective.constants),
         describe=_floats,
         evaluate=evaluate,
-        card=card,
+        card=card | {"class_names": names},
     )
 
 
 def classifier_experiment(
     recipe: ClassifierRecipe,
-    source: Source,
-    held_out: Source,
+    source: AnySource,
+    held_out: AnySource,
     *,
     rows: Sequence[int] | None = None,
+    workers: int = 0,
 ) -> Experiment:
     """A labelled network on images."""
     _check_classes(recipe.model.num_classes, source)
@@ -177,16 +203,29 @@ def classifier_experiment(
         images = test["image"].astype(np.float32) / 255
         return {"accuracy": float(classifier.accuracy(network, images, test["label"]))}
 
+    batches = data.batches(
+        source, batch_size=size, seed=seed, rows=rows, workers=workers
+    )
     return Experiment(
         **classifier_objective(recipe, model).parts(),
-        batches=data.batches(source, batch_size=size, seed=seed, rows=rows),
+        batches=Attached(batches, {}),
         describe=_floats,
         evaluate=evaluate,
         card={"class_names": list(source.class_names)},
     )
 
 
-def _images(source: Source, count: int) -> np.ndarray:
+def _codes_card(recipe: PriorRecipe, source: data.CodeSource) -> dict[str, Any]:
+    """What a prior's card says of codes that were read from a folder."""
+    card = source.card
+    return {
+        "tokenizer": recipe.tokenizer or card.tokenizer,
+        "tokenizer_hash": card.tokenizer_hash,
+        "codes": {name: getattr(card, name) for name in ("views", "flip", "crop")},
+    }
+
+
+def _images(source: AnySource, count: int) -> np.ndarray:
     return data.stack(source, count)["image"].astype(np.float32) / 255
 
 
@@ -194,7 +233,7 @@ def _floats(summary: dict[str, np.ndarray]) -> dict[str, float]:
     return {name: float(value) for name, value in summary.items()}
 
 
-def _check_classes(wanted: int, source: Source) -> None:
+def _check_classes(wanted: int, source: AnySource) -> None:
     if not wanted:
         return
     data.require_labels(source)

@@ -41,14 +41,16 @@ def test_a_crop_is_the_part_it_says():
     assert low - 1e-3 < area.min() and area.max() < 1 + 1e-3
     # Quartiles of a uniform share, five standard errors wide.
     expected = low + (1 - low) * np.array([0.25, 0.5, 0.75])
-    np.testing.assert_allclose(np.quantile(area, [0.25, 0.5, 0.75]), expected, atol=0.05)
+    np.testing.assert_allclose(
+        np.quantile(area, [0.25, 0.5, 0.75]), expected, atol=0.05
+    )
     side = step * size
     for axis in (0, 1):
         # The centre of pixel 4 lies 4.5 steps behind the start.
         start = inner[:, 0, 0, axis] - 4.5 * step
         free = side < size - 0.5
         place = start[free] / (size - side[free])
-        assert -1e-2 < place.min() and place.max() < 1 + 1e-2
+        assert place.min() > -1e-2 and place.max() < 1 + 1e-2
         assert abs(place.mean() - 0.5) < 0.04 and abs(place.std() - 12**-0.5) < 0.02
 
 

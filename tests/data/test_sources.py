@@ -360,7 +360,8 @@ def test_the_hub_is_pinned_to_the_commit_it_resolves(monkeypatch):
 
     asked = []
 
-    def load(name, revision):
+    def load(name, revision, streaming):
+        assert not streaming
         asked.append((name, revision))
         return datasets.DatasetDict(train=table([0, 1]), validation=table([1]))
 
