@@ -115,6 +115,13 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _natural(text: str) -> int:
+    """A count that may be zero."""
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text} must be a whole number, 0 or above")
+    return int(text)
+
+
 def _add_data(one: argparse.ArgumentParser) -> None:
     one.add_argument(
         "--data",
@@ -126,7 +133,7 @@ def _add_data(one: argparse.ArgumentParser) -> None:
 
 def _add_workers(one: argparse.ArgumentParser) -> None:
     one.add_argument(
-        "--workers", type=int, default=0, metavar="N",
+        "--workers", type=_natural, default=0, metavar="N",
         help="decode images in N other processes",
     )  # fmt: skip
 
@@ -210,13 +217,11 @@ def _train(options: argparse.Namespace) -> None:
         join_processes()
     import jax
 
-    from minivim import data, experiments, recipes
+    from minivim import experiments, recipes
     from minivim.config import ProbeRecipe, with_overrides
     from minivim.sharding import MeshShape
 
     recipe = with_overrides(recipes.recipe(options.stage, options.recipe), options.set)
-    if options.stream:
-        print(f"minivim: note: {data.CAVEAT}", file=sys.stderr)
     if isinstance(recipe, ProbeRecipe):
         if options.stream or options.workers:
             raise UserError("the probe reads its images once; leave out --stream "

@@ -7,12 +7,15 @@ import subprocess
 import sys
 from collections import namedtuple
 
+import datasets
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from minivim import cli, weights
+from minivim.data import open_source, shapes, stack
+from minivim.experiments import encode_all
 from minivim.tokenizer import perceptual
 from minivim.tokenizer.perceptual import PerceptualConfig
 from minivim.training import read_metrics
@@ -81,16 +84,126 @@ def test_training_again_does_nothing_more(home, capsys):
 
 
 def test_encode_writes_codes(home, capsys):
-    out = home / "codes" / "all.npz"
+    out = home / "some" / "codes"
     command = ["encode", home / "tok", "--data", home / "pictures", "--out", out,
-               "--split", "train", "--count", 5]  # fmt: skip
+               "--split", "train", "--count", 5, "--quiet"]  # fmt: skip
     assert cli.main([str(word) for word in command]) == 0
-    assert f"5 x 4 codes: {out}" in capsys.readouterr().out
-    found = np.load(out)
-    assert found["codes"].shape == (5, 4)
-    assert found["codes"].dtype == np.int32
+    shown = capsys.readouterr()
+    assert shown.out == f"train: 5 x 4 codes\ncodes: {out}\n"
+    assert shown.err == ""
+    tables = datasets.load_from_disk(str(out))
+    assert isinstance(tables, datasets.DatasetDict) and list(tables) == ["train"]
     tokenizer = weights.load(home / "tok")
-    assert str(found["tokenizer_hash"]) == weights.weights_hash(tokenizer)
+    images = stack(open_source(home / "pictures", image_size=8), 5)["image"]
+    np.testing.assert_array_equal(
+        tables["train"]["codes"], encode_all(tokenizer, images)
+    )
+    card = json.loads((out / "codes.json").read_text())
+    assert card["tokenizer_hash"] == weights.weights_hash(tokenizer)
+    assert [p.name for p in out.parent.iterdir()] == ["codes"]
+    refused(capsys, command, "is there already", "choose another place")
+    refused(
+        capsys, prior_command(home, "new", data="some/codes"), "holds codes of the "
+        "split train and not of test", "without --split",
+    )  # fmt: skip
+
+
+def test_a_prior_trained_on_a_folder_of_codes_is_the_one_trained_on_images(home):
+    """Where nothing is drawn: the tokenizer's images are read once, by `encode`."""
+    out = home / "plain"
+    command = ["encode", home / "tok", "--data", home / "pictures", "--out", out]
+    assert cli.main([*map(str, command), "--quiet"]) == 0
+    assert cli.main(prior_command(home, "from-codes", data="plain")) == 0
+    one, other = (weights.load(home / name) for name in ("prior", "from-codes"))
+    tiny.assert_same(weights.flat_weights(one), weights.flat_weights(other))
+    for name in ("tokenizer", "tokenizer_hash", "class_names"):
+        assert one.card[name] == other.card[name]
+    assert one.card["figures"]["eval_nll"] == other.card["figures"]["eval_nll"]
+    assert other.card["data"].startswith("codes of ")
+    # Without the tokenizer at hand, too: the folder knows whose codes it holds.
+    assert cli.main(prior_command(home, "alone", "tokenizer=", data="plain")) == 0
+    alone = weights.load(home / "alone")
+    tiny.assert_same(weights.flat_weights(one), weights.flat_weights(alone))
+    assert alone.card["tokenizer"] == str(home / "tok")
+
+
+def test_a_prior_trained_on_views(home, capsys):
+    out = home / "views"
+    command = ["encode", home / "tok", "--data", home / "pictures", "--out", out,
+               "--views", 3, "--flip", "--crop", 0.6, "--seed", 4,
+               "--quiet"]  # fmt: skip
+    assert cli.main([str(word) for word in command]) == 0
+    shown = capsys.readouterr().out
+    assert shown == f"train: 27 x 3 x 4 codes\ntest: 3 x 4 codes\ncodes: {out}\n"
+    assert cli.main(prior_command(home, "viewed", data="views")) == 0
+    card = weights.load(home / "viewed").card
+    assert card["codes"] == {"views": 3, "flip": True, "crop": 0.6}
+    settings = ["views=3", "flip=true", "crop=0.6"]
+    assert cli.main(prior_command(home, "asked", *settings, data="views")) == 0
+    refused(
+        capsys, prior_command(home, "new", *settings[:2], data="views"),
+        "views=3 flip=True crop=0.6, the recipe views=3 flip=True crop=1.0",
+        "encode again",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        (["codes=fly"], ["holds codes", "no images", "use --set codes=cache"]),
+        (["num_codes=32", "tokenizer="], ["num_codes=24", "the recipe 32"]),
+        (["grid=3", "tokenizer="], ["use --set model.grid=2"]),
+        (["num_classes=5"], ["has 3 classes", "use --set num_classes=3"]),
+        (["tokenizer=shapes/tokenizer", "grid=8", "num_codes=256"],
+         ["holds codes of", "the recipe names shapes/tokenizer", "or encode again"]),
+    ],
+)  # fmt: skip
+def test_codes_that_are_not_what_the_recipe_is_for(home, capsys, settings, parts):
+    if not (out := home / "codes").exists():
+        command = ["encode", home / "tok", "--data", home / "pictures", "--out", out]
+        assert cli.main([*map(str, command), "--quiet"]) == 0
+    refused(capsys, prior_command(home, "new", *settings, data="codes"), *parts)
+    command = [*prior_command(home, "new", data="codes"), "--stream"]
+    assert cli.main(command) == 2
+    assert "without --stream" in capsys.readouterr().err
+    refused(
+        capsys, tokenizer_command(home, "new", data="codes"), "holds codes",
+        "give the images",
+    )  # fmt: skip
+
+
+def test_training_on_a_stream_says_what_it_cannot_promise(home, capsys, monkeypatch):
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", home / ".cache")
+    (home / "tables").mkdir()
+    drawn = shapes.dataset("test", size=24)
+    for name in ("train-0", "train-1", "test-0"):
+        drawn.to_parquet(home / "tables" / f"{name}.parquet")
+    command = [*tokenizer_command(home, "streamed", data="tables"), "--stream"]
+    for _ in range(2):
+        assert cli.main(command) == 0
+        told = capsys.readouterr().err.splitlines()
+        assert len([line for line in told if "note: a stream resumes" in line]) == 1
+    assert weights.load(home / "streamed").card["data"].endswith("tables (train)")
+    settings = ["num_classes=8", "codes=fly"]
+    fly = [*prior_command(home, "flown", *settings, data="tables"), "--stream"]
+    assert cli.main(fly) == 0
+    fly[-2] = "codes=cache"
+    assert cli.main(fly) == 2
+    assert "a stream has no end; use --set codes=fly" in capsys.readouterr().err
+    probe = ["train", "probe", "shapes", "--data", str(home / "tables"), "--workdir",
+             str(home / "probed"), "--stream"]  # fmt: skip
+    assert cli.main(probe) == 2
+    assert "leave out --stream" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_workers_change_nothing_from_the_command_line(home):
+    done = subprocess_result(*tokenizer_command(home, "worked"), "--workers", 2)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    one, other = (weights.load(home / name) for name in ("tok", "worked"))
+    tiny.assert_same(weights.flat_weights(one), weights.flat_weights(other))
 
 
 def test_reconstruct_draws_a_picture(home, capsys):
@@ -225,9 +338,15 @@ TRAIN = ["train", "tokenizer", "shapes", "--data", "shapes", "--workdir", "never
         ([*TRAIN, "--set", "precision=float16"], ["ambiguous"]),
         ([*TRAIN, "--set", "image_size=8192"], ["image_size 8192", "1 to 4096"]),
         ([*TRAIN, "--set", "seed=-1"], ["seed=-1", "set seed=0"]),
-        (["encode", "runs/never", "--data", "shapes", "--out", "a.npz"],
+        (["encode", "runs/never", "--data", "shapes", "--out", "codes"],
          ["no weights at 'runs/never'", "folder of a finished run"]),
-        (["encode", "x", "--data", "shapes", "--out", "a.npz", "--count", "-3"],
+        (["encode", "x", "--data", "shapes", "--out", "codes", "--views", "3"],
+         ["others need flip or a crop", "choose views=1 alone"]),
+        (["encode", "x", "--data", "shapes", "--out", "codes", "--flip"],
+         ["views=1, flip=True", "views=8 and flip"]),
+        ([*TRAIN, "--workers", "-1"], ["-1 must be a whole number, 0 or above"]),
+        ([*TRAIN, "--stream"], ["read by index: leave out --stream"]),
+        (["encode", "x", "--data", "shapes", "--out", "codes", "--count", "-3"],
          ["-3 must be a whole number above zero"]),
         (["sample", "x", "--out", "a.png", "--count", "0"], ["above zero"]),
         (["sample", "x", "--out", "a.png", "--temperature", "hot"], ["invalid float"]),
@@ -385,7 +504,7 @@ def test_a_prior_is_no_tokenizer(home, capsys):
     )  # fmt: skip
     refused(
         capsys,
-        ["encode", home / "prior", "--data", home / "pictures", "--out", "a.npz"],
+        ["encode", home / "prior", "--data", home / "pictures", "--out", "codes"],
         "is a prior, not a tokenizer",
     )
     refused(capsys, ["sample", home / "tok", "--out", "a.png"], "name a prior")
@@ -397,7 +516,7 @@ def test_truncated_weights(spoiled, capsys):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     refused(
         capsys,
-        ["encode", spoiled / "tok", "--data", spoiled / "pictures", "--out", "a.npz"],
+        ["encode", spoiled / "tok", "--data", spoiled / "pictures", "--out", "codes"],
         "damaged or cut short", "again",
     )  # fmt: skip
 
@@ -418,7 +537,7 @@ def test_a_workdir_that_cannot_be_written(home, capsys):
     )  # fmt: skip
     for command in (
         ["encode", home / "tok", "--data", home / "pictures", "--out",
-         home / "file" / "a.npz"],
+         home / "file" / "codes"],
         ["sample", home / "prior", "--out", home / "file" / "a.png"],
     ):  # fmt: skip
         refused(capsys, command, "cannot write", "choose another place")
@@ -448,7 +567,7 @@ def test_a_loss_that_becomes_nan(home, capsys):
     assert not (home / "nan" / weights.WEIGHTS).exists()
     # It is a run that has not finished, and says so.
     refused(
-        capsys, ["encode", home / "nan", "--data", home / "pictures", "--out", "a.npz"],
+        capsys, ["encode", home / "nan", "--data", home / "pictures", "--out", "codes"],
         "has not finished",
     )  # fmt: skip
 

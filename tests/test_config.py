@@ -142,6 +142,8 @@ IMPOSSIBLE = {
         ("weight_decay=-1", "must not be negative"),
         ("schedule=linear", "use constant or cosine or exponential"),
         ("vq=-1", "vq=-1.0 must not be negative"),
+        ("crop=0", r"crop=0.0 is not in \(0, 1\]; use 1 for all"),
+        ("crop=1.5", r"crop=1.5 is not in \(0, 1\]"),
     ],
     "prior": [
         ("grid=0", "grid=0 must be above zero"),
@@ -151,7 +153,11 @@ IMPOSSIBLE = {
         ("label_dropout=1", r"not in \[0, 1\)"),
         ("num_classes=0", "label_dropout needs a class token"),
         ("codes=stream", "use cache or fly"),
-        ("flip=true", "set codes=fly"),
+        ("flip=true", "flip=True, crop=1.0 .*; set codes=fly or views=8"),
+        ("crop=0.5", "flip=False, crop=0.5 .*; set codes=fly or views=8"),
+        ("crop=0", r"crop=0.0 is not in \(0, 1\]"),
+        ("views=0", "views=0 must be above zero"),
+        ("views=8", "nothing changes are the same; set flip=true or views=1"),
     ],
     "probe": [
         ("held_out=0", r"not in \(0, 1\)"),
@@ -201,6 +207,11 @@ def test_an_impossible_value_is_refused_before_anything_compiles(
 def test_an_exponential_schedule_needs_a_final_rate():
     with pytest.raises(UserError, match="set final_lr=1e-5"):
         OptimConfig(peak_lr=1.0, warmup_steps=0, schedule="exponential")
+
+
+def test_views_are_of_cached_codes():
+    with pytest.raises(UserError, match="set codes=cache or views=1"):
+        dataclasses.replace(tiny.PRIOR_RECIPE, codes="fly", flip=True, views=2)
 
 
 def test_sincos_positions_need_a_width_divisible_by_four():
@@ -562,6 +573,7 @@ TABLES: dict[str, tuple[Any, dict[str, Change]]] = {
             ),
             **under("discriminator", CRITIC),
             "flip": Change(True, loss),
+            "crop": Change(0.5, loss),
             **under("model.encoder", DRY),
             **under("model.decoder", DRY),
             **under("optim", OPTIM),
@@ -582,6 +594,8 @@ TABLES: dict[str, tuple[Any, dict[str, Change]]] = {
             "label_dropout": Change(0.9, loss),
             "codes": Change("fly", batch),
             "flip": Change(True, loss, ("codes=fly",)),
+            "crop": Change(0.5, loss, ("codes=fly",)),
+            "views": Change(4, loss, ("flip=true", "views=2")),
             **under("model.stack", STACK),
             **under("optim", OPTIM),
             **under("run", RUN),

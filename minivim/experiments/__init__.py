@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import platform
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,8 @@ def train(
         )
     else:
         parts = classifier_experiment(recipe, source, held_out, **reading)
+    if stream and jax.process_index() == 0:
+        print(f"minivim: note: {data.CAVEAT}", file=sys.stderr)
     try:
         model, rows = run(recipe, parts, mesh=devices, workdir=folder, quiet=quiet)
     finally:

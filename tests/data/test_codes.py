@@ -1,0 +1,305 @@
+"""A folder of codes: what is written is read, all of it or nothing."""
+
+import dataclasses
+import json
+import pickle
+
+import datasets
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minivim import experiments, weights
+from minivim.data import (
+    ArraySource,
+    CodeRows,
+    CodesCard,
+    batches,
+    is_codes,
+    open_codes,
+    open_source,
+    stack,
+    write_codes,
+)
+from minivim.data.augment import augment
+from minivim.errors import UserError
+from minivim.experiments import (
+    Views,
+    encode_batches,
+    encode_folder,
+    encode_source,
+    objectives,
+    stages,
+)
+from minivim.prior import Prior
+from tests import tiny
+
+CARD = CodesCard(
+    tokenizer="runs/tok", tokenizer_hash="abc", num_codes=24, grid=2, data="pictures",
+    fingerprint="f00",
+)  # fmt: skip
+
+
+def rows(codes, labels, size=4):
+    parts = [slice(i, i + size) for i in range(0, len(codes), size)]
+    return [{"codes": codes[p], "label": labels[p]} for p in parts]
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    count=st.integers(1, 20),
+    views=st.integers(1, 3),
+    large=st.booleans(),
+    named=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_what_is_written_is_read(tmp_path_factory, count, views, large, named, seed):
+    folder = tmp_path_factory.mktemp("codes") / "below" / "out"
+    card = dataclasses.replace(
+        CARD, views=views, flip=views > 1, num_codes=70_000 if large else 2**15
+    )
+    rng = np.random.default_rng(seed)
+    shape = (count, views, 4) if views > 1 else (count, 4)
+    codes = rng.integers(card.num_codes - 9, card.num_codes, shape, np.int32)
+    labels = rng.integers(-1, 2, count, np.int32)
+    names = ("no", "yes") if named else ()
+    found = CodeRows(rows(codes, labels), names, views)
+    write_codes(folder, {"train": found}, card)
+    source = open_codes(folder)
+    assert source.card == card and source.class_names == names
+    assert len(source) == count
+    some = rng.integers(0, count, 7)
+    for taken, expected in (
+        (stack(source), (codes, labels)),
+        (source.take(some), (codes[some], labels[some])),
+        (pickle.loads(pickle.dumps(source)).take(some), (codes[some], labels[some])),
+    ):
+        for name, array in zip(("codes", "label"), expected, strict=True):
+            assert taken[name].dtype == np.int32
+            np.testing.assert_array_equal(taken[name], array)
+    # It is a data set for everybody else.
+    table = datasets.load_from_disk(str(folder))["train"]
+    np.testing.assert_array_equal(table["codes"], codes)
+    assert isinstance(table.features["label"], datasets.ClassLabel) == named
+
+
+def written(folder, **changes):
+    codes = np.arange(96, dtype=np.int32).reshape(24, 4) % 24
+    found = CodeRows(rows(codes, np.arange(24, dtype=np.int32)))
+    write_codes(folder, {"train": found}, dataclasses.replace(CARD, **changes))
+    return open_codes(folder)
+
+
+def test_batches_of_a_folder_are_those_of_memory(tmp_path):
+    source = written(tmp_path / "codes")
+    memory = ArraySource(stack(source))
+    one, other = (batches(s, batch_size=5, seed=2) for s in (source, memory))
+    other.set_state({"batch": 3})
+    one.set_state({"batch": 3})
+    for _ in range(4):
+        tiny.assert_same(next(one), next(other))
+    one.close()
+
+
+def test_the_fingerprint_is_that_of_the_tokenizer_and_the_images(tmp_path):
+    changes = [
+        {}, {"tokenizer_hash": "abd"}, {"fingerprint": "f01"}, {"seed": 1},
+        {"flip": True},
+    ]  # fmt: skip
+    prints = [
+        written(tmp_path / str(number), **change).fingerprint
+        for number, change in enumerate(changes)
+    ]
+    assert len(set(prints)) == len(changes)
+    assert prints[0] == open_codes(tmp_path / "0").fingerprint
+
+
+def test_nothing_is_left_of_what_failed(tmp_path):
+    def breaks():
+        yield rows(np.zeros((8, 4), np.int32), np.zeros(8, np.int32))[0]
+        raise UserError("image 9 is not readable: remove it")
+
+    with pytest.raises(UserError, match="image 9"):
+        write_codes(tmp_path / "out", {"train": CodeRows(breaks())}, CARD)
+    assert not list(tmp_path.iterdir())
+
+
+def message(call) -> str:
+    with pytest.raises(UserError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_what_users_are_told(tmp_path):
+    source = written(tmp_path / "codes")
+    assert is_codes(tmp_path / "codes") and not is_codes(tmp_path)
+    assert "is there already: remove it or choose another place" in message(
+        lambda: written(tmp_path / "codes")
+    )
+    text = message(lambda: open_codes(tmp_path / "codes", "test"))
+    assert "holds codes of the split train and not of test" in text
+    text = message(lambda: open_source(tmp_path / "codes"))
+    assert "holds codes" in text and "give the images here" in text
+    (tmp_path / "file").write_text("")
+    text = message(lambda: written(tmp_path / "file" / "out"))
+    assert "choose another place" in text
+    card = tmp_path / "codes" / "codes.json"
+    values = json.loads(card.read_text())
+    for damage in (card.read_text()[:-9], json.dumps(values | {"else": 1})):
+        card.write_text(damage)
+        assert "cannot be read as codes" in message(
+            lambda: open_codes(tmp_path / "codes")
+        )
+    card.write_text(json.dumps(values))
+    assert len(open_codes(tmp_path / "codes")) == len(source)
+    (tmp_path / "codes" / "train" / "state.json").unlink()
+    assert "encode them again" in message(lambda: open_codes(tmp_path / "codes"))
+
+
+# --- encoding ----------------------------------------------------------------------
+
+
+def test_encoding_a_source_is_encoding_its_images():
+    tokenizer, source = tiny.tokenizer(), tiny.source()
+    expected = np.asarray(tokenizer.encode(stack(source)["image"] / np.float32(255)))
+    for size in (5, 24, 64):
+        found = encode_source(tokenizer, source, batch_size=size, quiet=True)
+        tiny.assert_same(
+            found.arrays, {"codes": expected, "label": stack(source)["label"]}
+        )
+        assert found.class_names == source.class_names
+    parts = list(encode_batches(tokenizer, source, count=7, batch_size=5, quiet=True))
+    assert [len(part["codes"]) for part in parts] == [5, 2]
+    np.testing.assert_array_equal(parts[1]["codes"], expected[5:7])
+
+
+@pytest.mark.parametrize("change", [{"flip": True}, {"crop": 0.3}])
+def test_the_first_view_is_the_image_and_others_are_augmented(change):
+    tokenizer, source = tiny.tokenizer(), tiny.source()
+
+    def codes(seed=0, size=64):
+        views = Views(count=4, seed=seed, **change)
+        found = encode_source(
+            tokenizer, source, views=views, batch_size=size, quiet=True
+        )
+        return found.arrays["codes"]
+
+    plain = encode_source(tokenizer, source, quiet=True).arrays["codes"]
+    found = codes()
+    assert found.shape == (24, 4, 4)
+    np.testing.assert_array_equal(found[:, 0], plain)
+    np.testing.assert_array_equal(found, codes())
+    assert (found != codes(seed=1)).any(axis=(0, 2)).tolist() == [False, *[True] * 3]
+    for view in range(1, 4):
+        for other in range(view):
+            assert (found[:, view] != found[:, other]).any()
+    # A second batch is not augmented like the first.
+    twice = ArraySource({k: np.concatenate([v, v]) for k, v in stack(source).items()})
+    pair = encode_source(
+        tokenizer, twice, views=Views(count=2, **change), batch_size=24, quiet=True
+    )
+    first, second = np.split(pair.arrays["codes"], 2)
+    assert (first[:, 1] != second[:, 1]).any()
+    if "flip" in change:
+        image = stack(source)["image"] / np.float32(255)
+        mirrored = np.asarray(tokenizer.encode(image[:, :, ::-1]))
+        either = (found == plain[:, None]) | (found == mirrored[:, None])
+        assert either.all()
+
+
+def test_views_that_cannot_be():
+    for bad in (
+        {"count": 2}, {"flip": True}, {"crop": 0.5}, {"count": 0},
+        {"count": 2, "crop": 0.0}, {"count": 2, "crop": 1.5},
+    ):  # fmt: skip
+        assert "choose views=1 alone" in message(lambda bad=bad: Views(**bad))
+
+
+def test_a_folder_says_where_its_codes_come_from(tmp_path):
+    tokenizer = tiny.tokenizer()
+    sources = {"train": tiny.source(), "test": tiny.source(6, seed=1)}
+    folder = encode_folder(
+        tokenizer, tmp_path / "codes", sources, name="runs/tok",
+        views=Views(count=3, flip=True, seed=5), quiet=True,
+    )  # fmt: skip
+    train, test = open_codes(folder), open_codes(folder, "test")
+    assert train.card == test.card
+    assert dataclasses.asdict(train.card) == {
+        "tokenizer": "runs/tok",
+        "tokenizer_hash": weights.weights_hash(tokenizer),
+        "num_codes": 24,
+        "grid": 2,
+        "data": "arrays",
+        "fingerprint": sources["train"].fingerprint,
+        "views": 3,
+        "flip": True,
+        "crop": 1.0,
+        "seed": 5,
+    }
+    assert stack(train)["codes"].shape == (24, 3, 4)
+    plain = encode_source(tokenizer, sources["test"], quiet=True)
+    np.testing.assert_array_equal(stack(test)["codes"], plain.arrays["codes"])
+    assert train.class_names == sources["train"].class_names
+
+
+# --- the prior ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def prior(monkeypatch):
+    """A prior whose initialisation is not compiled."""
+    monkeypatch.setattr(stages, "Prior", lambda config, rngs: tiny.build(Prior, config))
+
+
+def test_a_prior_draws_the_same_views_from_a_folder_and_from_memory(tmp_path, prior):
+    """One cache in memory and one on disk are two ways to the same batches."""
+    recipe = dataclasses.replace(tiny.PRIOR_RECIPE, flip=True, crop=0.5, views=3)
+    tokenizer, train, test = tiny.tokenizer(), tiny.source(), tiny.source(seed=1)
+    cached = experiments.prior_experiment(recipe, tokenizer, train, test, quiet=True)
+    views = Views(count=3, flip=True, crop=0.5, seed=recipe.run.seed)
+    folder = encode_folder(
+        tokenizer, tmp_path / "codes", {"train": train, "test": test}, name="none",
+        views=views, batch_size=4 * recipe.run.batch_size, quiet=True,
+    )  # fmt: skip
+    read = experiments.prior_experiment(
+        recipe, None, open_codes(folder), open_codes(folder, "test")
+    )
+    assert "tokenizer" not in next(read.batches)
+    read.batches.set_state({"batch": 0})
+    for _ in range(4):
+        one, other = next(cached.batches), next(read.batches)
+        tiny.assert_same(one, other)
+        assert one["codes"].shape == (8, 4)
+    assert cached.card["tokenizer_hash"] == read.card["tokenizer_hash"]
+    read.batches.close()
+
+
+@pytest.mark.paper("stage 2 encodes augmented images on the fly")
+def test_views_on_the_fly_are_of_the_same_kind_as_cached_ones(monkeypatch, prior):
+    """What the step encodes is what `augment` makes of the batch."""
+    recipe = dataclasses.replace(
+        tiny.PRIOR_RECIPE, codes="fly", flip=True, crop=0.5, label_dropout=0.0
+    )
+    parts = experiments.prior_experiment(
+        recipe, tiny.tokenizer(), tiny.source(), tiny.source(), quiet=True
+    )
+    seen = {}
+
+    def record(model, batch, **options):
+        seen.update(batch)
+        return 0.0, {}
+
+    monkeypatch.setattr(objectives, "prior_loss", record)
+    batch, key = next(parts.batches), jax.random.key(3)
+    batch = jax.tree.map(jnp.asarray, batch)
+    parts.loss(parts.model, batch, key=key)
+    flip_key, _ = jax.random.split(key)
+    images = augment(batch["image"], flip=True, crop=0.5, key=flip_key)
+    expected = np.asarray(tiny.tokenizer().encode(images))
+    np.testing.assert_array_equal(seen["codes"], expected)
+    plain = np.asarray(tiny.tokenizer().encode(batch["image"]))
+    assert (expected != plain).any()
