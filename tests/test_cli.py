@@ -162,8 +162,8 @@ def test_codes_that_are_not_what_the_recipe_is_for(home, capsys, settings, parts
     if not (out := home / "codes").exists():
         command = ["encode", home / "tok", "--data", home / "pictures", "--out", out]
         assert cli.main([*map(str, command), "--quiet"]) == 0
-    refused(capsys, prior_command(home, "new", *settings, data="codes"), *parts)
-    command = [*prior_command(home, "new", data="codes"), "--stream"]
+    refused(capsys, prior_command(home, "uncoded", *settings, data="codes"), *parts)
+    command = [*prior_command(home, "uncoded", data="codes"), "--stream"]
     assert cli.main(command) == 2
     assert "without --stream" in capsys.readouterr().err
     refused(
@@ -409,8 +409,8 @@ def test_an_image_that_vanishes(spoiled, capsys, monkeypatch):
 
     make = experiments.tokenizer_experiment
 
-    def late(recipe, source, held_out):
-        parts = make(recipe, source, held_out)
+    def late(recipe, source, held_out, **reading):
+        parts = make(recipe, source, held_out, **reading)
         for picture in (spoiled / "pictures").rglob("*.png"):
             picture.unlink()
         return parts
