@@ -99,12 +99,12 @@ class Tokenizer(nnx.Module):
 
 
 @jax.jit
-def _encode(tokenizer: Tokenizer, images: Array) -> Array:
-    _, aux = tokenizer.quantizer(tokenizer.encoder(images))
+def _encode(tokenizer: Tokenizer, images: ArrayLike) -> Array:
+    _, aux = tokenizer.quantizer(tokenizer.encoder(jnp.asarray(images)))
     return aux["codes"]
 
 
 @jax.jit
-def _decode(tokenizer: Tokenizer, codes: Array) -> Array:
-    images, _ = tokenizer.decoder(tokenizer.quantizer.embed(codes))
+def _decode(tokenizer: Tokenizer, codes: ArrayLike) -> Array:
+    images, _ = tokenizer.decoder(tokenizer.quantizer.embed(jnp.asarray(codes)))
     return jnp.clip(images, 0, 1)
