@@ -1,7 +1,7 @@
 """Twenty steps of every train step on eight devices, against one device.
 
-Run as `python -m tests.sharding.compare BITS MESH STEP...`, since the number of devices
-and float64 are fixed before JAX starts; prints the largest differences as JSON.
+Run as `python -m tests.sharding.compare BITS MESH/MESH... STEP...`, since the number of
+devices and float64 are fixed before JAX starts; prints the largest differences as JSON.
 """
 
 import json
@@ -152,9 +152,9 @@ def largest(one, other) -> float:
     )
 
 
-def main(bits: str, mesh: str, *names: str) -> dict:
+def main(bits: str, meshes: str, *names: str) -> list[dict]:
     jax.config.update("jax_enable_x64", bits == "64")
-    found = {}
+    found = []
     for name in names:
         recipe = RECIPES[name]
         if bits == "32":
@@ -162,14 +162,19 @@ def main(bits: str, mesh: str, *names: str) -> dict:
             # key's bias, by its own size; a larger eps keeps such parameters still.
             recipe = replace(recipe, optim=replace(recipe.optim, eps=1e-4))
         one, metrics, moved, _ = trained(recipe, make_mesh(devices=jax.devices()[:1]))
-        other, again, _, split = trained(recipe, make_mesh(MeshShape.parse(mesh)))
-        found[name] = {
-            "type": str(jax.tree.leaves(one.params)[0].dtype),
-            "state": largest(one, other),
-            "metrics": largest(metrics, again),
-            "moved": moved,
-            "split": split,
-        }
+        for mesh in meshes.split("/"):
+            other, again, _, split = trained(recipe, make_mesh(MeshShape.parse(mesh)))
+            row = {
+                "name": name,
+                "mesh": mesh,
+                "type": str(jax.tree.leaves(one.params)[0].dtype),
+                "state": largest(one, other),
+                "metrics": largest(metrics, again),
+                "moved": moved,
+                "split": split,
+            }
+            print(row, file=sys.stderr)
+            found.append(row)
     return found
 
 
