@@ -119,6 +119,7 @@ IMPOSSIBLE = {
         ("batch_size=0", "batch_size=0 must be above zero"),
         ("log_every=0", "log_every=0 must be above zero"),
         ("seed=-1", "seed=-1 must not be negative"),
+        ("keep=0", "keep=0 must be above zero"),
         ("accumulate=0", "accumulate=0 must be above zero"),
         ("accumulate=3", "accumulate=3 does not divide batch_size=64"),
         ("adversarial=-1", "adversarial=-1.0 must not be negative"),
@@ -405,6 +406,19 @@ def made(setup: Setup) -> Any:
     return [value for name, value in options if name == "accumulate"]
 
 
+def kept(setup: Setup) -> Any:
+    """How the workdir is made; tests/training/test_checkpoint.py has the effects."""
+    found: list[Any] = []
+    setup.patch.setattr(experiments, "Workdir", recorder(found))
+    setup.patch.setattr(experiments, "_tokenizer_for", lambda recipe: tiny.tokenizer())
+    setup.patch.setattr(data, "open_source", lambda *a, **options: tiny.source())
+    with pytest.raises(Seen):
+        experiments.train(setup.recipe, spec="shapes", workdir="never")
+    [((_, identity), options)] = found
+    assert not any("keep" in name for name in identity)  # a run may change it
+    return options
+
+
 def optims(setup: Setup) -> Any:
     """What the step is made with, for each network; tests/tokenizer/test_objective.py
     shows that each moves its own."""
@@ -509,6 +523,7 @@ RUN = {
     "eval_every": Change(2, events),
     "checkpoint_every": Change(3, events),
     "eval_size": Change(3, evaluation),
+    "keep": Change(3, kept),
     "accumulate": Change(2, made),
 }
 
