@@ -35,10 +35,10 @@ PATIENCE = 300  # seconds without what is waited for
 
 @dataclass(frozen=True)
 class Plan:
-    """A run, and how often it is killed; checkpoints follow closely on each other."""
+    """A run, and how often it is killed; writing takes a good share of its time."""
 
-    steps: int = 2000
-    checkpoint_every: int = 20
+    steps: int = 3000
+    checkpoint_every: int = 60
     log_every: int = 10
     kills: int = 20
     seed: int = 0
@@ -162,7 +162,7 @@ def killed_run(plan: Plan, data: Path, workdir: Path) -> list[Kill]:
     kills = []
     for number, step in enumerate(moments.tolist()):
         in_write = number % 2 == 0
-        delay = rng.uniform(0, 0.04)
+        delay = rng.uniform(0, 0.05)
         kills.append(kill(command, workdir, step, in_write=in_write, delay=delay))
         print(f"kill {number + 1}: {kills[-1]}", flush=True)
     finish(command)

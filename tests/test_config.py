@@ -364,6 +364,11 @@ def events(setup: Setup) -> Any:
         def save(self, state, position):
             found.append(("save", int(state.step)))
 
+        def settle(self):
+            pass
+
+        wait = settle
+
     def step(state, batch, *, at):
         numbers = {name: np.float32(1) for name in ("loss", "grad_norm", "lr")}
         return state._replace(step=state.step + 1), numbers
