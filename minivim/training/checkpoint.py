@@ -7,6 +7,7 @@ taken when it was saved, because orbax's format has no checksum for large arrays
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import math
@@ -200,15 +201,20 @@ class Workdir:
     def _read(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """One checkpoint; raises `Damaged`, on all processes if on one."""
         restored, why = None, ""
-        try:
-            restored = self._read_here(step, like)
-            record = dict(restored["data"])
-            if record.pop("seal", None) != _seal(record):
-                raise Damaged("the data position is not what was saved")
-            if int(restored["state"].step) != step:
-                raise Damaged("it is of another step")
-        except Exception as error:  # what orbax raises depends on the file
-            why = _reason(error)
+        # Where several arrays fail, all but the first print a traceback, and again when
+        # what is left of them is collected.
+        with redirect_stderr(io.StringIO()):
+            try:
+                restored = self._read_here(step, like)
+                record = dict(restored["data"])
+                if record.pop("seal", None) != _seal(record):
+                    raise Damaged("the data position is not what was saved")
+                if int(restored["state"].step) != step:
+                    raise Damaged("it is of another step")
+            except Exception as error:  # what orbax raises depends on the file
+                why = _reason(error)
+            if why:
+                gc.collect()
         if why := agreed(why):
             raise Damaged(why)
         assert restored is not None
@@ -232,9 +238,7 @@ class Workdir:
             ),
             data=ocp.args.JsonRestore(),
         )
-        # Of several arrays that fail at once all but the first print a traceback.
-        with redirect_stderr(io.StringIO()):
-            return reader.restore(self.path / "checkpoints" / str(step), args=args)
+        return reader.restore(self.path / "checkpoints" / str(step), args=args)
 
     def _put_aside(self, damaged: dict[int, str], used: int) -> None:
         for step, why in damaged.items():

@@ -286,6 +286,30 @@ def test_the_run_goes_on_from_the_one_before(saved, tmp_path, capfd):
     assert "warning" not in capfd.readouterr().err
 
 
+READ = """
+import sys
+from minivim.training import Workdir
+from tests.training.test_checkpoint import IDENTITY, state_of
+workdir = Workdir(sys.argv[1], IDENTITY)
+print(int(workdir.restore(state_of(0))[0].step))
+workdir.close()
+"""
+
+
+def test_a_process_says_one_line_of_it(saved, tmp_path):
+    folder = copied(saved, tmp_path / "copy")
+    for file in files_of(folder, 10):
+        if file.parent.name == "d":  # all arrays at once
+            damage(file, "truncated")
+    done = subprocess.run(
+        [sys.executable, "-c", READ, folder], env=environment(1), cwd=ROOT,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout == "5\n"
+    [line] = done.stderr.splitlines()
+    assert line.startswith("minivim: warning: the checkpoint of step 10 is damaged (")
+
+
 def test_a_position_that_was_changed_is_damage(saved, tmp_path, capfd):
     folder = copied(saved, tmp_path / "copy")
     file = folder / "checkpoints" / "10" / "data" / "metadata"
