@@ -143,7 +143,7 @@ def test_the_last_are_kept(tmp_path, keep):
 
 def test_what_a_kill_left_half_written_is_removed(tmp_path):
     save(tmp_path, 1).close()
-    part = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
+    part = tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp"
     shutil.copytree(tmp_path / "checkpoints" / "1", part)
     workdir = Workdir(tmp_path, IDENTITY)
     found, _ = workdir.restore(state_of(9))
