@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from minivim.errors import UserError
+from minivim.errors import Stopped, UserError
 
 STAGES = ("tokenizer", "prior", "probe", "classifier")
 
@@ -42,6 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
             f"cannot read or write {place} ({error.strerror or error}); free the disk "
             "or choose another place, then run the same command"
         )
+    except Stopped as stopped:
+        print(f"minivim: {stopped}", file=sys.stderr)
+        return 143  # as a shell says of a command that SIGTERM ended
     except KeyboardInterrupt:
         print("minivim: stopped; the same command goes on", file=sys.stderr)
         return 130

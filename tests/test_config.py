@@ -119,6 +119,7 @@ IMPOSSIBLE = {
         ("batch_size=0", "batch_size=0 must be above zero"),
         ("log_every=0", "log_every=0 must be above zero"),
         ("seed=-1", "seed=-1 must not be negative"),
+        ("keep=0", "keep=0 must be above zero"),
         ("accumulate=0", "accumulate=0 must be above zero"),
         ("accumulate=3", "accumulate=3 does not divide batch_size=64"),
         ("adversarial=-1", "adversarial=-1.0 must not be negative"),
@@ -363,6 +364,11 @@ def events(setup: Setup) -> Any:
         def save(self, state, position):
             found.append(("save", int(state.step)))
 
+        def settle(self):
+            pass
+
+        wait = settle
+
     def step(state, batch, *, at):
         numbers = {name: np.float32(1) for name in ("loss", "grad_norm", "lr")}
         return state._replace(step=state.step + 1), numbers
@@ -403,6 +409,19 @@ def made(setup: Setup) -> Any:
         experiments.run(setup.recipe, setup.parts(), quiet=True)
     [(_, options)] = found
     return [value for name, value in options if name == "accumulate"]
+
+
+def kept(setup: Setup) -> Any:
+    """How the workdir is made; tests/training/test_checkpoint.py has the effects."""
+    found: list[Any] = []
+    setup.patch.setattr(experiments, "Workdir", recorder(found))
+    setup.patch.setattr(experiments, "_tokenizer_for", lambda recipe: tiny.tokenizer())
+    setup.patch.setattr(data, "open_source", lambda *a, **options: tiny.source())
+    with pytest.raises(Seen):
+        experiments.train(setup.recipe, spec="shapes", workdir="never")
+    [((_, identity), options)] = found
+    assert not any("keep" in name for name in identity)  # a run may change it
+    return options
 
 
 def optims(setup: Setup) -> Any:
@@ -509,6 +528,7 @@ RUN = {
     "eval_every": Change(2, events),
     "checkpoint_every": Change(3, events),
     "eval_size": Change(3, evaluation),
+    "keep": Change(3, kept),
     "accumulate": Change(2, made),
 }
 

@@ -79,6 +79,8 @@ class RunConfig:
     log_every: int = 20
     eval_every: int = 500
     checkpoint_every: int = 500
+    # Checkpoints that stay; with one there is none to fall back to.
+    keep: int = 2
     # Images or code rows that an evaluation reads.
     eval_size: int = 512
     # Parts of a batch that pass one after another where all at once need too much
@@ -89,7 +91,7 @@ class RunConfig:
         require_positive(
             self, "steps", "batch_size", "log_every", "eval_every", "checkpoint_every"
         )
-        require_positive(self, "eval_size", "accumulate")
+        require_positive(self, "eval_size", "accumulate", "keep")
         require(
             self.batch_size % self.accumulate == 0,
             f"accumulate={self.accumulate} does not divide batch_size="

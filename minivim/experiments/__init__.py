@@ -117,11 +117,13 @@ def train(
     rows_read = rows_here(devices, size).tolist()
     quiet = quiet or jax.process_index() > 0
     tokenizer, source, held_out = _opened(recipe, spec, stream=stream)
-    identity = {k: v for k, v in leaves(recipe).items() if not k.startswith("name")}
+    # All but the title and what changes no number.
+    free = ("name", "run.keep")
+    identity = {k: v for k, v in leaves(recipe).items() if k not in free}
     identity |= {"stage": recipe.stage, "data": source.fingerprint}
     if tokenizer is not None:
         identity["tokenizer_hash"] = weights.weights_hash(tokenizer)
-    folder = Workdir(workdir, identity)
+    folder = Workdir(workdir, identity, keep=recipe.run.keep)
     reading: Any = {"rows": rows_read, "workers": workers}
     if isinstance(recipe, TokenizerRecipe):
         parts = tokenizer_experiment(recipe, source, held_out, **reading)

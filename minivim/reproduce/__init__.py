@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from minivim.errors import UserError
+from minivim.errors import Stopped, UserError
 from minivim.reproduce import optimiser, tokenizers
 from minivim.reproduce.tokenizers import SPECS, STUDIES
 
@@ -36,6 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"minivim: error: {error}", file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        print(f"minivim: {stopped}", file=sys.stderr)
+        return 143
     return 0
 
 

@@ -1,11 +1,22 @@
-"""Training state on disk: atomic, exact, and cut back to one step."""
+"""Training state on disk: atomic, exact, and cut back to one step.
+
+A checkpoint is written in the background, into a folder that gets its name when it is
+whole; the last `keep` stay. Reading one compares every array with the digest that was
+taken when it was saved, because orbax's format has no checksum for large arrays.
+"""
 
 from __future__ import annotations
 
+import gc
+import io
 import json
 import math
 import os
 import shutil
+import sys
+import zlib
+from contextlib import redirect_stderr
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +24,8 @@ import jax
 import orbax.checkpoint as ocp
 
 from minivim.errors import UserError
+from minivim.training.digest import digests
+from minivim.training.processes import agreed, on_first
 from minivim.training.step import TrainState
 
 # Figures of some steps by name (a histogram is a list), under "step" the last of them.
@@ -37,6 +50,20 @@ def _bytes(tree: Any) -> int:
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
+def _seal(record: dict) -> int:
+    return zlib.crc32(json.dumps(record, sort_keys=True).encode())
+
+
+def _reason(error: BaseException) -> str:
+    """Why something failed, in a few words."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(text.split())[:200]
+
+
+class Damaged(Exception):
+    """A checkpoint does not hold what was saved."""
+
+
 def check_writable(folder: Path) -> None:
     """Make a folder and write to it, or say in a `UserError` why that cannot be."""
     try:
@@ -54,20 +81,26 @@ class Workdir:
     """A run's folder: `run.json`, `metrics.jsonl` and `checkpoints/`.
 
     `identity` is what makes this run this run (recipe and data); a folder with another
-    identity is refused. Raises `UserError` for that, for a folder that cannot be
-    written and for a full disk.
+    identity is refused. The last `keep` checkpoints stay. Where a run has several
+    processes, all make and use a Workdir of one shared folder, and the first writes
+    what is not an array. Raises `UserError` for another identity, for a folder that
+    cannot be written and for a full disk.
     """
 
     def __init__(self, path: str | Path, identity: dict[str, Any], *, keep: int = 2):
         self.path = Path(path).absolute()
         self.metrics_path = self.path / "metrics.jsonl"
-        self._identify(json.loads(json.dumps(identity)))
+        on_first(lambda: self._identify(json.loads(json.dumps(identity))))
         self._manager = ocp.CheckpointManager(
             self.path / "checkpoints",
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, enable_async_checkpointing=False
+                max_to_keep=keep,
+                enable_async_checkpointing=True,
+                # What a kill left half written.
+                cleanup_tmp_directories=True,
             ),
         )
+        self._failed = ""
 
     def _identify(self, identity: dict[str, Any]) -> None:
         check_writable(self.path)
@@ -81,44 +114,148 @@ class Workdir:
             )
 
     def save(self, state: TrainState, data: dict[str, Any]) -> None:
-        """Write `state` and the data position under the state's step."""
-        need = 2 * _bytes(state)
+        """Start to write `state` and the data position under the state's step.
+
+        On return the arrays may be given away: a device's are copied, and a CPU's
+        buffers are not used again as long as they are being written. Waits for the
+        checkpoint before, and raises its `UserError` if it could not be written.
+        """
+        self.wait()
+        on_first(lambda: self._check_space(2 * _bytes(state)))
+        step = int(state.step)
+        record = {"data": data, "digests": digests(state)}
+        record = json.loads(json.dumps(record))
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    data=ocp.args.JsonSave(record | {"seal": _seal(record)}),
+                ),
+                force=True,
+            )
+        except OSError as error:
+            raise UserError(self._unwritten(error)) from error
+
+    def _check_space(self, need: int) -> None:
         free = shutil.disk_usage(self.path).free
         if free < need:
             raise UserError(
                 f"workdir {self.path} is full: a checkpoint needs {need / 1e6:.0f} MB "
                 f"and {free / 1e6:.0f} MB are free; free some and run the same command"
             )
-        step = int(state.step)
+
+    def _unwritten(self, error: BaseException) -> str:
+        return (
+            f"cannot write a checkpoint to {self.path} ({_reason(error)}); free the "
+            "disk and run the same command, which goes on from the one before"
+        )
+
+    def settle(self) -> None:
+        """Wait for what is being written, in this process alone; raises nothing."""
         try:
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data)
-                ),
-                force=True,
-            )
             self._manager.wait_until_finished()
-        except OSError as error:
-            raise UserError(
-                f"cannot write the checkpoint of step {step} to {self.path} "
-                f"({error.strerror}); free the disk and run the same command"
-            ) from error
+        except Exception as error:  # of a thread of orbax, whatever it met
+            self._failed = self._unwritten(error)
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is on the disk, or raise its `UserError`."""
+        self.settle()
+        failed, self._failed = agreed(self._failed), ""
+        if failed:
+            raise UserError(failed)
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """The newest checkpoint, or None; cuts `metrics.jsonl` back to its step."""
-        step = self._manager.latest_step()
-        self._cut_metrics(0 if step is None else step)
-        if step is None:
-            return None
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()
-            ),
+        """The newest checkpoint that can be read, or None where there is none.
+
+        Arrays come back with the shardings of `like`, whatever those were that saved
+        them. Checkpoints that are damaged are moved aside with a warning, and
+        `metrics.jsonl` is cut back to the step. Raises `UserError` if there are
+        checkpoints and all are damaged.
+        """
+        self.wait()
+        first = jax.process_index() == 0
+        steps = sorted(self._manager.all_steps()) if first else []
+        steps = json.loads(agreed(json.dumps(steps) if first else ""))
+        damaged: dict[int, str] = {}
+        for step in reversed(steps):
+            try:
+                found = self._read(step, like)
+            except Damaged as error:
+                damaged[step] = str(error)
+                continue
+            on_first(partial(self._put_aside, damaged, step))
+            self._manager.reload()
+            on_first(partial(self._cut_metrics, step))
+            return found
+        if damaged:
+            step, why = next(iter(damaged.items()))
+            raise UserError(
+                f"no checkpoint in {self.path / 'checkpoints'} can be read (step "
+                f"{step}: {why}); choose another --workdir, or delete {self.path} to "
+                "start anew"
+            )
+        on_first(lambda: self._cut_metrics(0))
+        return None
+
+    def _read(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """One checkpoint; raises `Damaged`, on all processes if on one."""
+        restored, why = None, ""
+        # Where several arrays fail, all but the first print a traceback, and again when
+        # what is left of them is collected.
+        with redirect_stderr(io.StringIO()):
+            try:
+                restored = self._read_here(step, like)
+                record = dict(restored["data"])
+                if record.pop("seal", None) != _seal(record):
+                    raise Damaged("the data position is not what was saved")
+                if int(restored["state"].step) != step:
+                    raise Damaged("it is of another step")
+            except Exception as error:  # what orbax raises depends on the file
+                why = _reason(error)
+            if why:
+                gc.collect()
+        if why := agreed(why):
+            raise Damaged(why)
+        assert restored is not None
+        saved = restored["data"]["digests"]
+        for name, value in digests(restored["state"]).items():
+            if saved.get(name) != value:
+                raise Damaged(f"the numbers of {name} are not those that were saved")
+        return restored["state"], restored["data"]["data"]
+
+    def _read_here(self, step: int, like: TrainState) -> Any:
+        """Read without waiting for other processes, any of which may fail."""
+        me = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"read{me}"
         )
-        return restored["state"], restored["data"]
+        handler = ocp.CompositeCheckpointHandler()
+        reader = ocp.Checkpointer(handler, multiprocessing_options=alone)
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(
+                jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+            ),
+            data=ocp.args.JsonRestore(),
+        )
+        return reader.restore(self.path / "checkpoints" / str(step), args=args)
+
+    def _put_aside(self, damaged: dict[int, str], used: int) -> None:
+        for step, why in damaged.items():
+            aside = self.path / f"damaged-{step}"
+            try:
+                shutil.rmtree(aside, ignore_errors=True)
+                (self.path / "checkpoints" / str(step)).rename(aside)
+            except OSError as error:
+                raise UserError(
+                    f"checkpoint {step} in {self.path} is damaged and cannot be moved "
+                    f"({_reason(error)}); delete it and run the same command"
+                ) from error
+            print(
+                f"minivim: warning: the checkpoint of step {step} is damaged ({why}) "
+                f"and now lies in {aside}; going on from step {used}",
+                file=sys.stderr,
+            )
 
     def _cut_metrics(self, step: int) -> None:
         if self.metrics_path.exists():
@@ -127,12 +264,17 @@ class Workdir:
             write_text(self.metrics_path, lines)
 
     def log(self, row: Row) -> None:
-        """Append one line to `metrics.jsonl`."""
-        with self.metrics_path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        """Append one line to `metrics.jsonl`, in the first process."""
+        if jax.process_index() == 0:
+            with self.metrics_path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
 
     def close(self) -> None:
-        self._manager.close()
+        """Wait for the last checkpoint; raises its `UserError`."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
 
 
 def read_metrics(workdir: str | Path) -> list[Row]:
