@@ -1,0 +1,1 @@
+"""Compile for a machine that is not there."""
