@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from minivim.plan.text import Array, Computation, Instruction, Module, parse
+from minivim.plan.window import Window
 
 COLLECTIVES = (
     "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all",
     "collective-permute", "collective-broadcast",
 )  # fmt: skip
 # Names for what is there already, or for control flow whose parts are counted.
-FREE = frozenset(
-    "parameter constant get-tuple-element tuple bitcast while call conditional "
-    "after-all add-dependency opt-barrier partition-id replica-id domain "
-    "async-start async-update".split()
+FREE = (
+    "parameter", "constant", "get-tuple-element", "tuple", "bitcast", "while", "call",
+    "conditional", "after-all", "add-dependency", "opt-barrier", "partition-id",
+    "replica-id", "async-start", "async-update",
+)  # fmt: skip
 )
 # Custom calls of the TPU compiler that move nothing.
 FREE_TARGETS = ("AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound")
@@ -258,9 +258,7 @@ def _is_scattered(within: Computation) -> bool:
 # --- loops -------------------------------------------------------------------------
 
 
-def trip_count(
-    module: Module, within: Computation, loop: Instruction
-) -> int | None:
+def trip_count(module: Module, within: Computation, loop: Instruction) -> int | None:
     """How often a loop runs, or None: by its note, or from `i < N` in its condition."""
     if note := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
         return int(note[1])
@@ -274,9 +272,7 @@ def trip_count(
     return None if ends is None else max(ends - start, 0)
 
 
-def _comparison(
-    module: Module, condition: Computation
-) -> tuple[int, int, str] | None:
+def _comparison(module: Module, condition: Computation) -> tuple[int, int, str] | None:
     """`i < N` at a condition's end: which element of the state, N, and the order."""
     last = condition.last
     inside, outer = condition, None
@@ -301,9 +297,7 @@ def _comparison(
     return index, bound, last.attribute("direction")
 
 
-def _constant(
-    module: Module, within: Computation, name: str, index: int
-) -> int | None:
+def _constant(module: Module, within: Computation, name: str, index: int) -> int | None:
     """The whole number that a tuple's element starts as, if the text shows it."""
     one = within.instructions[name]
     if one.opcode == "tuple":
@@ -357,7 +351,7 @@ def convolution_flops(one: Instruction, within: Computation) -> int:
     """`2 * batch * outputs * inputs / groups * valid positions` of a convolution."""
     left, right = _pair(one, within)
     data, kernel, out = re.split(r"_|->", one.attribute("dim_labels"))
-    window = Window.of(one)
+    window = Window.parse(one.attribute("window"))
     pairs = 1
     for axis, letter in enumerate(sorted(set(data) - set("bf"))):
         pairs *= window.valid(
@@ -371,41 +365,3 @@ def convolution_flops(one: Instruction, within: Computation) -> int:
     batch, inputs = left.sizes[data.index("b")], left.sizes[data.index("f")]
     outputs = right.sizes[kernel.index("o")]
     return 2 * (batch // batches) * (inputs // groups) * outputs * pairs
-
-
-@dataclass(frozen=True)
-class Window:
-    """How a convolution's kernel moves, one number an axis."""
-
-    stride: tuple[int, ...] = ()
-    low: tuple[int, ...] = ()
-    lhs_dilate: tuple[int, ...] = ()
-    rhs_dilate: tuple[int, ...] = ()
-
-    @staticmethod
-    def of(one: Instruction) -> Window:
-        """From `window={size=3x3 stride=2x2 pad=1_1x1_1 lhs_dilate=1x2}`."""
-        text = one.attribute("window")
-
-        def numbers(name: str, read: Callable[[str], int] = int) -> tuple[int, ...]:
-            match = re.search(rf"\b{name}=([\w\-]+)", text)
-            return tuple(read(part) for part in match[1].split("x")) if match else ()
-
-        return Window(
-            stride=numbers("stride"),
-            low=numbers("pad", lambda part: int(part.split("_")[0])),
-            lhs_dilate=numbers("lhs_dilate"),
-            rhs_dilate=numbers("rhs_dilate"),
-        )
-
-    def valid(self, axis: int, *, base: int, kernel: int, results: int) -> int:
-        """Pairs of result and kernel position that meet a number of the data."""
-
-        def at(values: tuple[int, ...], default: int) -> int:
-            return values[axis] if values else default
-
-        hole = at(self.lhs_dilate, 1)
-        start = np.arange(results)[:, None] * at(self.stride, 1) - at(self.low, 0)
-        place = start + np.arange(kernel)[None] * at(self.rhs_dilate, 1)
-        inside = (place >= 0) & (place <= (base - 1) * hole) & (place % hole == 0)
-        return int(inside.sum())
