@@ -25,7 +25,6 @@ FREE = (
     "conditional", "after-all", "add-dependency", "opt-barrier", "partition-id",
     "replica-id", "async-start", "async-update",
 )  # fmt: skip
-)
 # Custom calls of the TPU compiler that move nothing.
 FREE_TARGETS = ("AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound")
 READS_A_PART = ("dynamic-slice", "slice", "gather")
