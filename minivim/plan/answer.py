@@ -192,8 +192,7 @@ def _all(recipe: TrainableRecipe, name: str) -> str:
 
 def optimiser_words(config: OptimConfig) -> str:
     """The optimiser by what it keeps for every parameter."""
-    first = getattr(config, "first_moment", "float32")
-    second = getattr(config, "second_moment", "full")
+    first, second = config.first_moment, config.second_moment
     if (first, second) == ("float32", "full"):
         return "AdamW"
     kept = {"full": "full second moment", "factored": "factored second moment"}

@@ -29,8 +29,7 @@ class Chip:
     name: str
     # FLOP/s of bfloat16 products with float32 sums.
     flops: float
-    # Bytes, and bytes/s, of its memory.
-    hbm: float
+    # Bytes/s between the chip and its memory.
     hbm_bandwidth: float
     # Bytes/s that it sends over all its links together.
     ici_bandwidth: float
@@ -43,19 +42,19 @@ CHIPS = {
     chip.name: chip
     for chip in (
         Chip(
-            name="v4", flops=275e12, hbm=32 * 2**30, hbm_bandwidth=1228e9,
+            name="v4", flops=275e12, hbm_bandwidth=1228e9,
             ici_bandwidth=300e9, options={"chip_config_name": "megacore"},
         ),
         Chip(
-            name="v5p", flops=459e12, hbm=95e9, hbm_bandwidth=2765e9,
+            name="v5p", flops=459e12, hbm_bandwidth=2765e9,
             ici_bandwidth=600e9, options={"chip_config_name": "megacore"},
         ),
         Chip(
-            name="v5e", flops=197e12, hbm=16e9, hbm_bandwidth=819e9,
+            name="v5e", flops=197e12, hbm_bandwidth=819e9,
             ici_bandwidth=200e9, axes=2,
         ),
         Chip(
-            name="v6e", flops=918e12, hbm=32e9, hbm_bandwidth=1640e9,
+            name="v6e", flops=918e12, hbm_bandwidth=1640e9,
             ici_bandwidth=448e9, axes=2,
         ),
     )

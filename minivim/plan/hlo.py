@@ -27,6 +27,8 @@ FREE = (
 )  # fmt: skip
 # Custom calls of the TPU compiler that move nothing.
 FREE_TARGETS = ("AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound")
+# Other names and places of what an instruction made.
+VIEWS = ("bitcast", "copy", "copy-start", "copy-done", "get-tuple-element")
 READS_A_PART = ("dynamic-slice", "slice", "gather")
 
 
@@ -39,17 +41,17 @@ class Traffic:
     `(n - 1)/n` of it, twice for an all-reduce, all of it for a permutation.
     """
 
-    count: float = 0
-    bytes: float = 0
-    wire: float = 0
+    count: int = 0
+    bytes: int = 0
+    wire: float = 0.0
 
 
 @dataclass
 class Costs:
     """One chip, one step."""
 
-    flops: float = 0
-    hbm_bytes: float = 0
+    flops: int = 0
+    hbm_bytes: int = 0
     collectives: dict[str, Traffic] = field(default_factory=dict)
     # Loops whose length the text does not say; their bodies count once.
     unknown_loops: int = 0
@@ -57,7 +59,7 @@ class Costs:
     @property
     def wire_bytes(self) -> float:
         """What a chip sends in all collectives together."""
-        return sum(one.wire for one in self.collectives.values())
+        return sum((one.wire for one in self.collectives.values()), 0.0)
 
 
 def costs(text: str) -> Costs:
@@ -70,6 +72,10 @@ def costs(text: str) -> Costs:
     Bytes: operands and results of the instructions that run, a fusion as one, where
     they lie in HBM; of an array that is only sliced or updated in place, the slice.
     It is what the program asks for: caches are not modelled.
+
+    Collectives: by the compiler's names, with one exception. Some gathers are written
+    as the all-reduce of arrays that are zero but for one chip's part; they are called
+    all-gather here, and send what the all-reduce sends.
     """
     module, found = parse(text), Costs()
     _Count(module, found).run(module.computations[module.entry], 1)
@@ -81,7 +87,7 @@ class _Count:
     module: Module
     found: Costs
 
-    def run(self, computation: Computation, times: float) -> None:
+    def run(self, computation: Computation, times: int) -> None:
         """Add a computation that runs so often."""
         for one in computation.instructions.values():
             self._products(one, computation, times)
@@ -101,7 +107,7 @@ class _Count:
     def _named(self, name: str) -> Computation:
         return self.module.computations[name]
 
-    def _largest(self, one: Instruction, times: float) -> None:
+    def _largest(self, one: Instruction, times: int) -> None:
         """Of the branches of a condition the one with the most FLOPs."""
         names = one.called(
             "branch_computations", "true_computation", "false_computation"
@@ -114,7 +120,7 @@ class _Count:
         if options:
             _add(self.found, max(options, key=lambda c: (c.flops, c.hbm_bytes)))
 
-    def _products(self, one: Instruction, within: Computation, times: float) -> None:
+    def _products(self, one: Instruction, within: Computation, times: int) -> None:
         if one.opcode == "fusion":
             for inner, computation in self._fused(one):
                 self._products(inner, computation, times)
@@ -130,25 +136,57 @@ class _Count:
             for inner in computation.instructions.values():
                 yield inner, computation
 
-    def _collective(self, one: Instruction, within: Computation, times: float) -> None:
+    def _collective(self, one: Instruction, within: Computation, times: int) -> None:
         kind = one.opcode.removesuffix("-start")
         if kind not in COLLECTIVES or one.opcode.endswith("-done"):
             return
-        read = sum(a.bytes for a in _operands(one, within))
-        written = sum(a.bytes for a in _results(one))
-        if kind == "all-reduce" and _is_scattered(within):
-            kind = "reduce-scatter"
-        size = {"reduce-scatter": read, "all-gather": written}.get(kind, read)
         if not (count := group_size(one)):
             raise ValueError(f"cannot read the groups of {one.name}")
         share = 1 - 1 / count
         wire = {"all-reduce": 2 * share, "collective-permute": 1.0}.get(kind, share)
-        total = self.found.collectives.setdefault(kind, Traffic())
-        total.count += times
-        total.bytes += times * size
-        total.wire += times * size * wire
+        sizes: dict[str, int] = {}
+        if kind == "all-reduce":
+            whole = "reduce-scatter" if _is_scattered(within) else kind
+            # By its results: a TPU may round on the way, from float32 to bfloat16.
+            for name, array in zip(one.operands, _results(one), strict=True):
+                named = "all-gather" if self._is_part(name, within) else whole
+                sizes[named] = sizes.get(named, 0) + array.bytes
+        else:
+            arrays = _results(one) if kind == "all-gather" else _operands(one, within)
+            sizes[kind] = sum(a.bytes for a in arrays)
+        for named, size in sizes.items():
+            total = self.found.collectives.setdefault(named, Traffic())
+            total.count += times
+            total.bytes += times * size
+            total.wire += times * size * wire
 
-    def _moved(self, one: Instruction, within: Computation) -> float:
+    def _is_part(self, name: str, within: Computation) -> bool:
+        """An array of zeros but for this chip's part, whose sum is an all-gather."""
+        one, element = within.instructions[name], 0
+        while one.opcode in VIEWS:
+            if one.opcode == "get-tuple-element":
+                element = int(one.attribute("index"))
+            one = within.instructions[one.operands[0]]
+        inner, outer = within, one
+        if one.opcode == "fusion":
+            inner = self._named(one.called("calls")[0])
+            one = inner.last
+            if one.opcode == "tuple":
+                one = inner.instructions[one.operands[element]]
+        one = _behind(one, inner)
+        if one.opcode != "dynamic-update-slice":
+            return False
+        into = _behind(inner.instructions[one.operands[0]], inner)
+        if into.opcode == "parameter" and outer.opcode == "fusion":
+            into = _behind(
+                within.instructions[outer.operands[int(into.inside)]], within
+            )
+            inner = within
+        if into.opcode == "broadcast":
+            into = inner.instructions[into.operands[0]]
+        return into.opcode == "constant" and into.inside in ("0", "-0", "false")
+
+    def _moved(self, one: Instruction, within: Computation) -> int:
         """Bytes between chip and HBM."""
         if one.opcode in FREE or one.opcode.endswith("-done"):
             return 0
@@ -183,6 +221,13 @@ def _add(total: Costs, other: Costs) -> None:
         mine.count += traffic.count
         mine.bytes += traffic.bytes
         mine.wire += traffic.wire
+
+
+def _behind(one: Instruction, within: Computation) -> Instruction:
+    """What a view shows."""
+    while one.opcode == "bitcast":
+        one = within.instructions[one.operands[0]]
+    return one
 
 
 def _in_hbm(array: Array) -> int:
@@ -239,9 +284,7 @@ def _written(inner: Computation, one: Instruction) -> int:
     names = last.operands if last.opcode == "tuple" else (last.name,)
     total = 0
     for name, array in zip(names, one.shape, strict=False):
-        made = inner.instructions[name]
-        while made.opcode == "bitcast":
-            made = inner.instructions[made.operands[0]]
+        made = _behind(inner.instructions[name], inner)
         if made.opcode == "dynamic-update-slice" and not array.space:
             total += inner.instructions[made.operands[1]].shape[0].bytes
         else:

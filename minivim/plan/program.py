@@ -42,14 +42,14 @@ class Program:
     # The compiler's words where it refuses; nothing below is known then.
     refusal: str = ""
     temporaries: int = 0
-    hbm_bytes: float = 0
+    hbm_bytes: int = 0
     collectives: dict[str, Traffic] = field(default_factory=dict)
     unknown_loops: int = 0
 
     @property
     def wire_bytes(self) -> float:
         """What the chip sends."""
-        return sum(one.wire for one in self.collectives.values())
+        return sum((one.wire for one in self.collectives.values()), 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +195,7 @@ def measured(executable: Any) -> dict[str, Any]:
         "needed": int(memory.peak_memory_in_bytes),
         "temporaries": int(memory.temp_size_in_bytes),
         "flops": float(read.flops),
-        "hbm_bytes": float(read.hbm_bytes),
+        "hbm_bytes": read.hbm_bytes,
         "collectives": read.collectives,
         "unknown_loops": read.unknown_loops,
     }
