@@ -69,7 +69,7 @@ class Plan:
         return max(one.temporaries for one in self.programs)
 
     def _mean(self, of: Callable[[Program], float]) -> float:
-        return sum(one.share * of(one) for one in self.programs)
+        return sum((one.share * of(one) for one in self.programs), 0.0)
 
     @property
     def flops(self) -> float:
@@ -202,7 +202,7 @@ def optimiser_words(config: OptimConfig) -> str:
 # --- in words ----------------------------------------------------------------------
 
 
-def gib(count: float) -> str:
+def gib(count: int) -> str:
     """Bytes as the compiler writes them."""
     return f"{count / 2**30:.2f} GiB"
 

@@ -17,7 +17,7 @@ IN_A_LOOP = re.compile(r"\bblocks\b")
 REDUCTIONS, GATHERS = ("all-reduce", "reduce-scatter"), ("all-gather",)
 
 
-def predicted(params: Any, mesh: Mesh, *, gathered: int = 2) -> dict[str, float]:
+def predicted(params: Any, mesh: Mesh, *, gathered: int = 2) -> dict[str, int]:
     """Bytes of a step's exchanges by the rules; see `Traffic.bytes` for what counts.
 
     "gradients": every parameter's once, in its own type, where the batch is split.
@@ -30,7 +30,7 @@ def predicted(params: Any, mesh: Mesh, *, gathered: int = 2) -> dict[str, float]
     """
     if mesh.shape["tensor"] > 1:
         raise UserError("the rules give no count for activations; use tensor=1")
-    gradients = parameters = 0.0
+    gradients = parameters = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         count = math.prod(leaf.shape)
         gradients += count * leaf.dtype.itemsize
@@ -38,7 +38,7 @@ def predicted(params: Any, mesh: Mesh, *, gathered: int = 2) -> dict[str, float]
             name = jax.tree_util.keystr(path, simple=True, separator=".")
             parameters += gathered * count * (2 if IN_A_LOOP.search(name) else 1)
     several = mesh.shape["data"] * mesh.shape["fsdp"] > 1
-    return {"gradients": gradients if several else 0.0, "parameters": parameters}
+    return {"gradients": gradients if several else 0, "parameters": parameters}
 
 
 def _splits(spec: Any, mesh: Mesh) -> bool:
@@ -49,10 +49,13 @@ def exchanged(found: Plan) -> dict[str, float]:
     """The same two figures as the compiler has them, of a plan that fits."""
     return {
         name: sum(
-            one.share * traffic.bytes
-            for one in found.programs
-            for kind, traffic in one.collectives.items()
-            if kind in kinds
+            (
+                one.share * traffic.bytes
+                for one in found.programs
+                for kind, traffic in one.collectives.items()
+                if kind in kinds
+            ),
+            0.0,
         )
         for name, kinds in (("gradients", REDUCTIONS), ("parameters", GATHERS))
     }
