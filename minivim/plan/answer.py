@@ -14,6 +14,7 @@ from minivim.describe import count_parameters
 from minivim.errors import UserError
 from minivim.experiments.objectives import TrainableRecipe
 from minivim.plan.chips import Slice, available_bytes
+from minivim.plan.hlo import Traffic
 from minivim.plan.program import Program, compiled, inputs, model_flops, schedule
 from minivim.sharding import MeshShape, make_mesh
 
@@ -122,6 +123,18 @@ class Plan:
         return dataclasses.asdict(self) | {
             name: None if name in unknown else getattr(self, name) for name in derived
         }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Plan:
+        """Inverse of `as_dict`."""
+        names = {item.name for item in dataclasses.fields(cls)}
+        kept = {name: value for name, value in values.items() if name in names}
+        programs = []
+        for one in kept["programs"]:
+            traffic = {k: Traffic(**v) for k, v in one["collectives"].items()}
+            programs.append(Program(**{**one, "collectives": traffic}))
+        settings = tuple(kept["settings"])
+        return cls(**{**kept, "programs": tuple(programs), "settings": settings})
 
 
 def plan(

@@ -15,6 +15,7 @@ from minivim.plan.chips import CHIPS, Slice, refusal
 from minivim.plan.hlo import Traffic
 from minivim.sharding import MeshShape, make_mesh
 from tests import tiny
+from tests.plan.made import a_program
 from tests.plan.test_products import PRIOR, tiny_players
 
 # As libtpu 0.0.42 writes them: before memory is laid out, and after.
@@ -103,17 +104,6 @@ def test_the_stated_utilisation_decides_where_no_limit_does(fitting):
     found, _ = fitting
     slow = replace(found, mfu=1e-9)
     assert slow.seconds == pytest.approx(found.model_flops / (1e-9 * found.peak_flops))
-
-
-def a_program(name, *, share, **changes):
-    return program.Program(
-        name=name,
-        share=share,
-        fits=True,
-        compile_seconds=1.0,
-        processor_seconds=2.0,
-        **{"needed": 2**30, "flops": 8e12, "hbm_bytes": 10**9, **changes},
-    )
 
 
 def test_a_step_with_lazy_terms_is_two_programs(here, monkeypatch):
