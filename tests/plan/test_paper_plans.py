@@ -12,8 +12,8 @@ from minivim.errors import UserError
 from minivim.plan import Plan, Slice, verdict
 from minivim.plan import table as words_of
 from minivim.plan.hlo import Traffic
-from minivim.plan.predict import exchanged, rules_of
 from minivim.plan.paper import ROWS, SCALING, main, markdown, planned
+from minivim.plan.predict import exchanged, rules_of
 from minivim.sharding import MeshShape
 from tests.plan.made import REFUSED, a_plan, a_program
 
