@@ -230,10 +230,11 @@ def _plan(options: argparse.Namespace) -> int:
     from minivim.config import with_overrides
     from minivim.sharding import MeshShape
 
-    recipe = recipes.trainable(options.recipe, options.stage)
+    recipe: Any = recipes.trainable(options.recipe, options.stage)
+    recipe = with_overrides(recipe, options.set)
     path = _writable(options.json, ".json") if options.json else None
     found = plan.plan(
-        with_overrides(recipe, options.set),
+        recipe,
         topology=options.topology,
         mesh=MeshShape.parse(options.mesh) if options.mesh else None,
         mfu=options.mfu,

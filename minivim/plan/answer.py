@@ -67,7 +67,8 @@ class Plan:
 
     @property
     def temporaries(self) -> int:
-        return max(one.temporaries for one in self.programs)
+        """What lies beside the arguments when the most does."""
+        return self.needed_bytes - self.argument_bytes
 
     def _mean(self, of: Callable[[Program], float]) -> float:
         return sum((one.share * of(one) for one in self.programs), 0.0)
@@ -265,7 +266,8 @@ def _memory(found: Plan) -> list[tuple[str, str]]:
     for one in found.programs:
         text = f"{gib(one.needed)} needed of {gib(found.available_bytes)}"
         if one.fits:
-            text += f", {gib(one.temporaries)} of them temporaries"
+            beside = one.needed - found.argument_bytes
+            text += f", {gib(beside)} of them beside state and batch"
         rows.append((f"memory, {one.name}", text if one.fits else f"{text}: refused"))
     return rows
 

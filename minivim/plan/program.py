@@ -33,7 +33,7 @@ class Program:
     name: str
     share: float
     fits: bool
-    # The most that lies in memory at once: state, batch and temporaries.
+    # The most that lies in memory at once: arguments and temporaries.
     needed: int
     flops: float
     compile_seconds: float
@@ -41,7 +41,9 @@ class Program:
     processor_seconds: float
     # The compiler's words where it refuses; nothing below is known then.
     refusal: str = ""
-    temporaries: int = 0
+    # `temp_size_in_bytes`, which with the arguments is more than the chip has for some
+    # programs that fit: not all of it is there at once.
+    temp_size: int = 0
     hbm_bytes: int = 0
     collectives: dict[str, Traffic] = field(default_factory=dict)
     unknown_loops: int = 0
@@ -193,7 +195,7 @@ def measured(executable: Any) -> dict[str, Any]:
     memory, read = executable.memory_analysis(), costs(executable.as_text())
     return {
         "needed": int(memory.peak_memory_in_bytes),
-        "temporaries": int(memory.temp_size_in_bytes),
+        "temp_size": int(memory.temp_size_in_bytes),
         "flops": float(read.flops),
         "hbm_bytes": read.hbm_bytes,
         "collectives": read.collectives,

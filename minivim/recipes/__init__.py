@@ -9,7 +9,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 
-from minivim.config import ProbeRecipe, Recipe
+from minivim.config import (
+    ClassifierRecipe,
+    PriorRecipe,
+    ProbeRecipe,
+    Recipe,
+    TokenizerRecipe,
+)
 from minivim.errors import UserError
 from minivim.recipes.paper import (
     BASE,
@@ -147,7 +153,9 @@ def named(name: str) -> list[Recipe]:
     return found
 
 
-def trainable(name: str, stage: str | None = None) -> Recipe:
+def trainable(
+    name: str, stage: str | None = None
+) -> TokenizerRecipe | PriorRecipe | ClassifierRecipe:
     """The one recipe of this name that has a train step.
 
     Raises `UserError` where several stages share the name and none is given.
