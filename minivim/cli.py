@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
             from minivim.runtime import restart_with_environment
 
             restart_with_environment()
-        options.run(options)
+        return options.run(options) or 0
     except UserError as error:
         return _fail(str(error))
     except BrokenPipeError:
@@ -48,7 +48,6 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("minivim: stopped; the same command goes on", file=sys.stderr)
         return 130
-    return 0
 
 
 def _fail(message: str) -> int:
@@ -106,6 +105,7 @@ def parser() -> Parser:
     one.add_argument("--judge", help="labelled network that grades samples")
     one.add_argument("--samples", type=_positive, default=512)
     one.add_argument("--json", help="also write the figures to this file")
+    _add_plan(command("plan", _plan, "compile for a TPU slice that is not there"))
     _add_convert(command("convert", _convert, "read the weights of another project"))
     command("lab", _lab, "open the notebooks in JupyterLab")
     return top
@@ -183,6 +183,21 @@ def _add_sample(one: argparse.ArgumentParser) -> None:
     one.add_argument("--guidance", type=float)
 
 
+def _add_plan(one: argparse.ArgumentParser) -> None:
+    one.add_argument("recipe")
+    one.add_argument("--stage", choices=STAGES, help="where recipes share a name")
+    one.add_argument("--topology", default="v4:4x4x4", help="default: %(default)s")
+    one.add_argument(
+        "--mesh", help="data=8,fsdp=4,tensor=2; -1: what is left (default: data=-1)"
+    )
+    one.add_argument("--set", nargs="+", action="extend", default=[],
+                     metavar="key=value")  # fmt: skip
+    one.add_argument(
+        "--mfu", type=float, default=0.5, help="share of the peak (default: 0.5)"
+    )
+    one.add_argument("--json", help="also write the figures to this file")
+
+
 def _add_convert(one: argparse.ArgumentParser) -> None:
     kinds = one.add_subparsers(dest="what", required=True, parser_class=Parser)
     text = "a tokenizer in the layout of the public PyTorch ViT-VQGAN"
@@ -250,6 +265,29 @@ def _train(options: argparse.Namespace) -> None:
     figures = {k: v for k, v in last.items() if not isinstance(v, list)}
     print("  ".join(f"{name} {value:.5g}" for name, value in figures.items()))
     print(f"weights: {options.workdir}")
+
+
+def _plan(options: argparse.Namespace) -> int:
+    """0: it fits; 3: the compiler says that it does not."""
+    from minivim import plan, recipes
+    from minivim.config import with_overrides
+    from minivim.sharding import MeshShape
+
+    recipe: Any = recipes.trainable(options.recipe, options.stage)
+    recipe = with_overrides(recipe, options.set)
+    path = _writable(options.json, ".json") if options.json else None
+    found = plan.plan(
+        recipe,
+        topology=options.topology,
+        mesh=MeshShape.parse(options.mesh) if options.mesh else None,
+        mfu=options.mfu,
+        settings=tuple(options.set),
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    if path:
+        path.write_text(json.dumps(found.as_dict(), indent=1) + "\n")
+    print(plan.table(found) if found.fits else plan.verdict(found))
+    return 0 if found.fits else 3
 
 
 def _source(options: argparse.Namespace, tokenizer: Any) -> Any:

@@ -9,7 +9,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 
-from minivim.config import Recipe
+from minivim.config import (
+    ClassifierRecipe,
+    PriorRecipe,
+    ProbeRecipe,
+    Recipe,
+    TokenizerRecipe,
+)
 from minivim.errors import UserError
 from minivim.recipes.paper import (
     BASE,
@@ -80,6 +86,7 @@ __all__ = [
     "shapes_tokenizer",
     "shapes_tokenizer_gan",
     "shapes_vq_vae",
+    "trainable",
     "vim_base",
     "vim_base_class",
     "vim_large",
@@ -144,3 +151,20 @@ def named(name: str) -> list[Recipe]:
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}"
         raise UserError(f"there is no recipe {name!r}; {hint}")
     return found
+
+
+def trainable(
+    name: str, stage: str | None = None
+) -> TokenizerRecipe | PriorRecipe | ClassifierRecipe:
+    """The one recipe of this name that has a train step.
+
+    Raises `UserError` where several stages share the name and none is given.
+    """
+    found = [recipe(stage, name)] if stage else named(name)
+    steps = [one for one in found if not isinstance(one, ProbeRecipe)]
+    if not steps:
+        raise UserError(f"{name} is a probe, which has no train step; name another")
+    if len(steps) > 1:
+        stages = " or ".join(one.stage for one in steps)
+        raise UserError(f"{name} is the name of several recipes; add --stage {stages}")
+    return steps[0]

@@ -110,9 +110,9 @@ class CompiledStep:
             due = (int(state.step) if at is None else at) % self._lazy_every == 0
         return self._program(state, batch, due=due)
 
-    def lower(self, state: TrainState, batch: Batch, *, due: bool = False) -> Any:
-        """The program for shapes alone, to compile without running it."""
-        return self._program.lower(state, batch, due=due)
+    def trace(self, state: TrainState, batch: Batch, *, due: bool = False) -> Any:
+        """The program for shapes alone, to read or compile without running it."""
+        return self._program.trace(state, batch, due=due)
 
 
 def make_step(

@@ -1,0 +1,24 @@
+"""What a recipe would cost on a slice of TPUs, as the TPU's compiler says.
+
+The real train step is compiled for chips that are not there, and its text is read:
+memory, FLOPs, traffic, communication. Nothing is run and nothing is measured.
+"""
+
+from minivim.plan.answer import Plan, plan, table, verdict
+from minivim.plan.chips import CHIPS, Chip, Slice
+from minivim.plan.hlo import Costs, Traffic, costs
+from minivim.plan.products import product_flops
+
+__all__ = [
+    "CHIPS",
+    "Chip",
+    "Costs",
+    "Plan",
+    "Slice",
+    "Traffic",
+    "costs",
+    "plan",
+    "product_flops",
+    "table",
+    "verdict",
+]

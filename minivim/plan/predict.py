@@ -1,0 +1,80 @@
+"""What the sharding rules say that chips must exchange, without a compiler."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh, AxisType
+
+from minivim import recipes
+from minivim.config import with_overrides
+from minivim.errors import UserError
+from minivim.experiments import objectives
+from minivim.plan.answer import Plan
+from minivim.sharding import AXES, MeshShape, spec_of
+from minivim.training.step import abstract_state
+
+# Arrays that a loop over blocks reads a slice of.
+IN_A_LOOP = re.compile(r"\bblocks\b")
+REDUCTIONS, GATHERS = ("all-reduce", "reduce-scatter"), ("all-gather",)
+
+
+def predicted(params: Any, mesh: Any, *, gathered: int = 2) -> dict[str, int]:
+    """Bytes of a step's exchanges by the rules; see `Traffic.bytes` for what counts.
+
+    "gradients": every parameter's once, in its own type, where the batch is split.
+    "parameters": what `fsdp` splits is put together for each use: the blocks' in the
+    forward and again in the backward pass, what lies outside of the loop once.
+
+    gathered: bytes of a number on the way; a TPU multiplies in bfloat16 and gathers
+    what it rounded. Raises `UserError` for a mesh with `tensor`, where activations
+    travel too.
+    """
+    if mesh.shape["tensor"] > 1:
+        raise UserError("the rules give no count for activations; use tensor=1")
+    gradients = parameters = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        count = math.prod(leaf.shape)
+        gradients += count * leaf.dtype.itemsize
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        if _splits(spec_of(name, leaf.shape, mesh), mesh):
+            parameters += gathered * count * (2 if IN_A_LOOP.search(name) else 1)
+    several = mesh.shape["data"] * mesh.shape["fsdp"] > 1
+    return {"gradients": gradients if several else 0, "parameters": parameters}
+
+
+def rules_of(found: Plan) -> dict[str, int]:
+    """`predicted` for a plan's recipe and mesh; empty where activations travel too."""
+    sizes = MeshShape.parse(found.mesh).over(found.chips)
+    if sizes[2] > 1:
+        return {}
+    mesh = AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    recipe = with_overrides(
+        recipes.recipe(found.stage, found.recipe), list(found.settings)
+    )
+    objective, _ = objectives.abstract(recipe)  # type: ignore[arg-type]
+    params = abstract_state(objective.model, objective.optim, steps=found.steps).params
+    return predicted(params, mesh)
+
+
+def _splits(spec: Any, mesh: Any) -> bool:
+    return mesh.shape["fsdp"] > 1 and "fsdp" in jax.tree.leaves(tuple(spec))
+
+
+def exchanged(found: Plan) -> dict[str, float]:
+    """The same two figures as the compiler has them, of a plan that fits."""
+    return {
+        name: sum(
+            (
+                one.share * traffic.bytes
+                for one in found.programs
+                for kind, traffic in one.collectives.items()
+                if kind in kinds
+            ),
+            0.0,
+        )
+        for name, kinds in (("gradients", REDUCTIONS), ("parameters", GATHERS))
+    }

@@ -1,0 +1,203 @@
+"""The real train step of a recipe, compiled for chips that need not be there."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from minivim.config import StackConfig
+from minivim.errors import UserError
+from minivim.experiments import objectives
+from minivim.experiments.objectives import Objective, TrainableRecipe
+from minivim.plan.chips import first_line, refusal
+from minivim.plan.hlo import Traffic, costs
+from minivim.plan.products import product_flops
+from minivim.sharding import by_rows, check_batch, shardings_of
+from minivim.training.step import abstract_state, make_step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """What the compiler says of one program, on one chip; bytes, FLOPs and seconds.
+
+    `flops` are those of the compiled text; of a refused program, which has none, those
+    of the trace over all chips. `share` is how many of a run's steps use the program.
+    """
+
+    name: str
+    share: float
+    fits: bool
+    # The most that lies in memory at once: arguments and temporaries.
+    needed: int
+    flops: float
+    compile_seconds: float
+    # Of all cores, for the machine may have been busy.
+    processor_seconds: float
+    # The compiler's words where it refuses; nothing below is known then.
+    refusal: str = ""
+    # `temp_size_in_bytes`, which with the arguments is more than the chip has for some
+    # programs that fit: not all of it is there at once.
+    temp_size: int = 0
+    hbm_bytes: int = 0
+    collectives: dict[str, Traffic] = field(default_factory=dict)
+    unknown_loops: int = 0
+
+    @property
+    def wire_bytes(self) -> float:
+        """What the chip sends."""
+        return sum((one.wire for one in self.collectives.values()), 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """A step and the shapes of what it takes, laid out over a mesh."""
+
+    objective: Objective
+    step: Any
+    state: Any
+    batch: dict[str, Any]
+
+    @property
+    def state_bytes(self) -> int:
+        """Parameters, statistics and optimiser on one chip."""
+        return bytes_on_one(self.state)
+
+    @property
+    def argument_bytes(self) -> int:
+        """The same with batch and frozen weights."""
+        return self.state_bytes + bytes_on_one(self.batch)
+
+
+def inputs(recipe: TrainableRecipe, mesh: Mesh | None) -> Inputs:
+    """The recipe's own step with abstract arguments; without a mesh on no device."""
+    objective, batch = objectives.abstract(recipe)
+    run = recipe.run
+    state = abstract_state(objective.model, objective.optim, steps=run.steps)
+    if mesh is not None:
+        check_batch(mesh, batch_size=run.batch_size, accumulate=run.accumulate)
+        state = _laid_out(state, shardings_of(state, mesh))
+        batch = {
+            name: _laid_out(value, by_rows(mesh))
+            if hasattr(value, "shape")
+            else _laid_out(_shapes(value), shardings_of(value, mesh))
+            for name, value in batch.items()
+        }
+    step = make_step(
+        objective.model,
+        objective.loss,
+        objective.optim,
+        steps=run.steps,
+        key=jax.random.key(run.seed),
+        taps=objective.taps,
+        lazy_every=objective.lazy_every,
+        accumulate=run.accumulate,
+        mesh=mesh,
+    )
+    return Inputs(objective=objective, step=step, state=state, batch=batch)
+
+
+def _shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
+def _laid_out(tree: Any, shardings: Any) -> Any:
+    if isinstance(shardings, jax.sharding.Sharding):
+        return jax.ShapeDtypeStruct(tree.shape, tree.dtype, sharding=shardings)
+    return jax.tree.map(_laid_out, tree, shardings)
+
+
+def bytes_on_one(tree: Any) -> int:
+    """Bytes of a tree of abstract arrays that lie on one device."""
+    return sum(
+        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+        for x in jax.tree.leaves(tree)
+    )
+
+
+def schedule(objective: Objective) -> dict[str, tuple[bool, float]]:
+    """The programs of a run: whether lazy terms are due, and their share of steps."""
+    every = objective.lazy_every
+    if not every:
+        return {"step": (False, 1.0)}
+    rest = {"step": (False, 1 - 1 / every)} if every > 1 else {}
+    return rest | {"step with R1": (True, 1 / every)}
+
+
+def model_flops(recipe: TrainableRecipe) -> float:
+    """FLOPs of a mean step without anything computed twice, on all chips together."""
+    plain = inputs(without_remat(recipe), None)
+    return sum(
+        share * product_flops(plain.step.trace(plain.state, plain.batch, due=due).jaxpr)
+        for due, share in schedule(plain.objective).values()
+    )
+
+
+def without_remat(recipe: TrainableRecipe) -> TrainableRecipe:
+    """The recipe with every activation kept."""
+
+    def kept(config: Any) -> Any:
+        if not dataclasses.is_dataclass(config) or isinstance(config, type):
+            return config
+        changes = {
+            item.name: kept(getattr(config, item.name))
+            for item in dataclasses.fields(config)
+            if item.init
+        }
+        if isinstance(config, StackConfig):
+            changes["remat"] = "none"
+        return dataclasses.replace(config, **changes)
+
+    return kept(recipe)
+
+
+def compiled(
+    found: Inputs, *, name: str, due: bool, share: float, chips: int
+) -> Program:
+    """Trace, lower and compile; out of memory is an answer.
+
+    Raises `UserError` for whatever else the compiler refuses.
+    """
+    traced = found.step.trace(found.state, found.batch, due=due)
+    flops = product_flops(traced.jaxpr) / chips
+    wall, processor = time.perf_counter(), time.process_time()
+
+    def result(**values: Any) -> Program:
+        return Program(
+            name=name,
+            share=share,
+            compile_seconds=round(time.perf_counter() - wall, 1),
+            processor_seconds=round(time.process_time() - processor, 1),
+            **values,
+        )
+
+    try:
+        executable = traced.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        if (refused := refusal(error)) is None:
+            raise UserError(
+                f"the compiler refuses the {name}: {first_line(error)}; try another "
+                "--mesh, precision or remat"
+            ) from error
+        return result(
+            fits=False, needed=refused.needed, refusal=refused.words, flops=flops
+        )
+    return result(fits=True, **measured(executable))
+
+
+def measured(executable: Any) -> dict[str, Any]:
+    """Memory and costs of an executable."""
+    memory, read = executable.memory_analysis(), costs(executable.as_text())
+    return {
+        "needed": int(memory.peak_memory_in_bytes),
+        "temp_size": int(memory.temp_size_in_bytes),
+        "flops": float(read.flops),
+        "hbm_bytes": read.hbm_bytes,
+        "collectives": read.collectives,
+        "unknown_loops": read.unknown_loops,
+    }
