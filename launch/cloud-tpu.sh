@@ -16,6 +16,7 @@ there. The workdir has to be in a bucket: a worker's disk goes with the slice.
   --type TYPE          accelerator, default v4-8  (ACCELERATOR_TYPE)
   --project PROJECT    default: that of gcloud    (PROJECT)
   --software VERSION   default tpu-ubuntu2204-base, for v4  (SOFTWARE)
+  --gcsfuse gs://...   its .deb, for images that lack it  (GCSFUSE)
   --spot               cheaper, may be taken away at any time
   --restarts N         give up after N restarts, default 100
   --keep               do not delete the slice at the end
@@ -27,7 +28,7 @@ END
 }
 
 name=${NAME:-minivim} zone=${ZONE:-} type=${ACCELERATOR_TYPE:-v4-8}
-project=${PROJECT:-} software=${SOFTWARE:-tpu-ubuntu2204-base}
+project=${PROJECT:-} software=${SOFTWARE:-tpu-ubuntu2204-base} gcsfuse=${GCSFUSE:-}
 spot=no restarts=100 keep=no dry=no
 pause=${LAUNCH_PAUSE:-30} # seconds between two questions or attempts
 mounts=/mnt/gcs
@@ -42,7 +43,7 @@ say() { printf 'cloud-tpu: %s\n' "$*" >&2; }
 
 while [ $# -gt 0 ]; do
   case $1 in
-    --name | --zone | --type | --project | --software | --restarts)
+    --name | --zone | --type | --project | --software | --gcsfuse | --restarts)
       [ $# -gt 1 ] || fail "$1 needs a value"
       printf -v "${1#--}" %s "$2"
       shift
@@ -185,19 +186,17 @@ install_minivim() {
     )"
 }
 
-# A worker's shell expands what stands in single quotes here.
-# shellcheck disable=SC2016
-install_gcsfuse='command -v gcsfuse >/dev/null || { '$(
-  joined 'site=https://packages.cloud.google.com/apt' \
-    'key=/usr/share/keyrings/cloud.google.asc' \
-    'curl -fsSL $site/doc/apt-key.gpg | sudo tee $key >/dev/null' \
-    'echo "deb [signed-by=$key] $site gcsfuse-$(lsb_release -cs) main" |
- sudo tee /etc/apt/sources.list.d/gcsfuse.list >/dev/null' \
-    'sudo apt-get -qq update' 'sudo apt-get -qq install -y gcsfuse'
-)'; }'
+# From a package in a bucket, where the image does not have it.
+install_gcsfuse='command -v gcsfuse >/dev/null || { '
+if [ -n "$gcsfuse" ]; then
+  install_gcsfuse+="gcloud storage cp $(quoted "$gcsfuse") /tmp/gcsfuse.deb && \
+sudo apt-get -qq install -y /tmp/gcsfuse.deb; }"
+else
+  install_gcsfuse+='echo "no gcsfuse on this image; give --gcsfuse" >&2; exit 2; }'
+fi
 
 mount_buckets() {
-  local bucket place options steps=("${install_gcsfuse//$'\n'/}")
+  local bucket place options steps=("$install_gcsfuse")
   for bucket in "${buckets[@]}"; do
     place=$(quoted "$mounts/$bucket")
     # A checkpoint is finished by renaming its folder. gcsfuse does that object by
