@@ -146,7 +146,8 @@ def test_frozen_networks_are_named(here, monkeypatch):
 def test_the_table_says_every_figure(fitting):
     text = plan.table(fitting[0])
     for words in ("v4:4x4x4", "state", "beside state and batch", "FLOPs",
-                  "computed again", "memory traffic", "memory binds", "at 25% utilisation", "chip-hours",
+                  "computed again", "memory traffic", "memory binds",
+                  "at 25% utilisation", "chip-hours",
                   "compiled in", "nothing", "AdamW", "float32, full"):  # fmt: skip
         assert words in text
 
