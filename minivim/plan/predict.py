@@ -18,19 +18,23 @@ from minivim.sharding import AXES, MeshShape, spec_of
 from minivim.training.step import abstract_state
 
 # Arrays that a loop over blocks reads a slice of.
-IN_A_LOOP = re.compile(r"\bblocks\b")
+IN_A_LOOP, KERNEL = re.compile(r"\bblocks\b"), re.compile(r"\bkernel\b")
 REDUCTIONS, GATHERS = ("all-reduce", "reduce-scatter"), ("all-gather",)
 
 
-def predicted(params: Any, mesh: Any, *, gathered: int = 2) -> dict[str, int]:
+def predicted(
+    params: Any, mesh: Any, *, gathered: int = 2, summed: int = 4
+) -> dict[str, int]:
     """Bytes of a step's exchanges by the rules; see `Traffic.bytes` for what counts.
 
-    "gradients": every parameter's once, in its own type, where the batch is split.
+    "gradients": every parameter's once, where the batch is split.
     "parameters": what `fsdp` splits is put together for each use: the blocks' in the
     forward and again in the backward pass, what lies outside of the loop once.
 
-    gathered: bytes of a number on the way; a TPU multiplies in bfloat16 and gathers
-    what it rounded. Raises `UserError` for a mesh with `tensor`, where activations
+    gathered: bytes of a parameter on the way; a TPU multiplies in bfloat16 and gathers
+    what it rounded. summed: bytes of a gradient of the blocks' matrices on the way, 2
+    with precision=bfloat16, since the chips' shares are added before they are made
+    float32. Raises `UserError` for a mesh with `tensor`, where activations
     travel too.
     """
     if mesh.shape["tensor"] > 1:
@@ -38,8 +42,9 @@ def predicted(params: Any, mesh: Any, *, gathered: int = 2) -> dict[str, int]:
     gradients = parameters = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         count = math.prod(leaf.shape)
-        gradients += count * leaf.dtype.itemsize
         name = jax.tree_util.keystr(path, simple=True, separator=".")
+        product = IN_A_LOOP.search(name) and KERNEL.search(name)
+        gradients += count * (summed if product else leaf.dtype.itemsize)
         if _splits(spec_of(name, leaf.shape, mesh), mesh):
             parameters += gathered * count * (2 if IN_A_LOOP.search(name) else 1)
     several = mesh.shape["data"] * mesh.shape["fsdp"] > 1
@@ -57,7 +62,7 @@ def rules_of(found: Plan) -> dict[str, int]:
     )
     objective, _ = objectives.abstract(recipe)  # type: ignore[arg-type]
     params = abstract_state(objective.model, objective.optim, steps=found.steps).params
-    return predicted(params, mesh)
+    return predicted(params, mesh, summed=4 if found.precision == "float32" else 2)
 
 
 def _splits(spec: Any, mesh: Any) -> bool:

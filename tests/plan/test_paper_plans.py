@@ -75,6 +75,9 @@ def test_rules_for_vim_large():
     data = rules_of(a_plan())
     count = recipes.recipe("prior", "vim-large").model.parameters
     assert data == {"gradients": 4 * count, "parameters": 0}
+    # Gradients of bfloat16 products travel in bfloat16.
+    half = rules_of(a_plan(precision="bfloat16"))["gradients"]
+    assert half == pytest.approx(2 * count, rel=0.03)
     fsdp = rules_of(a_plan(mesh="data=1,fsdp=64,tensor=1"))
     assert fsdp["gradients"] == 4 * count
     # Nearly all parameters are the blocks' matrices: gathered twice in two bytes.
