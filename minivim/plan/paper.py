@@ -19,8 +19,6 @@ from minivim.plan.predict import exchanged, rules_of
 
 ADAMW = ("optim.first_moment=float32", "optim.second_moment=full")
 BFLOAT16 = ("precision=bfloat16",)
-# Without it the priors keep every attention matrix of every block.
-REMAT = ("remat=full",)
 SMALL, LARGE = "v4:4x4x4", "v4:4x4x8"
 
 
@@ -42,23 +40,26 @@ class Row:
         return ["plan", self.recipe, *options, *chosen]
 
 
-def _large(mesh: str, optimiser: str, precision: str) -> Row:
+def _large(mesh: str, optimiser: str, precision: str, *, chips: int = 64) -> Row:
+    """VIM-Large; for 128 chips with twice the batch."""
+    twice = chips == 128
     return Row(
-        name=f"vim-large-{mesh}-{optimiser}-{precision}",
+        name=f"vim-large-{mesh}-{optimiser}-{precision}{'-128' if twice else ''}",
         recipe="vim-large",
         mesh=f"{mesh}=-1",
         settings=(
-            *REMAT,
             *(ADAMW if optimiser == "adamw" else ()),
             *(BFLOAT16 if precision == "bfloat16" else ()),
+            *(("batch_size=2048",) if twice else ()),
         ),
+        topology=LARGE if twice else SMALL,
     )
 
 
 TOKENIZERS = ("vit-vqgan-ss", "vit-vqgan-bb", "vit-vqgan-sl")
 RECIPES = (
     *(Row(name=name, recipe=name) for name in TOKENIZERS),
-    Row(name="vim-base", recipe="vim-base", settings=REMAT),
+    Row(name="vim-base", recipe="vim-base"),
     _large("data", "paper", "float32"),
 )
 GRID = tuple(
@@ -67,31 +68,15 @@ GRID = tuple(
     for optimiser in ("adamw", "paper")
     for precision in ("float32", "bfloat16")
 )
-# The same work for every chip: twice as many chips, twice the batch.
+# The same work for every chip.
 SCALING = tuple(
-    (
-        _large(mesh, optimiser, precision),
-        Row(
-            name=f"vim-large-{mesh}-{optimiser}-{precision}-128",
-            recipe="vim-large",
-            mesh=f"{mesh}=-1",
-            settings=(
-                *_large(mesh, optimiser, precision).settings,
-                "batch_size=2048",
-            ),
-            topology=LARGE,
-        ),
-    )
-    for mesh, optimiser, precision in (
-        ("data", "paper", "bfloat16"),
-        ("fsdp", "paper", "bfloat16"),
-    )
+    tuple(_large(mesh, "paper", "float32", chips=chips) for chips in (64, 128))
+    for mesh in ("data", "fsdp")
 )
-ROWS = tuple(
-    {
-        row.name: row for row in (*RECIPES, *GRID, *(r for p in SCALING for r in p))
-    }.values()
-)
+_ALL = (*RECIPES, *GRID, *(row for pair in SCALING for row in pair))
+ROWS = tuple({row.name: row for row in _ALL}.values())
+# Images a second in training, as the paper's Table 4 has them, on "128 CloudTPUv4".
+PRINTED = {"vit-vqgan-ss": 1520, "vit-vqgan-bb": 960, "vit-vqgan-sl": 384}
 
 
 def planned(row: Row, *, out: Path, limit: int) -> Plan:
@@ -134,8 +119,9 @@ def markdown(found: dict[str, Plan]) -> str:
             "at the paper's batch: `python -m minivim.plan.paper`. Bytes and FLOPs are "
             "those of one chip and one step; GiB are 2^30 bytes. *Limits* are the "
             "seconds that arithmetic, memory traffic or links would take alone at the "
-            "chip's published speed, *days* the recipe's steps at 50 % of the peak on "
-            "the model's FLOPs, or at the slowest limit. Nothing here was run.",
+            "chip's published speed; *days* the recipe's steps at 50 % of the peak on "
+            "the model's FLOPs, or at the slowest limit if that is longer; *compiled* "
+            "the seconds of processors that each program took. Nothing here was run.",
             _recipes(found),
             "VIM-Large again, with and without the parameters split (`fsdp`):",
             _grid(found),
@@ -172,28 +158,38 @@ def limits(found: Plan) -> str:
 def _recipes(found: dict[str, Plan]) -> str:
     header = _row(
         "recipe", "parameters", "frozen in the step", "state", "needed of 30.75",
-        "TFLOP (of the model)", "limits, s", "days", "chip-hours", "compiled, s",
+        "TFLOP (of the model)", "limits, s", "images/s (paper)", "days", "chip-hours",
+        "compiled, s",
     )  # fmt: skip
-    rows = []
-    for row in RECIPES:
-        if (one := found.get(row.name)) is None:
-            continue
-        frozen = ", ".join(f"{k} {v / 1e6:.0f} M" for k, v in one.frozen.items())
-        rows.append(
-            _row(
-                row.recipe,
-                f"{one.parameters / 1e6:,.0f} M",
-                frozen or "-",
-                gib(one.state_bytes),
-                memory(one),
-                f"{one.flops / 1e12:.1f} ({one.model_flops / 1e12:.1f})",
-                limits(one),
-                f"{one.days:.1f}" if one.fits else "-",
-                f"{one.chip_hours:,.0f}" if one.fits else "-",
-                compile_seconds(one),
-            )
-        )
+    rows = [
+        _recipe(row, found[row.name]) if row.name in found else _missing(row, 11)
+        for row in RECIPES
+    ]
     return _lines(header, rows)
+
+
+def _missing(row: Row, columns: int) -> str:
+    return _row(row.name, *["not compiled"] * (columns - 1))
+
+
+def _recipe(row: Row, one: Plan) -> str:
+    frozen = ", ".join(f"{k} {v / 1e6:.0f} M" for k, v in one.frozen.items())
+    times = ["-"] * 3
+    if one.fits:
+        printed = PRINTED.get(row.recipe, "-")
+        pace = f"{one.batch_size / one.seconds:,.0f} ({printed})"
+        times = [pace, f"{one.days:.1f}", f"{one.chip_hours:,.0f}"]
+    return _row(
+        row.recipe,
+        f"{one.parameters / 1e6:,.0f} M",
+        frozen or "-",
+        gib(one.state_bytes),
+        memory(one),
+        f"{one.flops / 1e12:.1f} ({one.model_flops / 1e12:.1f})",
+        limits(one),
+        *times,
+        compile_seconds(one),
+    )
 
 
 def compile_seconds(found: Plan) -> str:
@@ -209,6 +205,7 @@ def _grid(found: dict[str, Plan]) -> str:
     rows = []
     for row in GRID:
         if (one := found.get(row.name)) is None:
+            rows.append(_missing(row, 9))
             continue
         moved = exchanged(one)
         cells = [f"{moved[k] / 1e9:.2f}" for k in ("gradients", "parameters")]
@@ -237,6 +234,7 @@ def _scaling(found: dict[str, Plan]) -> str:
         for row in (small, large):
             one, base = found.get(row.name), found.get(small.name)
             if one is None or base is None:
+                rows.append(_missing(row, 8))
                 continue
             rules, moved = rules_of(one), exchanged(one)
             cells = [
