@@ -169,7 +169,7 @@ def _recipes(found: dict[str, Plan]) -> str:
 
 
 def _missing(row: Row, columns: int) -> str:
-    return _row(row.name, *["not compiled"] * (columns - 1))
+    return _row(row.name, "not compiled", *["-"] * (columns - 2))
 
 
 def _recipe(row: Row, one: Plan) -> str:
