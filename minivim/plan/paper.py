@@ -179,8 +179,9 @@ def _recipe(row: Row, one: Plan) -> str:
         printed = PRINTED.get(row.recipe, "-")
         pace = f"{one.batch_size / one.seconds:,.0f} ({printed})"
         times = [pace, f"{one.days:.1f}", f"{one.chip_hours:,.0f}"]
+    lazy = any("R1" in program.name for program in one.programs)
     return _row(
-        row.recipe,
+        row.recipe + (", without R1" if row.recipe in TOKENIZERS and not lazy else ""),
         f"{one.parameters / 1e6:,.0f} M",
         frozen or "-",
         gib(one.state_bytes),
