@@ -195,6 +195,9 @@ def _add_plan(one: argparse.ArgumentParser) -> None:
     one.add_argument(
         "--mfu", type=float, default=0.5, help="share of the peak (default: 0.5)"
     )
+    one.add_argument(
+        "--quick", action="store_true", help="compile with little effort, in minutes"
+    )
     one.add_argument("--json", help="also write the figures to this file")
 
 
@@ -281,6 +284,7 @@ def _plan(options: argparse.Namespace) -> int:
         topology=options.topology,
         mesh=MeshShape.parse(options.mesh) if options.mesh else None,
         mfu=options.mfu,
+        quick=options.quick,
         settings=tuple(options.set),
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )

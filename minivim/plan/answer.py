@@ -54,6 +54,8 @@ class Plan:
     peak_flops: float
     hbm_bandwidth: float
     ici_bandwidth: float
+    # Whether the compiler was asked for little effort.
+    quick: bool = False
 
     @property
     def fits(self) -> bool:
@@ -144,14 +146,17 @@ def plan(
     topology: str,
     mesh: MeshShape | None = None,
     mfu: float = 0.5,
+    quick: bool = False,
     settings: tuple[str, ...] = (),
     say: Callable[[str], None] = lambda line: None,
 ) -> Plan:
     """Compile the recipe's train step for a slice that is not there.
 
-    `say` hears what is being compiled; `settings` are those that made the recipe, for
-    the record. Raises `UserError` for a topology, mesh or batch that cannot be, and
-    where the TPU compiler is not installed. Out of memory is no error: see `fits`.
+    `quick` asks the compiler for little effort: the program may need somewhat more than
+    it could. `say` hears what is being compiled; `settings` are those that made the
+    recipe, for the record. Raises `UserError` for a topology, mesh or batch that cannot
+    be, and where the TPU compiler is not installed. Out of memory is no error: see
+    `fits`.
     """
     if not 0 < mfu <= 1:
         raise UserError(f"--mfu {mfu} is not in (0, 1]; use 0.5")
@@ -162,7 +167,9 @@ def plan(
     programs = []
     for name, (due, share) in schedule(found.objective).items():
         say(f"compiling the {name} of {recipe.name} for {where.chips} x {where.name}")
-        one = compiled(found, name=name, due=due, share=share, chips=over.size)
+        one = compiled(
+            found, name=name, due=due, share=share, chips=over.size, quick=quick
+        )
         say(f"{'compiled' if one.fits else 'refused'} in {one.compile_seconds:.0f} s")
         programs.append(one)
     return Plan(
@@ -186,6 +193,7 @@ def plan(
         programs=tuple(programs),
         model_flops=model_flops(recipe) / over.size,
         mfu=mfu,
+        quick=quick,
         peak_flops=where.chip.flops,
         hbm_bandwidth=where.chip.hbm_bandwidth,
         ici_bandwidth=where.chip.ici_bandwidth,
