@@ -57,6 +57,20 @@ def test_the_compilers_figures_are_read(text, needed):
     assert f"{needed:.2f}G" in found.words
 
 
+@pytest.mark.parametrize("quick", [False, True])
+def test_quick_asks_the_compiler_for_less(here, monkeypatch, quick):
+    asked = []
+
+    def compile_(self, options=None):
+        asked.append(options)
+        raise jax.errors.JaxRuntimeError(EARLY)
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", compile_)
+    found = plan.plan(PRIOR, topology="v4:4x4x4", quick=quick)
+    assert found.quick == quick
+    assert asked == [program.QUICK if quick else None]
+
+
 def test_another_error_is_no_refusal():
     assert refusal(jax.errors.JaxRuntimeError("INTERNAL: broken")) is None
     assert refusal(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no disk")) is None
@@ -111,7 +125,7 @@ def test_a_step_with_lazy_terms_is_two_programs(here, monkeypatch):
     monkeypatch.setattr(
         answer,
         "compiled",
-        lambda found, *, name, due, share, chips: a_program(
+        lambda found, *, name, due, share, chips, quick: a_program(
             name,
             share=share,
             needed=(3 if due else 1) * 2**30,
@@ -135,7 +149,9 @@ def test_a_step_with_lazy_terms_is_two_programs(here, monkeypatch):
 
 def test_frozen_networks_are_named(here, monkeypatch):
     monkeypatch.setattr(
-        answer, "compiled", lambda found, *, due, chips, **rest: a_program(**rest)
+        answer,
+        "compiled",
+        lambda found, *, due, chips, quick, **rest: a_program(**rest),
     )
     recipe = replace(recipes.recipe("prior", "shapes"), codes="fly", run=tiny.RUN)
     found = plan.plan(recipe, topology="v4:4x4x4")
@@ -180,7 +196,9 @@ def test_the_command_prints_a_table_and_writes_json(
     here, capsys, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(
-        answer, "compiled", lambda found, *, due, chips, **rest: a_program(**rest)
+        answer,
+        "compiled",
+        lambda found, *, due, chips, quick, **rest: a_program(**rest),
     )
     out = tmp_path / "plan.json"
     command = ["plan", "shapes", "--stage", "prior", "--mesh", "fsdp=-1", "--json",
