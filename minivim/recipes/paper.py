@@ -23,10 +23,10 @@ from minivim.recipes.toys import as_vq_vae
 # Paper, Table 2: blocks, heads and widths of all five sizes
 SMALL = StackConfig(blocks=8, heads=8, width=512, hidden=2048)
 BASE = StackConfig(blocks=12, heads=12, width=768, hidden=3072)
-LARGE = StackConfig(blocks=32, heads=16, width=1280, hidden=5120)
 # VQGAN's, three times halved; Table 1 varies the channels.
 CNN = CNNConfig(channels=128, multipliers=(1, 1, 2, 4))
-# With activations computed again: kept, those of 16 images need more than a chip has.
+# With activations computed again: kept, they need more than a chip has.
+LARGE = StackConfig(blocks=32, heads=16, width=1280, hidden=5120, remat="full")
 VIM_BASE = StackConfig(
     blocks=24, heads=16, width=1536, hidden=6144, dropout=0.1, remat="full"
 )

@@ -104,7 +104,7 @@ def test_a_loop_of_unknown_length_is_refused():
         product_flops(jax.make_jaxpr(function)(ONES((8, 8))))
 
 
-STACK = replace(tiny.STACK, remat="full")
+STACK = replace(tiny.STACK, blocks=3, remat="full")
 PRIOR = replace(
     tiny.PRIOR_RECIPE,
     tokenizer="shapes/tokenizer",
