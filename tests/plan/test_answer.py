@@ -18,7 +18,7 @@ from tests import tiny
 from tests.plan.made import a_program
 from tests.plan.test_products import PRIOR, tiny_players
 
-# As libtpu 0.0.42 writes them: before memory is laid out, and after.
+# Before memory is laid out, as libtpu 0.0.42 writes it, and after, as others report it.
 EARLY = (
     "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
     "temporaries (39.74G) exceeds available HBM (30.75G)."
