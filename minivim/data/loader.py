@@ -225,8 +225,8 @@ def batches(
 
     Args:
         source: where rows come from; a stream has an iterator with other promises, see
-            `Stream`. Of codes with several views of an image, each
-            batch holds one view of each, drawn from (seed, number of the batch).
+            `Stream`. Of codes with several views of an image, each batch holds one view
+            of each, drawn from (seed, number of the batch).
         batch_size: rows of a whole batch, over all processes.
         seed: of the orders and views.
         shuffle: whether an epoch is a random permutation.

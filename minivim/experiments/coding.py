@@ -87,19 +87,23 @@ def encode_batches(
         drop_remainder=False, workers=workers,
     )  # fmt: skip
     numbers = range(-(-count // batch_size))
-    for number in tqdm(numbers, desc="encode", unit="batch", disable=quiet):
-        rows = {k: v[: count - number * batch_size] for k, v in next(reader).items()}
-        images = rows["image"]
-        codes = [encode_all(tokenizer, images, batch_size=batch_size)]
-        for view in range(1, views.count):
-            key = jax.random.fold_in(jax.random.key(views.seed), view)
-            key = jax.random.fold_in(key, number)
-            other = fetch(changed(_padded(images, batch_size), key=key))
-            codes.append(encode_all(tokenizer, other, batch_size=batch_size))
-            codes[-1] = codes[-1][: len(images)]
-        stacked = np.stack(codes, axis=1) if views.count > 1 else codes[0]
-        yield {"codes": stacked, "label": rows["label"]}
-    reader.close()
+    try:
+        for number in tqdm(numbers, desc="encode", unit="batch", disable=quiet):
+            rows = {
+                k: v[: count - number * batch_size] for k, v in next(reader).items()
+            }
+            images = rows["image"]
+            codes = [encode_all(tokenizer, images, batch_size=batch_size)]
+            for view in range(1, views.count):
+                key = jax.random.fold_in(jax.random.key(views.seed), view)
+                key = jax.random.fold_in(key, number)
+                other = fetch(changed(_padded(images, batch_size), key=key))
+                coded = encode_all(tokenizer, other, batch_size=batch_size)
+                codes.append(coded[: len(images)])
+            stacked = np.stack(codes, axis=1) if views.count > 1 else codes[0]
+            yield {"codes": stacked, "label": rows["label"]}
+    finally:
+        reader.close()
 
 
 def encode_source(

@@ -56,10 +56,10 @@ class Costs:
     # Loops whose length the text does not say; their bodies count once.
     unknown_loops: int = 0
 
-    @property
-    def wire_bytes(self) -> float:
-        """What a chip sends in all collectives together."""
-        return sum((one.wire for one in self.collectives.values()), 0.0)
+
+def wire_bytes(collectives: dict[str, Traffic]) -> float:
+    """What a chip sends in all collectives together."""
+    return sum((one.wire for one in collectives.values()), 0.0)
 
 
 def costs(text: str) -> Costs:

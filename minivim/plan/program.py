@@ -16,7 +16,7 @@ from minivim.errors import UserError
 from minivim.experiments import objectives
 from minivim.experiments.objectives import Objective, TrainableRecipe
 from minivim.plan.chips import first_line, refusal
-from minivim.plan.hlo import Traffic, costs
+from minivim.plan.hlo import Traffic, costs, wire_bytes
 from minivim.plan.products import product_flops
 from minivim.sharding import by_rows, check_batch, shardings_of
 from minivim.training.step import abstract_state, make_step
@@ -55,7 +55,7 @@ class Program:
     @property
     def wire_bytes(self) -> float:
         """What the chip sends."""
-        return sum((one.wire for one in self.collectives.values()), 0.0)
+        return wire_bytes(self.collectives)
 
 
 @dataclass(frozen=True, kw_only=True)

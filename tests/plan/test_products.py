@@ -161,6 +161,7 @@ EIGHT = """
 import json, sys
 import jax
 from minivim.plan import costs, product_flops
+from minivim.plan.hlo import wire_bytes
 from minivim.plan.predict import predicted
 from minivim.plan.program import inputs
 from minivim.sharding import MeshShape, make_mesh
@@ -179,7 +180,7 @@ for shape in ("data=8", "fsdp=8", "data=2,fsdp=2,tensor=2"):
         "flops": read.flops,
         "trace": product_flops(traced.jaxpr),
         "kinds": {kind: one.bytes for kind, one in read.collectives.items()},
-        "wire": read.wire_bytes,
+        "wire": wire_bytes(read.collectives),
         "rules": rules,
         "state": given.state_bytes,
         "parameters": sum(x.size for x in jax.tree.leaves(given.state.params)),
