@@ -29,7 +29,7 @@ from minivim.config import PriorRecipe, ProbeRecipe, TokenizerRecipe
 from minivim.data import Source
 from minivim.errors import UserError
 from minivim.evaluate import prior_figures, tokenizer_figures
-from minivim.experiments import decode_all, machine, probe, train
+from minivim.experiments import decode_all, probe, train
 from minivim.reproduce.grid import Family, Row, prior_recipe, tokenizer_recipe
 from minivim.reproduce.tokenizers import TURNS, step_clock
 

@@ -238,7 +238,7 @@ def table(study: Study, found: Sequence[dict[str, Any]]) -> str:
         if not mine:
             continue
         cells = [
-            _cell(_values(found, row, name), digits)
+            spread(_values(found, row, name), digits)
             for name, (_, digits, _) in there.items()
         ]
         size = f"{mine[0]['parameters'] / 1e6:.2f} M"
@@ -246,7 +246,8 @@ def table(study: Study, found: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _cell(values: list[float], digits: int) -> str:
+def spread(values: Sequence[float], digits: int) -> str:
+    """Mean of the seeds, and from least to most."""
     if not values:
         return "-"
     middle = f"{np.mean(values):.{digits}f}"
