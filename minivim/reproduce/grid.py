@@ -69,7 +69,7 @@ FAMILIES = {
             "L": _stack(6, 80, heads=5),
         },
         tokenizer=(
-            "steps=400", "batch_size=16", "peak_lr=3e-3", "warmup_steps=50",
+            "steps=400", "batch_size=16", "peak_lr=2e-3", "warmup_steps=120",
             "checkpoint_every=200",
         ),
         prior=(
@@ -77,7 +77,7 @@ FAMILIES = {
             "checkpoint_every=250",
         ),
         full_loss=(
-            "steps=200", "warmup_steps=20", "discriminator.width=16",
+            "steps=200", "warmup_steps=60", "discriminator.width=16",
             "discriminator.max_width=32",
         ),
     ),
