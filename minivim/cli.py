@@ -239,14 +239,21 @@ def _train(options: argparse.Namespace) -> None:
     import jax
 
     from minivim import experiments, recipes
-    from minivim.config import ProbeRecipe, with_overrides
+    from minivim.config import PaletteRecipe, ProbeRecipe, with_overrides
     from minivim.sharding import MeshShape
 
     recipe = with_overrides(recipes.recipe(options.stage, options.recipe), options.set)
+    once = isinstance(recipe, ProbeRecipe | PaletteRecipe)
+    if once and (options.stream or options.workers):
+        raise UserError(f"{recipe.stage} {recipe.name} reads its images once; leave "
+                        "out --stream and --workers")  # fmt: skip
+    if isinstance(recipe, PaletteRecipe):
+        _, figures = experiments.train_palette(
+            recipe, spec=options.data, workdir=options.workdir
+        )
+        _print_trained(figures, options.workdir)
+        return
     if isinstance(recipe, ProbeRecipe):
-        if options.stream or options.workers:
-            raise UserError("the probe reads its images once; leave out --stream "
-                            "and --workers")  # fmt: skip
         result = experiments.train_probe(
             recipe, spec=options.data, workdir=options.workdir
         )
@@ -266,8 +273,12 @@ def _train(options: argparse.Namespace) -> None:
         return
     last = rows[-1] if rows else {}
     figures = {k: v for k, v in last.items() if not isinstance(v, list)}
+    _print_trained(figures, options.workdir)
+
+
+def _print_trained(figures: dict[str, Any], workdir: str) -> None:
     print("  ".join(f"{name} {value:.5g}" for name, value in figures.items()))
-    print(f"weights: {options.workdir}")
+    print(f"weights: {workdir}")
 
 
 def _plan(options: argparse.Namespace) -> int:
