@@ -288,7 +288,7 @@ def cifar10_igpt() -> PriorRecipe:
     return replace(
         recipe,
         name="cifar10-igpt",
-        model=replace(recipe.model, grid=16, num_classes=0),
+        model=replace(recipe.model, num_codes=512, grid=16, num_classes=0),
         tokenizer="runs/cifar10-igpt",
         label_dropout=0.0,
     )
