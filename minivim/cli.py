@@ -230,14 +230,18 @@ def _add_plan(one: argparse.ArgumentParser) -> None:
 
 def _add_reproduce(one: argparse.ArgumentParser) -> None:
     one.add_argument("study", help="grid, losses, terms, cifar10 or optimiser")
-    one.add_argument("--data", metavar="SPEC", help="default: the study's own")
+    one.add_argument(
+        "--data", default="", metavar="SPEC", help="default: the study's own"
+    )
     one.add_argument("--out", type=Path, default=Path("runs/reproduce"),
                      help="what is there already is not computed again")  # fmt: skip
     one.add_argument("--only", nargs="+", default=[], metavar="ROW")
     one.add_argument("--seeds", nargs="+", type=_natural, default=[], metavar="N")
     one.add_argument("--speed", action="store_true", help="also measure images/s")
-    one.add_argument("--judge", help="labelled network that grades")
-    one.add_argument("--classifier", help="labelled network that methods use")
+    one.add_argument("--judge", default="", help="labelled network that grades")
+    one.add_argument(
+        "--classifier", default="", help="labelled network that methods use"
+    )
     one.add_argument(
         "--page", type=Path, metavar="FOLDER", help="write a page of the book"
     )
@@ -506,20 +510,10 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _reproduce(options: argparse.Namespace) -> None:
     from minivim import reproduce
 
-    print(
-        reproduce.main(
-            options.study,
-            spec=options.data,
-            out=options.out,
-            only=tuple(options.only),
-            seeds=tuple(options.seeds),
-            speed=options.speed,
-            judge=options.judge,
-            classifier=options.classifier,
-            write=options.page,
-            quiet=options.quiet,
-        )
-    )
+    own = ("command", "run", "study")
+    given = {k: v for k, v in vars(options).items() if k not in own}
+    given |= {name: tuple(given[name]) for name in ("only", "seeds")}
+    print(reproduce.main(options.study, reproduce.Options(**given)))
 
 
 def _convert(options: argparse.Namespace) -> None:

@@ -160,7 +160,8 @@ def test_data_of_ones_own_takes_the_sizes_of_cifar10(tmp_path, monkeypatch):
     monkeypatch.setattr(
         runs, "run_rows", lambda rows, seeds, where: seen.update(place=where) or []
     )
-    reproduce.main("grid", spec="some/parquet", out=tmp_path, judge="mine")
+    options = reproduce.Options(data="some/parquet", out=tmp_path, judge="mine")
+    reproduce.main("grid", options)
     where = seen["place"]
     assert where.family is FAMILIES["cifar10"] and where.judge == "mine"
     assert where.classifier == "runs/cifar10-classifier"

@@ -81,7 +81,7 @@ def recipe_hash(recipe: StageRecipe, *, data: str, below: str = "") -> str:
 
 def _changed(config: Any) -> dict[str, Any]:
     """Fields that differ from their default, of nested configs the same."""
-    found = {"": type(config).__name__}
+    found: dict[str, Any] = {"": type(config).__name__}
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
         if item.default is not dataclasses.MISSING and value == item.default:
