@@ -49,12 +49,12 @@ class Place:
 
     def source(self, split: str) -> Source:
         """A split at the family's image size."""
-        return _source(self.spec, split)
+        return _source(self.spec, split, self.family.image_size)
 
 
 @cache
-def _source(spec: str, split: str) -> Source:
-    return data.open_source(spec, split=split, image_size=32, channels=3)
+def _source(spec: str, split: str, size: int) -> Source:
+    return data.open_source(spec, split=split, image_size=size, channels=3)
 
 
 @dataclass(frozen=True, kw_only=True)
