@@ -133,7 +133,7 @@ def test_a_tiny_row_from_end_to_end_and_only_once(tmp_path, monkeypatch):
     record = runs.run_row(row, 0, here)
     figures = record["figures"]
     assert figures["probe_blocks"] == [0.4, 0.5, 0.3]
-    assert (figures["probe_middle"], figures["probe_last"]) == (0.4, 0.3)
+    assert (figures["probe_middle"], figures["probe_last"]) == (0.5, 0.3)
     assert figures["best_block"] == pytest.approx(2 / 3)
     assert figures["probe_pixels"] == 0.2
     assert figures["samples"] == 16 and figures["sample_distance"] > 0

@@ -315,7 +315,7 @@ def _probe_figures(folder: Path, place: Place) -> dict[str, Any]:
         "probe": found.accuracy,
         "probe_blocks": blocks,
         "probe_first": blocks[0],
-        "probe_middle": blocks[len(blocks) // 2 - 1],
+        "probe_middle": blocks[(len(blocks) - 1) // 2],
         "probe_last": blocks[-1],
         "best_block": (int(np.argmax(found.block_held_out)) + 1) / len(blocks),
         **{f"probe_{name}": pair[1] for name, pair in found.baselines.items()},
