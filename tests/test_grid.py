@@ -309,11 +309,10 @@ def test_tables_and_pictures_of_a_part(tmp_path):
     curves = [
         record("unconditional prior", s, probe_blocks=[0.2, 0.5, 0.3]) for s in (0, 1)
     ]
-    for draw in (show.dots, show.bands):
-        with pytest.raises(ValueError, match="there is no"):
-            draw(
-                {}, **{"x": "", **({"limit": 1.0} if draw is show.dots else {"y": ""})}
-            )
+    with pytest.raises(ValueError, match="no row to draw"):
+        show.dots({}, x="", limit=1.0)
+    with pytest.raises(ValueError, match="no curve to draw"):
+        show.bands({}, x="", y="")
     drawn = page.blocks_picture(curves)
     assert drawn is not None and "20, 50, 30" in drawn.alt
 

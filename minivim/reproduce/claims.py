@@ -52,8 +52,8 @@ FLAT = (
 )
 FLOOR = (
     "Samples cannot be closer to real images than the reconstructions are, and those "
-    "of the base tokenizer are far away (judge distance above 19). So the distance says "
-    "little about the prior; the judge's agreement and the nats say more."
+    "of the base tokenizer are far away (judge distance above 19). So it says little "
+    "of the prior; the judge's agreement and the nats say more."
 )
 SHORT = (
     "A matter of length, it seems: the shipped prior, over the shipped tokenizer, has "
