@@ -68,14 +68,14 @@ FEW = (
     "also the ones that come into use: 82 % with 4 dimensions, 99 % with 2."
 )
 PIXELS = (
-    "A matter of length, it seems: a prior cannot know what the tokenizer lost, and the "
-    "base tokenizer has come to use a fifth to two fifths of its codes. Of the shipped "
-    "pair (5,000 and 1,500 steps of 64 images) the probe reads 97 %, of pixels 46 %."
+    "A matter of length, it seems: a prior cannot know what the tokenizer lost, and "
+    "the base tokenizer has come to use a fifth to two fifths of its codes. Of the "
+    "shipped pair (5,000 and 1,500 steps of 64 images) the probe reads 97 %, of pixels 46 %."
 )
 COLLAPSE = (
     "With PatchGAN and its hinge loss the codes collapsed within 200 steps, to a "
-    "perplexity of 2 on every seed, so these rows compare a picture with hardly any. The "
-    "study of CIFAR-10 below has both without a collapse: StyleGAN2's looks better "
+    "perplexity of 2 on every seed, so these rows compare a picture with hardly any. "
+    "The study of CIFAR-10 below has both without a collapse: StyleGAN2's looks better "
     "there, and its pixels are closer as well."
 )
 NO_COLLAPSE = (
