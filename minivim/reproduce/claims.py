@@ -52,8 +52,8 @@ FLAT = (
 )
 FLOOR = (
     "Samples cannot be closer to real images than the reconstructions are, and those "
-    "of the base tokenizer are far away (judge distance above 19). So it says little "
-    "of the prior; the judge's agreement and the nats say more."
+    "of the base tokenizer are far away, as the table of stage 1 shows. So it says "
+    "little of the prior; the judge's agreement and the nats say more."
 )
 SHORT = (
     "A matter of length, it seems: the shipped prior, over the shipped tokenizer, has "
@@ -65,16 +65,16 @@ FEW = (
     "256 codes are not 8,192. LlamaGen confirms the paper with 16,384 codes (rFID 2.19 "
     "with 8 dimensions, 9.88 with 4; arXiv 2406.06525, Table 2). Our guess: a codebook "
     "of 256 finds room on a sphere of 4 dimensions. In 400 steps the narrow codes are "
-    "also the ones that come into use: 82 % with 4 dimensions, 99 % with 2."
+    "also the ones that come into use, as the table shows."
 )
 PIXELS = (
     "A matter of length, it seems: a prior cannot know what the tokenizer lost, and "
-    "the base tokenizer has come to use a fifth to two fifths of its codes. Of the "
-    "shipped pair (5,000 and 1,500 steps of 64 images) the probe reads 97 %, of pixels 46 %."
+    "the base tokenizer has come to use few of its codes. Of the shipped pair (5,000 "
+    "and 1,500 steps of 64 images) the probe reads 97 %, of pixels 46 %."
 )
 COLLAPSE = (
-    "With PatchGAN and its hinge loss the codes collapsed within 200 steps, to a "
-    "perplexity of 2 on every seed, so these rows compare a picture with hardly any. "
+    "With PatchGAN and its hinge loss the codes collapsed within 200 steps, as "
+    "the perplexity shows, so these rows compare a picture with hardly any. "
     "The study of CIFAR-10 below has both without a collapse: StyleGAN2's looks better "
     "there, and its pixels are closer as well."
 )
