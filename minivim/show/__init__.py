@@ -1,5 +1,6 @@
 """Pictures for notebooks and reports: explorers, plots and the static report."""
 
+from minivim.show.completion import completions
 from minivim.show.curves import curves
 from minivim.show.explorer import Explorer, Live, live
 from minivim.show.health import gan_health, gan_verdict
@@ -26,6 +27,7 @@ __all__ = [
     "attention_map",
     "code_map",
     "codebook_patches",
+    "completions",
     "curves",
     "gan_health",
     "gan_verdict",
