@@ -2,17 +2,25 @@
 
 from minivim.metrics.codebook import (
     CodebookUsage,
+    CodeCounter,
     codebook_usage,
     expected_unique,
     usage_by_image_batch,
 )
 from minivim.metrics.frechet import frechet_distance, judge_distance
-from minivim.metrics.image import psnr, psnr_per_image, ssim, ssim_per_image
+from minivim.metrics.image import (
+    lpips_per_image,
+    psnr,
+    psnr_per_image,
+    ssim,
+    ssim_per_image,
+)
 from minivim.metrics.moments import Moments, gaussian
 from minivim.metrics.score import ClassScore, inception_score, judge_score
 
 __all__ = [
     "ClassScore",
+    "CodeCounter",
     "CodebookUsage",
     "Moments",
     "codebook_usage",
@@ -22,6 +30,7 @@ __all__ = [
     "inception_score",
     "judge_distance",
     "judge_score",
+    "lpips_per_image",
     "psnr",
     "psnr_per_image",
     "ssim",

@@ -12,6 +12,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from minivim.data import padded
 from minivim.sharding import fetch
 
 Seen = tuple[Float[np.ndarray, "N D"], Float[np.ndarray, "N K"]]
@@ -25,7 +26,8 @@ def features_and_logits(
     images: uint8, or float in [0, 1], [N, H, W, C].
     """
     array = np.asarray(images)
-    parts = [_seen(network, part) for part in chunks(array, batch_size)]
+    size = min(batch_size, len(array))
+    parts = [_seen(network, part, size) for part in chunks(array, batch_size)]
     features, logits = zip(*parts, strict=True)
     return np.concatenate(features), np.concatenate(logits)
 
@@ -36,9 +38,11 @@ def chunks(images: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
         yield images[first : first + batch_size]
 
 
-def _seen(network: Callable[..., Any], images: np.ndarray) -> Seen:
+def _seen(network: Callable[..., Any], images: np.ndarray, size: int) -> Seen:
     scaled = images.astype(np.float32) / 255 if images.dtype == np.uint8 else images
-    return jax.tree.map(fetch, _pooled(network, jnp.asarray(scaled, jnp.float32)))
+    rows = jnp.asarray(padded(scaled, size), jnp.float32)
+    found = jax.tree.map(fetch, _pooled(network, rows))
+    return jax.tree.map(lambda x: x[: len(images)], found)
 
 
 @nnx.jit
