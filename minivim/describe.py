@@ -104,6 +104,8 @@ def _origin(origin: dict[str, Any], real: dict[str, Any]) -> list[str]:
     lines = [f"  the first {origin['images']} of {origin['of']} of {origin['data']}"]
     if "pixels" in origin:
         lines.append(f"  pixels: {origin['pixels']}")
+    if "probe" in origin:
+        lines.append(f"  probe: {origin['probe']}")
     if "train" in origin:
         lines.append(f"  neighbours among {origin['train']}")
     if "images" in real:

@@ -83,26 +83,34 @@ def shipped_figures(
     judge = judge or (f"{spec}/judge" if f"{spec}/judge" in weights.shipped() else None)
     how = Evaluation(
         spec=spec,
-        judge=_network(judge, "classifier", "--judge", "a network for --judge"),
-        inception=_network(
-            inception, "inception", "--inception", "what minivim convert inception made"
-        ),
-        lpips=_network(lpips, "perceptual", "--lpips", "what convert lpips made"),
+        judge=_network("judge", judge),
+        inception=_network("inception", inception),
+        lpips=_network("lpips", lpips),
         **options,
     )
     return {str(ref): _figures(ref, how) for ref in refs}
 
 
-def _network(ref: str | None, kind: str, option: str, remedy: str) -> Any:
+# Kind of the weights that an option takes, and where to get some.
+OPTIONS = {
+    "judge": ("classifier", "a classifier of kind=residual, such as shapes/judge"),
+    "inception": ("inception", "the folder that minivim convert inception wrote"),
+    "lpips": ("perceptual", "the folder that minivim convert lpips wrote"),
+}
+
+
+def _network(option: str, ref: str | None) -> Any:
+    """Loaded weights of the kind that an option takes; None without a reference."""
     if ref is None:
         return None
-    model = weights.load(ref)
+    model: Any = weights.load(ref)
+    kind, remedy = OPTIONS[option]
     if model.card["kind"] != kind:
-        raise UserError(f"{option} {ref} is a {model.card['kind']}; give {remedy}")
-    if kind == "classifier" and not isinstance(model, classifier.Judge):
+        raise UserError(f"--{option} {ref} is a {model.card['kind']}; give {remedy}")
+    if isinstance(model, classifier.Classifier):
         raise UserError(
-            f"{option} {ref} is a classifier that methods may use, so it reports "
-            "nothing; give a classifier of kind=residual, such as shapes/judge"
+            f"--judge {ref} is a classifier that methods may use, so no figure comes "
+            f"from it; give {remedy}"
         )
     return model
 
@@ -180,6 +188,8 @@ def _figures_of_prior(
         splits = {split: how.source(split, **shape) for split in ("train", "test")}
         result = probe(recipe, prior, tokenizer, **splits)
         figures |= {f"probe, {name}": test for name, _, test in result.rows()}
+        sizes = [f"{len(images)} of {split}" for split, images in splits.items()]
+        figures["provenance"]["probe"] = ", ".join(sizes)
     return figures
 
 
