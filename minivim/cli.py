@@ -100,12 +100,7 @@ def parser() -> Parser:
     _add_subset(one, count=16)
     _add_sample(command("sample", _sample, "draw new images from a prior"))
     _add_complete(command("complete", _complete, "draw the rest of given images"))
-    one = command("evaluate", _evaluate, "print the figures of weights")
-    one.add_argument("weights", nargs="*", help="default: all that are shipped")
-    one.add_argument("--data", default="shapes", metavar="SPEC")
-    one.add_argument("--judge", help="labelled network that grades samples")
-    one.add_argument("--samples", type=_positive, default=512)
-    one.add_argument("--json", help="also write the figures to this file")
+    _add_evaluate(command("evaluate", _evaluate, "print the figures of weights"))
     _add_plan(command("plan", _plan, "compile for a TPU slice that is not there"))
     _add_convert(command("convert", _convert, "read the weights of another project"))
     command("lab", _lab, "open the notebooks in JupyterLab")
@@ -208,6 +203,26 @@ def _add_drawing(one: argparse.ArgumentParser) -> None:
     one.add_argument("--guidance", type=float)
 
 
+def _add_evaluate(one: argparse.ArgumentParser) -> None:
+    one.add_argument("weights", nargs="*", help="default: all that are shipped")
+    one.add_argument("--data", default="shapes", metavar="SPEC")
+    _add_subset(one)
+    one.add_argument("--judge", metavar="REF", help="labelled network that grades")
+    one.add_argument(
+        "--inception", metavar="REF", help="for FID and Inception Score: see convert"
+    )
+    one.add_argument("--lpips", metavar="REF", help="for LPIPS: see convert")
+    one.add_argument("--samples", type=_positive, default=512)
+    one.add_argument(
+        "--neighbours", choices=("judge", "pixels"),
+        help="seek the training images nearest to samples, by features or pixels",
+    )  # fmt: skip
+    one.add_argument("--batch-size", type=_positive, default=256)
+    one.add_argument("--seed", type=int, default=0, help="of samples and of halves")
+    one.add_argument("--json", help="also write the figures to this file")
+    one.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
 def _add_plan(one: argparse.ArgumentParser) -> None:
     one.add_argument("recipe")
     one.add_argument("--stage", choices=STAGES, help="where recipes share a name")
@@ -236,6 +251,10 @@ def _add_convert(one: argparse.ArgumentParser) -> None:
     other = kinds.add_parser("lpips", help=text, description=text)
     other.add_argument("vgg16", help="vgg16-*.pth or .safetensors")
     other.add_argument("heads", help="the vgg.pth of the lpips package")
+    other.add_argument("--out", required=True, help="a folder that load will read")
+    text = "InceptionV3 as FID uses it, from pytorch-fid"
+    other = kinds.add_parser("inception", help=text, description=text)
+    other.add_argument("file", help="pt_inception-2015-12-05-*.pth or .safetensors")
     other.add_argument("--out", required=True, help="a folder that load will read")
 
 
@@ -473,15 +492,23 @@ def _evaluate(options: argparse.Namespace) -> None:
     from minivim.describe import figures_table
     from minivim.evaluate import shipped_figures
 
+    path = _writable(options.json, ".json") if options.json else None
     found = shipped_figures(
         options.weights,
         spec=options.data,
         judge=options.judge,
+        inception=options.inception,
+        lpips=options.lpips,
+        split=options.split,
+        count=options.count,
         samples=options.samples,
+        neighbours=options.neighbours,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        quiet=options.quiet,
     )
     print(figures_table(found))
-    if options.json:
-        path = _writable(options.json, ".json")
+    if path:
         path.write_text(json.dumps(found, indent=1) + "\n")
 
 
@@ -499,6 +526,12 @@ def _convert(options: argparse.Namespace) -> None:
             # That code trains with LPIPS: the probe must refuse these codes.
             "recipe": {"loss": {"perceptual": 0.1}},
         }
+    elif options.what == "inception":
+        from minivim.metrics import inception
+
+        state = convert.read_state_dict(options.file)
+        model, kind = inception.inception_from_torch(state), "inception"
+        card = {"converted_from": "InceptionV3 of 2015, as pytorch-fid has it"}
     else:
         from minivim.tokenizer.perceptual import lpips_from_torch
 
