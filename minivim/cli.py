@@ -103,6 +103,8 @@ def parser() -> Parser:
     _add_evaluate(command("evaluate", _evaluate, "print the figures of weights"))
     _add_plan(command("plan", _plan, "compile for a TPU slice that is not there"))
     _add_convert(command("convert", _convert, "read the weights of another project"))
+    text = "train and compare what the paper compares, in miniature"
+    _add_reproduce(command("reproduce", _reproduce, text))
     command("lab", _lab, "open the notebooks in JupyterLab")
     return top
 
@@ -239,6 +241,26 @@ def _add_plan(one: argparse.ArgumentParser) -> None:
         "--quick", action="store_true", help="compile with little effort, in minutes"
     )
     one.add_argument("--json", help="also write the figures to this file")
+
+
+def _add_reproduce(one: argparse.ArgumentParser) -> None:
+    one.add_argument("study", help="grid, losses, terms, cifar10 or optimiser")
+    one.add_argument(
+        "--data", default="", metavar="SPEC", help="default: the study's own"
+    )
+    one.add_argument("--out", type=Path, default=Path("runs/reproduce"),
+                     help="what is there already is not computed again")  # fmt: skip
+    one.add_argument("--only", nargs="+", default=[], metavar="ROW")
+    one.add_argument("--seeds", nargs="+", type=_natural, default=[], metavar="N")
+    one.add_argument("--speed", action="store_true", help="also measure images/s")
+    one.add_argument("--judge", default="", help="labelled network that grades")
+    one.add_argument(
+        "--classifier", default="", help="labelled network that methods use"
+    )
+    one.add_argument(
+        "--page", type=Path, metavar="FOLDER", help="write a page of the book"
+    )
+    one.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def _add_convert(one: argparse.ArgumentParser) -> None:
@@ -510,6 +532,15 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(figures_table(found))
     if path:
         path.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _reproduce(options: argparse.Namespace) -> None:
+    from minivim import reproduce
+
+    own = ("command", "run", "study")
+    given = {k: v for k, v in vars(options).items() if k not in own}
+    given |= {name: tuple(given[name]) for name in ("only", "seeds")}
+    print(reproduce.main(options.study, reproduce.Options(**given)))
 
 
 def _convert(options: argparse.Namespace) -> None:

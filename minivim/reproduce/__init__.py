@@ -1,80 +1,134 @@
-"""The paper's comparisons in miniature: `python -m minivim.reproduce NAME`.
+"""The paper's comparisons in miniature: `minivim reproduce NAME`.
 
-`tokenizers` compares tokenizers by their reconstructions, `optimiser` the optimiser of
-stage 2 with Adam. What is there already is not computed again. `--page FOLDER` writes a
-study's figures, table and picture for the book.
+`grid` is the whole of them, small; `losses`, `terms` and `cifar10` compare tokenizers
+more closely, `optimiser` the optimiser of stage 2 with Adam. What is there already is
+not computed again. With a page a study's figures, table and pictures are written for
+the book.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from minivim.errors import Stopped, UserError
-from minivim.reproduce import optimiser, tokenizers
+from minivim.errors import UserError
+from minivim.reproduce import claims, grid, optimiser, page, runs, tokenizers
 from minivim.reproduce.tokenizers import SPECS, STUDIES
 
-__all__ = ["STUDIES", "main", "optimiser", "tokenizers"]
+__all__ = [
+    "STUDIES",
+    "Options",
+    "claims",
+    "grid",
+    "main",
+    "optimiser",
+    "page",
+    "runs",
+    "tokenizers",
+]
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the rows of a study that are not there yet, then print its table."""
-    parser = argparse.ArgumentParser(prog="python -m minivim.reproduce")
-    parser.add_argument("study", choices=sorted([*STUDIES, "optimiser"]))
-    parser.add_argument("--data", help="default: the study's own data set")
-    parser.add_argument("--out", type=Path, default=Path("runs/reproduce"))
-    parser.add_argument("--only", default="", help="rows whose name holds this")
-    parser.add_argument("--seeds", nargs="+", type=int)
-    parser.add_argument("--speed", action="store_true", help="also measure images/s")
-    parser.add_argument("--page", type=Path, help="write a page of the book here")
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    chosen = parser.parse_args(arguments)
-    run = _optimiser if chosen.study == "optimiser" else _tokenizers
-    try:
-        print(run(chosen))
-    except UserError as error:
-        print(f"minivim: error: {error}", file=sys.stderr)
-        return 2
-    except Stopped as stopped:
-        print(f"minivim: {stopped}", file=sys.stderr)
-        return 143
-    return 0
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line says beside the study's name; empty: the study's own."""
+
+    data: str = ""
+    # The folder of all runs.
+    out: Path = Path("runs/reproduce")
+    # Rows that are so named, or whose name holds the text.
+    only: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    # Images per second of the tokenizers, measured in turns.
+    speed: bool = False
+    judge: str = ""
+    classifier: str = ""
+    # Where a page of the book is written.
+    page: Path | None = None
+    quiet: bool = False
 
 
-def _tokenizers(chosen: argparse.Namespace) -> str:
-    study = STUDIES[chosen.study]
-    rows = [row for row in study.rows if chosen.only in row.name]
-    spec = chosen.data or SPECS.get(study.family, study.family)
-    if not rows:
-        names = ", ".join(row.name for row in study.rows)
-        raise UserError(f"no row holds {chosen.only!r}; there are {names}")
-    found = [
-        tokenizers.run_row(
-            row, study, seed, spec=spec, out=chosen.out, quiet=chosen.quiet
+def main(study: str, options: Options = Options()) -> str:
+    """Run the rows of a study that are not there yet; returns its table.
+
+    Raises `UserError` for a study or a row that is not there, and for an option that a
+    study does not have.
+    """
+    if study == "grid":
+        return _grid(options)
+    if options.judge or options.classifier:
+        raise UserError(
+            f"{study} has networks of its own; leave out --judge and --classifier"
         )
-        for seed in chosen.seeds or study.seeds
+    if study == "optimiser":
+        return _optimiser(options)
+    if study not in STUDIES:
+        names = ", ".join(["grid", "optimiser", *STUDIES])
+        raise UserError(f"there is no study {study!r}; there are {names}")
+    return _tokenizers(study, options)
+
+
+def _chosen(rows: tuple[Any, ...], only: tuple[str, ...]) -> list[Any]:
+    """Rows of these names; a text that is no name means all that hold it."""
+    names = [row.name for row in rows]
+
+    def wanted(name: str) -> bool:
+        return any(name == o or (o not in names and o in name) for o in only)
+
+    kept = [row for row in rows if not only or wanted(row.name)]
+    if not kept:
+        raise UserError(f"no row holds {only[0]!r}; there are {', '.join(names)}")
+    return kept
+
+
+def _tokenizers(name: str, options: Options) -> str:
+    study = STUDIES[name]
+    spec = options.data or SPECS.get(study.family, study.family)
+    rows, out = _chosen(study.rows, options.only), options.out
+    found = [
+        tokenizers.run_row(row, study, seed, spec=spec, out=out, quiet=options.quiet)
+        for seed in options.seeds or study.seeds
         for row in rows
     ]
-    if chosen.speed:
+    if options.speed:
         pace = tokenizers.speeds(study, spec=spec)
         found = [f | {"images_per_second": pace[f["row"]]} for f in found]
-    if chosen.page:
-        tokenizers.write_page(
-            chosen.study, found, spec=spec, out=chosen.out, page=chosen.page
-        )
+    if options.page:
+        tokenizers.write_page(name, found, spec=spec, out=out, page=options.page)
     return f"{study.title}, {study.steps} steps\n\n{tokenizers.table(study, found)}"
 
 
-def _optimiser(chosen: argparse.Namespace) -> str:
-    if chosen.only or chosen.seeds or chosen.speed:
+def _optimiser(options: Options) -> str:
+    if options.only or options.seeds or options.speed:
         raise UserError(
             "the rows of optimiser run side by side from one seed; leave out --only, "
             "--seeds and --speed"
         )
     found = optimiser.run(
-        spec=chosen.data or "shapes", out=chosen.out, quiet=chosen.quiet
+        spec=options.data or "shapes", out=options.out, quiet=options.quiet
     )
-    if chosen.page:
-        optimiser.write_page(found, page=chosen.page)
+    if options.page:
+        optimiser.write_page(found, page=options.page)
     return f"{optimiser.TITLE}, {found[0]['of']} steps\n\n{optimiser.table(found)}"
+
+
+def _grid(options: Options) -> str:
+    """Any data but `shapes` means the sizes and recipes of CIFAR-10."""
+    if options.speed:
+        raise UserError("the grid measures speed in any case; leave out --speed")
+    spec = options.data or "shapes"
+    family = grid.FAMILIES["shapes" if spec == "shapes" else "cifar10"]
+    place = runs.Place(
+        family=family,
+        spec=spec,
+        out=options.out,
+        judge=options.judge or tokenizers.network_of(family.name, "judge"),
+        classifier=options.classifier
+        or tokenizers.network_of(family.name, "classifier"),
+        quiet=options.quiet,
+    )
+    rows = _chosen(grid.ROWS, options.only)
+    found = runs.run_rows(rows, options.seeds or grid.SEEDS, place)
+    if options.page:
+        page.write(page.collected(place), place=place, folder=options.page)
+    return page.table(found)

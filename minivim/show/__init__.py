@@ -1,5 +1,6 @@
 """Pictures for notebooks and reports: explorers, plots and the static report."""
 
+from minivim.show.compare import bands, dots
 from minivim.show.completion import completions
 from minivim.show.curves import curves
 from minivim.show.explorer import Explorer, Live, live
@@ -25,10 +26,12 @@ __all__ = [
     "Plot",
     "Report",
     "attention_map",
+    "bands",
     "code_map",
     "codebook_patches",
     "completions",
     "curves",
+    "dots",
     "gan_health",
     "gan_verdict",
     "image_grid",
