@@ -8,13 +8,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from minivim import cli, reproduce, show
+from minivim import cli, reproduce, show, weights
 from minivim.config import TokenizerRecipe, with_overrides
 from minivim.errors import UserError
+from minivim.prior import Prior
 from minivim.reproduce import grid, page, runs, verdicts
 from minivim.reproduce.claims import CLAIMS
 from minivim.reproduce.grid import FAMILIES, ROWS, Row, row_named
 from minivim.reproduce.verdicts import FIGURES, OPPOSITE, SAME, UNDECIDED
+from minivim.tokenizer import Tokenizer
 from tests import tiny
 
 RESULTS = Path(__file__).parents[1] / "book" / "results"
@@ -120,23 +122,21 @@ def test_a_setting_of_a_later_version_changes_no_hash():
     assert "flip" in runs._changed(replace(tiny.TOKENIZER_RECIPE, flip=True))
 
 
-def test_a_tiny_row_from_end_to_end_and_only_once(tmp_path, monkeypatch):
+FITTED = SimpleNamespace(
+    accuracy=0.5, block_accuracy=(0.4, 0.5, 0.3), block_held_out=(0.4, 0.6, 0.5),
+    baselines={"pixels": (0.3, 0.2)},
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_tiny_row_from_end_to_end(tmp_path, monkeypatch):
     pictures = str(tiny.pictures(tmp_path / "pictures"))
     row = row_named("unconditional prior")
     here = place(tmp_path / "runs", spec=pictures)
     # tests/test_probe.py fits real ones.
-    fitted = SimpleNamespace(
-        accuracy=0.5, block_accuracy=(0.4, 0.5, 0.3), block_held_out=(0.4, 0.6, 0.5),
-        baselines={"pixels": (0.3, 0.2)},
-    )  # fmt: skip
-    monkeypatch.setattr(runs, "probe", lambda *_, **__: fitted)
-    assert runs.read_row(row, 0, here) is None
+    monkeypatch.setattr(runs, "probe", lambda *_, **__: FITTED)
     record = runs.run_row(row, 0, here)
     figures = record["figures"]
-    assert figures["probe_blocks"] == [0.4, 0.5, 0.3]
-    assert (figures["probe_middle"], figures["probe_last"]) == (0.5, 0.3)
-    assert figures["best_block"] == pytest.approx(2 / 3)
-    assert figures["probe_pixels"] == 0.2
     assert figures["samples"] == 16 and figures["sample_distance"] > 0
     assert figures["nll_per_image"] == pytest.approx(16 * figures["nll"])
     assert record["command"] == (
@@ -145,15 +145,50 @@ def test_a_tiny_row_from_end_to_end_and_only_once(tmp_path, monkeypatch):
     )
     folders = {f.name for f in here.out.iterdir()}
     assert folders == {f"tokenizer-{keys_of(row, here)[0]}", f"prior-{record['hash']}"}
-    for name in ("train", "prior_figures", "probe"):
-        monkeypatch.delattr(runs, name)
-    assert runs.run_row(row, 0, here) == record
     # The tokenizer of this row is the row BB's: only its figures are missing.
+    monkeypatch.delattr(runs, "train")
     base = runs.run_row(replace(row_named("BB"), timed=False), 0, here)
     assert base["hash"] == keys_of(row, here)[0]
     assert 2 <= base["figures"]["images"] <= 30 and base["figures"]["psnr"] > 0
     drawn = page.samples_picture(here)
-    assert "unconditional prior" in drawn.alt and "conditional prior," not in drawn.alt
+    assert "unconditional prior" in drawn.alt and "rejection" not in drawn.alt
+
+
+def test_what_is_there_is_not_computed_again(tmp_path, monkeypatch):
+    row, here, done = row_named("unconditional prior"), place(tmp_path), []
+
+    def untrained(recipe, *, spec: str, workdir: Path, quiet: bool) -> None:
+        done.append((recipe.stage, Path(spec).name))
+        kind = Prior if recipe.stage == "prior" else Tokenizer
+        model = tiny.build(kind, recipe.model)
+        card = {"machine": "one", "tokenizer": getattr(recipe, "tokenizer", "")}
+        weights.save(workdir, model, kind=recipe.stage, card=card)
+
+    def count(name: str, found: dict) -> None:
+        monkeypatch.setattr(runs, name, lambda *_, **__: done.append(name) or found)
+
+    monkeypatch.setattr(runs, "train", untrained)
+    monkeypatch.setattr(runs, "probe", lambda *_, **__: FITTED)
+    count("encode_folder", {})
+    count("_prior_figures", {"nll": 2.0, "parameters": 10})
+    count("_sample_figures", {"sample_distance": 3.0})
+    assert runs.read_row(row, 0, here) is None
+    record = runs.run_row(row, 0, here)
+    assert done == [
+        ("tokenizer", "shapes"), "encode_folder", ("prior", "codes"),
+        "_prior_figures", "_sample_figures",
+    ]  # fmt: skip
+    figures = record["figures"]
+    assert (figures["nll"], figures["sample_distance"]) == (2.0, 3.0)
+    assert figures["probe_blocks"] == [0.4, 0.5, 0.3]
+    assert (figures["probe_middle"], figures["probe_last"]) == (0.5, 0.3)
+    assert figures["best_block"] == pytest.approx(2 / 3)
+    assert figures["probe_pixels"] == 0.2
+    assert runs.run_row(row, 0, here) == runs.read_row(row, 0, here) == record
+    assert len(done) == 5
+    # Another way to sample shares both runs: only its samples are new.
+    runs.run_row(replace(row, acceptance=0.5), 0, here)
+    assert done[5:] == ["_sample_figures"]
 
 
 def keys_of(row: Row, where: runs.Place) -> list[str]:

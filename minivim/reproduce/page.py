@@ -166,7 +166,7 @@ def claims_picture(found: Found) -> show.Plot:
     return show.dots(
         rows,
         x="doublings of the figure, to the right the paper's way",
-        limit=4,
+        limit=4.0,
         colours={SAME: BLUE, OPPOSITE: RED, UNDECIDED: GREY},
     )
 
