@@ -211,6 +211,9 @@ def test_data_of_ones_own_takes_the_sizes_of_cifar10(tmp_path, monkeypatch):
         runs, "run_rows", lambda rows, seeds, where: seen.update(place=where) or []
     )
     options = reproduce.Options(data="some/parquet", out=tmp_path, judge="mine")
+    with pytest.raises(UserError, match="no weights at 'mine'"):
+        reproduce.main("grid", options)
+    monkeypatch.setattr(weights, "find", lambda name: None)
     reproduce.main("grid", options)
     where = seen["place"]
     assert where.family is FAMILIES["cifar10"] and where.judge == "mine"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from minivim import weights
 from minivim.errors import UserError
 from minivim.reproduce import (
     claims,
@@ -141,6 +142,9 @@ def _grid(options: Options) -> str:
         quiet=options.quiet,
     )
     rows = _chosen(grid.ROWS, options.only)
+    # Before hours of training, not after.
+    for network in (place.judge, place.classifier):
+        weights.find(network)
     found = runs.run_rows(rows, options.seeds or grid.SEEDS, place)
     if options.page:
         page.write(page.collected(place), place=place, folder=options.page)
