@@ -46,7 +46,7 @@ def _add_evaluate(one: argparse.ArgumentParser) -> None:
 
 
 def _add_reproduce(one: argparse.ArgumentParser) -> None:
-    one.add_argument("study", help="grid, losses, terms, cifar10 or optimiser")
+    one.add_argument("study", help="grid, losses, terms, cifar10, optimiser or shipped")
     one.add_argument(
         "--data", default="", metavar="SPEC", help="default: the study's own"
     )

@@ -2,9 +2,8 @@
 
 `grid` is the whole of them, small; `losses`, `terms` and `cifar10` compare tokenizers
 more closely, `optimiser` the optimiser of stage 2 with Adam; `shipped` measures and
-draws what comes with the package. What is there already is
-not computed again. With a page a study's figures, table and pictures are written for
-the book.
+draws what comes with the package. What is there already is not computed again. With a
+page a study's figures, table and pictures are written for the book.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from minivim.reproduce import (
     runs,
     shipped,
     tokenizers,
+    verdicts,
 )
 from minivim.reproduce.tokenizers import SPECS, STUDIES
 
@@ -36,6 +36,7 @@ __all__ = [
     "runs",
     "shipped",
     "tokenizers",
+    "verdicts",
 ]
 
 
