@@ -107,6 +107,8 @@ def parser() -> Parser:
     one.add_argument("--json", help="also write the figures to this file")
     _add_plan(command("plan", _plan, "compile for a TPU slice that is not there"))
     _add_convert(command("convert", _convert, "read the weights of another project"))
+    text = "train and compare what the paper compares, in miniature"
+    _add_reproduce(command("reproduce", _reproduce, text))
     command("lab", _lab, "open the notebooks in JupyterLab")
     return top
 
@@ -199,6 +201,22 @@ def _add_plan(one: argparse.ArgumentParser) -> None:
         "--quick", action="store_true", help="compile with little effort, in minutes"
     )
     one.add_argument("--json", help="also write the figures to this file")
+
+
+def _add_reproduce(one: argparse.ArgumentParser) -> None:
+    one.add_argument("study", help="grid, losses, terms, cifar10 or optimiser")
+    one.add_argument("--data", metavar="SPEC", help="default: the study's own")
+    one.add_argument("--out", type=Path, default=Path("runs/reproduce"),
+                     help="what is there already is not computed again")  # fmt: skip
+    one.add_argument("--only", nargs="+", default=[], metavar="ROW")
+    one.add_argument("--seeds", nargs="+", type=_natural, default=[], metavar="N")
+    one.add_argument("--speed", action="store_true", help="also measure images/s")
+    one.add_argument("--judge", help="labelled network that grades")
+    one.add_argument("--classifier", help="labelled network that methods use")
+    one.add_argument(
+        "--page", type=Path, metavar="FOLDER", help="write a page of the book"
+    )
+    one.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def _add_convert(one: argparse.ArgumentParser) -> None:
@@ -392,6 +410,25 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.json:
         path = _writable(options.json, ".json")
         path.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _reproduce(options: argparse.Namespace) -> None:
+    from minivim import reproduce
+
+    print(
+        reproduce.main(
+            options.study,
+            spec=options.data,
+            out=options.out,
+            only=tuple(options.only),
+            seeds=tuple(options.seeds),
+            speed=options.speed,
+            judge=options.judge,
+            classifier=options.classifier,
+            write=options.page,
+            quiet=options.quiet,
+        )
+    )
 
 
 def _convert(options: argparse.Namespace) -> None:

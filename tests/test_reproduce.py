@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from minivim import recipes, reproduce, show, weights
+from minivim import cli, recipes, show, weights
 from minivim.config import with_overrides
 from minivim.reproduce import optimiser, tokenizers
 from minivim.reproduce.tokenizers import (
@@ -82,7 +82,7 @@ def test_a_row_is_trained_and_measured_once(tmp_path, monkeypatch):
 
 
 def test_a_row_that_is_not_there_is_explained(capsys):
-    assert reproduce.main(["losses", "--only", "LPIPS"]) == 2
+    assert cli.main(["reproduce", "losses", "--only", "LPIPS"]) == 2
     assert "no row holds 'LPIPS'; there are L2, full loss" in capsys.readouterr().err
 
 
@@ -112,7 +112,7 @@ def test_the_optimiser_s_page_says_what_the_figures_say():
     assert [row["row"] for row in found] == list(optimiser.MOMENTS)
     # tests/test_faults.py and tests/plan/test_paper_plans.py have the last two.
     pages = {page.stem for page in RESULTS.glob("*.json")}
-    assert pages == {*STUDIES, "optimiser", "faults", "plan"}
+    assert pages == {*STUDIES, "optimiser", "grid", "faults", "plan"}
 
 
 @pytest.fixture(scope="module")
@@ -173,5 +173,5 @@ def test_the_drift_is_computed_once(drift, tmp_path, monkeypatch):
 
 
 def test_options_of_other_studies_are_refused(capsys):
-    assert reproduce.main(["optimiser", "--seeds", "1", "2"]) == 2
+    assert cli.main(["reproduce", "optimiser", "--seeds", "1", "2"]) == 2
     assert "leave out --only, --seeds and --speed" in capsys.readouterr().err

@@ -263,7 +263,7 @@ def markdown(found: Sequence[dict[str, Any]]) -> str:
             f"## {TITLE}",
             f"{first['of']} steps of the `shapes` prior from seed {first['seed']}, "
             f"measured on the codes of {first['held_out_images']} test images: "
-            "`python -m minivim.reproduce optimiser`.",
+            "`minivim reproduce optimiser`.",
             table(found),
             f"![{picture(found).alt}](./optimiser.png)\n",
         ]

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from minivim import data, recipes, show, weights
 from minivim.config import TokenizerRecipe, as_dict, with_overrides
+from minivim.data import Source
 from minivim.evaluate import tokenizer_figures
 from minivim.experiments import replaced, tokenizer_experiment, train
 from minivim.training import make_step, new_state, read_metrics, train_seconds
@@ -152,7 +153,12 @@ def speeds(study: Study, *, spec: str) -> dict[str, float]:
 
     The steps with R1 count as often as they occur.
     """
-    clocks = {row.name: _clock(recipe_of(row, study, 0), spec) for row in study.rows}
+    source = data.open_source(
+        spec, split="test", **recipe_of(study.rows[0], study, 0).model.image_shape
+    )
+    clocks = {
+        row.name: step_clock(recipe_of(row, study, 0), source) for row in study.rows
+    }
     seconds: dict[str, list[float]] = {name: [] for name in clocks}
     for _ in tqdm(range(TURNS), desc="speed", unit="turn"):
         for name, clock in clocks.items():
@@ -161,9 +167,13 @@ def speeds(study: Study, *, spec: str) -> dict[str, float]:
     return {name: batch / float(np.median(times)) for name, times in seconds.items()}
 
 
-def _clock(recipe: TokenizerRecipe, spec: str) -> Callable[[], float]:
+def step_clock(
+    recipe: TokenizerRecipe,
+    source: Source,
+    *,
+    timer: Callable[[], float] = time.perf_counter,
+) -> Callable[[], float]:
     """Seconds of the next step, with its share of the lazy one; both are compiled."""
-    source = data.open_source(spec, split="test", **recipe.model.image_shape)
     parts = tokenizer_experiment(recipe, source, source)
     step = make_step(
         parts.model,
@@ -177,10 +187,10 @@ def _clock(recipe: TokenizerRecipe, spec: str) -> Callable[[], float]:
     state = [new_state(parts.model, parts.optim, steps=recipe.run.steps)]
 
     def timed(at: int) -> float:
-        batch, began = next(parts.batches), time.perf_counter()
+        batch, began = next(parts.batches), timer()
         state[0], _ = step(state[0], batch, at=at)
         jax.block_until_ready(state[0])
-        return time.perf_counter() - began
+        return timer() - began
 
     def clock() -> float:
         plain = timed(1)
@@ -228,7 +238,7 @@ def table(study: Study, found: Sequence[dict[str, Any]]) -> str:
         if not mine:
             continue
         cells = [
-            _cell(_values(found, row, name), digits)
+            spread(_values(found, row, name), digits)
             for name, (_, digits, _) in there.items()
         ]
         size = f"{mine[0]['parameters'] / 1e6:.2f} M"
@@ -236,7 +246,8 @@ def table(study: Study, found: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _cell(values: list[float], digits: int) -> str:
+def spread(values: Sequence[float], digits: int) -> str:
+    """Mean of the seeds, and from least to most."""
     if not values:
         return "-"
     middle = f"{np.mean(values):.{digits}f}"
@@ -306,7 +317,7 @@ def markdown(name: str, found: Sequence[dict[str, Any]]) -> str:
     parts = [
         f"## {study.title}",
         f"{study.steps} steps of {study.family} from {_seeds(found)}, measured on "
-        f"{images:,} test images: `python -m minivim.reproduce {name}`.",
+        f"{images:,} test images: `minivim reproduce {name}`.",
         table(study, found),
     ]
     if len(study.rows) == 2:

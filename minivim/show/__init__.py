@@ -1,5 +1,6 @@
 """Pictures for notebooks and reports: explorers, plots and the static report."""
 
+from minivim.show.compare import bands, dots
 from minivim.show.curves import curves
 from minivim.show.explorer import Explorer, Live, live
 from minivim.show.health import gan_health, gan_verdict
@@ -25,9 +26,11 @@ __all__ = [
     "Plot",
     "Report",
     "attention_map",
+    "bands",
     "code_map",
     "codebook_patches",
     "curves",
+    "dots",
     "gan_health",
     "gan_verdict",
     "image_grid",

@@ -1,0 +1,388 @@
+"""What the paper claims of the grid's rows, as data, and what ours say to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from minivim.reproduce.grid import row_named
+from minivim.reproduce.tokenizers import spread
+
+SAME, OPPOSITE = "same direction", "opposite"
+UNDECIDED = "not decidable at this size"
+
+# Figures: title, digits, factor, and whether more is better.
+FIGURES: dict[str, tuple[str, int, float, bool]] = {
+    "psnr": ("PSNR, dB", 2, 1, True),
+    "judge_distance": ("judge distance", 2, 1, False),
+    "usage_256": ("codes in 256 images, %", 1, 100, True),
+    "usage": ("codes in all images, %", 1, 100, True),
+    "perplexity": ("perplexity", 1, 1, True),
+    "images_per_second": ("images per processor second", 0, 1, True),
+    "nll": ("nats per token", 3, 1, False),
+    "nll_per_image": ("nats per image", 1, 1, False),
+    "sample_distance": ("judge distance of samples", 2, 1, False),
+    "judge_agrees": ("judge agrees, %", 1, 100, True),
+    "probe": ("probe, %", 1, 100, True),
+    "probe_first": ("first block, %", 1, 100, True),
+    "probe_middle": ("middle block, %", 1, 100, True),
+    "probe_last": ("last block, %", 1, 100, True),
+    "probe_latents": ("mean of the codes, %", 1, 100, True),
+    "probe_pixels": ("pixels, %", 1, 100, True),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """The paper has `better` ahead of `worse` by a figure; both name rows.
+
+    `figure` may be two, of `better` and of `worse`, of one unit.
+    """
+
+    statement: str
+    where: str
+    paper: str
+    better: str
+    worse: str
+    figure: str | tuple[str, str]
+    note: str = ""
+
+    @property
+    def figures(self) -> tuple[str, str]:
+        """Of `better` and of `worse`."""
+        one = self.figure
+        return (one, one) if isinstance(one, str) else one
+
+    @property
+    def paired(self) -> bool:
+        """Whether a seed stands for the same tokenizer on both sides.
+
+        Then what the seed did to the tokenizer cannot speak for one side.
+        """
+        one, other = row_named(self.better), row_named(self.worse)
+        plain = ("size", "kind", "full_loss", "coarse", "settings")
+        return (one.prior is not None or one == other) and all(
+            getattr(one, name) == getattr(other, name) for name in plain
+        )
+
+
+def values(found: Sequence[Mapping[str, Any]], row: str, figure: str) -> dict:
+    """A figure by seed."""
+    return {
+        record["seed"]: record["figures"][figure]
+        for record in found
+        if record["name"] == row and figure in record["figures"]
+    }
+
+
+def sides(claim: Claim, found: Sequence[Mapping[str, Any]]) -> tuple[list, list]:
+    """The figures of both rows on the seeds that both have."""
+    one, other = (
+        values(found, row, figure)
+        for row, figure in zip(
+            (claim.better, claim.worse), claim.figures, strict=True
+        )
+    )  # fmt: skip
+    seeds = sorted(one.keys() & other.keys())
+    return [one[s] for s in seeds], [other[s] for s in seeds]
+
+
+def decided(
+    better: Sequence[float], worse: Sequence[float], *, more: bool, paired: bool
+) -> tuple[str, str]:
+    """Verdict, and what decides it.
+
+    With three seeds or more, "ranges": those of the two rows do not overlap (one chance
+    in ten where there is no effect); else, where a seed is the same tokenizer on both
+    sides, "pairs": every seed has the same sign (one chance in four).
+    """
+    sign = 1 if more else -1
+    one, other = sign * np.array(better), sign * np.array(worse)
+    if len(one) < 3:
+        return UNDECIDED, ""
+    if min(one) > max(other):
+        return SAME, "ranges"
+    if max(one) < min(other):
+        return OPPOSITE, "ranges"
+    if paired and (one > other).all():
+        return SAME, "pairs"
+    if paired and (one < other).all():
+        return OPPOSITE, "pairs"
+    return UNDECIDED, ""
+
+
+def judged(claim: Claim, found: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The claim beside our figures, as the page has it."""
+    one, other = sides(claim, found)
+    title, digits, factor, more = FIGURES[claim.figures[0]]
+    verdict, by = decided(one, other, more=more, paired=claim.paired)
+    ours = "not run"
+    title = title if isinstance(claim.figure, str) else "accuracy, %"
+    if one:
+        cells = (
+            f"{spread([factor * v for v in part], digits)} for {name}"
+            for part, name in zip((one, other), _names(claim), strict=True)
+        )
+        ours = f"{title}: {' against '.join(cells)}"
+        ours += " (by pairs)" if by == "pairs" else ""
+        ours += "" if len(one) > 2 else f" ({len(one)} seeds)"
+    return {
+        "statement": claim.statement,
+        "where": claim.where,
+        "paper": claim.paper,
+        "ours": ours,
+        "verdict": verdict,
+        "note": claim.note,
+    }
+
+
+def _names(claim: Claim) -> tuple[str, str]:
+    """Rows, or figures where the rows are one."""
+    if claim.better != claim.worse:
+        return claim.better, claim.worse
+    one, other = (FIGURES[name][0].removesuffix(", %") for name in claim.figures)
+    return one, other
+
+
+def gain(claim: Claim, found: Sequence[Mapping[str, Any]]) -> list[float]:
+    """By how many doublings `better` is ahead, seed by seed; below zero it is behind.
+
+    The base-2 logarithm of the ratio of both figures; 3 dB of PSNR are one halving of
+    the squared error.
+    """
+    one, other = map(np.array, sides(claim, found))
+    if "psnr" in claim.figures:
+        return list((one - other) / (10 * np.log10(2)))
+    sign = 1 if FIGURES[claim.figures[0]][3] else -1
+    return list(sign * np.log2(one / other))
+
+
+CLAIMS = (
+    Claim(
+        statement="Base networks reconstruct better than small ones",
+        where="Table 4",
+        paper="FID 1.55 (BB), 1.99 (SS)",
+        better="BB",
+        worse="SS",
+        figure="judge_distance",
+    ),
+    Claim(
+        statement="A small encoder with a large decoder reconstructs best",
+        where="Table 4",
+        paper="FID 1.28 (SL), 1.55 (BB)",
+        better="SL",
+        worse="BB",
+        figure="judge_distance",
+    ),
+    Claim(
+        statement="and its pixels are the closest",
+        where="Table 4",
+        paper="squared error 2.88 (SL), 3.09 (BB), in 1e-3",
+        better="SL",
+        worse="BB",
+        figure="psnr",
+    ),
+    Claim(
+        statement="Small networks train faster",
+        where="Tables 1 and 4",
+        paper="1520 (SS), 960 (BB) images/s",
+        better="SS",
+        worse="BB",
+        figure="images_per_second",
+    ),
+    Claim(
+        statement="A large decoder costs more than half of the speed",
+        where="Tables 1 and 4",
+        paper="960 (BB), 384 (SL) images/s",
+        better="BB",
+        worse="SL",
+        figure="images_per_second",
+    ),
+    Claim(
+        statement="A ViT reconstructs better than a CNN",
+        where="Table 4",
+        paper="FID 1.55 (BB), 2.26 (CNN)",
+        better="BB",
+        worse="CNN",
+        figure="judge_distance",
+    ),
+    Claim(
+        statement="and its pixels are closer",
+        where="Table 4",
+        paper="squared error 3.09 (BB), 3.81 (CNN), in 1e-3",
+        better="BB",
+        worse="CNN",
+        figure="psnr",
+    ),
+    Claim(
+        statement="A ViT uses more of the codebook than a CNN",
+        where="Table 4",
+        paper="96 % (BB), 63 % (CNN)",
+        better="BB",
+        worse="CNN",
+        figure="usage_256",
+    ),
+    Claim(
+        statement="A ViT trains faster than a CNN",
+        where="Table 1",
+        paper="960 (BB), 400 (CNN x2), 946 (CNN x1) images/s",
+        better="BB",
+        worse="CNN",
+        figure="images_per_second",
+    ),
+    Claim(
+        statement="Codes of few dimensions reconstruct better than wide ones",
+        where="Table 4",
+        paper="FID 1.52 (8), 3.68 (256)",
+        better="BB",
+        worse="code dim = width",
+        figure="judge_distance",
+    ),
+    Claim(
+        statement="Wide codes leave most of the codebook unused",
+        where="Table 4",
+        paper="96 % (8), 4 % (256)",
+        better="BB",
+        worse="code dim = width",
+        figure="usage_256",
+    ),
+    Claim(
+        statement="8 dimensions reconstruct at least as well as 32",
+        where="Table 4",
+        paper="FID 1.52 (8), 1.55 (32)",
+        better="BB",
+        worse="code dim 32",
+        figure="judge_distance",
+    ),
+    Claim(
+        statement="4 dimensions are too few",
+        where="Table 4",
+        paper="FID 1.52 (8), 3.68 (4)",
+        better="BB",
+        worse="code dim 4",
+        figure="judge_distance",
+    ),
+    Claim(
+        statement="The narrowest code loses most, here 2 dimensions",
+        where="Table 4",
+        paper="FID 1.52 (8), 3.68 (4)",
+        better="BB",
+        worse="code dim 2",
+        figure="judge_distance",
+    ),
+    Claim(
+        statement="l2-normalised codes reconstruct better",
+        where="Table 4",
+        paper="FID 1.55 with, 5.44 without",
+        better="BB",
+        worse="without l2",
+        figure="judge_distance",
+    ),
+    Claim(
+        statement="and more of them are used",
+        where="Table 4",
+        paper="96 % with, 2 % without",
+        better="BB",
+        worse="without l2",
+        figure="usage_256",
+    ),
+    Claim(
+        statement="Factorised, normalised codes are used more than VQ-VAE's",
+        where="section 3.2",
+        paper="in words: VQGAN's wide codes leave many unused",
+        better="BB",
+        worse="VQ-VAE",
+        figure="usage_256",
+    ),
+    Claim(
+        statement="StyleGAN2's discriminator gives better pictures than PatchGAN",
+        where="Table 4",
+        paper="FID 1.55, 3.88",
+        better="StyleGAN2, full loss",
+        worse="PatchGAN, full loss",
+        figure="judge_distance",
+    ),
+    Claim(
+        statement="PatchGAN's pixels are closer all the same",
+        where="Table 4",
+        paper="squared error 2.58 (PatchGAN), 3.09 (StyleGAN2), in 1e-3",
+        better="PatchGAN, full loss",
+        worse="StyleGAN2, full loss",
+        figure="psnr",
+    ),
+    Claim(
+        statement="PatchGAN trains faster",
+        where="Table 4",
+        paper="1227 (PatchGAN), 960 (StyleGAN2) images/s",
+        better="PatchGAN, full loss",
+        worse="StyleGAN2, full loss",
+        figure="images_per_second",
+    ),
+    Claim(
+        statement="A class token makes the codes easier to predict",
+        where="section 4.1",
+        paper="no figure: both are trained, on different data",
+        better="conditional prior",
+        worse="unconditional prior",
+        figure="nll",
+    ),
+    Claim(
+        statement="A larger prior gives better samples (base against small)",
+        where="Table 8",
+        paper="FID 4.17 (VIM-Large), 8.81 (VIM-Base)",
+        better="conditional prior",
+        worse="small prior",
+        figure="sample_distance",
+    ),
+    Claim(
+        statement="A larger prior gives better samples (large against base)",
+        where="Table 8",
+        paper="FID 4.17 (VIM-Large), 8.81 (VIM-Base)",
+        better="large prior",
+        worse="conditional prior",
+        figure="sample_distance",
+    ),
+    Claim(
+        statement="A longer token grid gives better samples",
+        where="Table 8",
+        paper="FID 8.81 (32 x 32), 11.20 (16 x 16)",
+        better="conditional prior",
+        worse="prior over the short grid",
+        figure="sample_distance",
+    ),
+    Claim(
+        statement="Codes of a ViT give better samples than those of a CNN",
+        where="Table 5",
+        paper="FID 7.0 (ViT-VQGAN), 10.2 (VQGAN)",
+        better="unconditional prior",
+        worse="prior over CNN codes",
+        figure="sample_distance",
+    ),
+    Claim(
+        statement="Codes of a ViT give better features than those of a CNN",
+        where="Table 7",
+        paper="65.1 % (ViT-VQGAN), 61.8 % (CNN-VQGAN)",
+        better="unconditional prior",
+        worse="prior over CNN codes",
+        figure="probe",
+    ),
+    Claim(
+        statement="The middle block knows more of the class than the last",
+        where="section 5.3, Figure 3",
+        paper="best: block 10 of 24, 15 of 36",
+        better="unconditional prior",
+        worse="unconditional prior",
+        figure=("probe_middle", "probe_last"),
+    ),
+    Claim(
+        statement="The middle block knows more of the class than the first",
+        where="section 5.3, Figure 3",
+        paper="best: block 10 of 24, 15 of 36",
+        better="unconditional prior",
+        worse="unconditional prior",
+        figure=("probe_middle", "probe_first"),
+    ),
+)

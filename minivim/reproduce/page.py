@@ -1,0 +1,207 @@
+"""The grid's figures as one JSON, and the page and pictures that follow from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minivim import data, show, weights
+from minivim.experiments import decode_all, encode_all
+from minivim.reproduce.claims import (
+    CLAIMS,
+    FIGURES,
+    OPPOSITE,
+    SAME,
+    UNDECIDED,
+    gain,
+    judged,
+    values,
+)
+from minivim.reproduce.grid import ROWS, SEEDS, Row, row_named
+from minivim.reproduce.runs import Place, drawn, read_row, stages
+from minivim.reproduce.tokenizers import spread
+from minivim.show.plots import BLUE, GREY, RED
+
+# Columns of the tables of stage 1 and of stage 2.
+TOKENIZER = (
+    "psnr", "judge_distance", "usage_256", "usage", "perplexity", "images_per_second"
+)  # fmt: skip
+PRIOR = ("nll", "nll_per_image", "sample_distance", "judge_agrees", "probe",
+         "probe_latents", "probe_pixels")  # fmt: skip
+PICTURES = 12
+
+Found = Sequence[Mapping[str, Any]]
+
+
+def collected(place: Place) -> list[dict[str, Any]]:
+    """The records of all rows and seeds that are finished, row by row."""
+    found = (read_row(row, seed, place) for row in ROWS for seed in SEEDS)
+    return [record for record in found if record]
+
+
+def as_json(found: Found) -> dict[str, Any]:
+    """What `grid.json` holds."""
+    claims = [judged(claim, found) for claim in CLAIMS]
+    return {"rows": list(found), "claims": claims}
+
+
+def write(found: Found, *, place: Place, folder: Path) -> None:
+    """`grid.json`, `grid.md` and the pictures; those need the weights of seed 0."""
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = as_json(found)
+    (folder / "grid.json").write_text(json.dumps(whole, indent=1) + "\n")
+    (folder / "grid.md").write_text(markdown(whole))
+    pictures = {"grid": claims_picture(found), "grid-blocks": blocks_picture(found)}
+    for name, plot in {**pictures, "grid-samples": samples_picture(place)}.items():
+        if plot is not None:
+            (folder / f"{name}.png").write_bytes(show.to_png(plot))
+
+
+def table(found: Found) -> str:
+    """Both tables, of what there is."""
+    return "\n\n".join(
+        _rows_table(found, kinds, columns)
+        for kinds, columns in (
+            (("tokenizer",), TOKENIZER),
+            (("prior", "rejection"), PRIOR),
+        )
+        if any(record["kind"] in kinds for record in found)
+    )
+
+
+def _rows_table(found: Found, kinds: Sequence[str], columns: Sequence[str]) -> str:
+    mine = [record for record in found if record["kind"] in kinds]
+    names = list(dict.fromkeys(record["name"] for record in mine))
+    there = [c for c in columns if any(c in record["figures"] for record in mine)]
+    titles = ["row", "seeds", "parameters", *(FIGURES[c][0] for c in there), "command"]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    for name in names:
+        records = [record for record in mine if record["name"] == name]
+        size = records[0]["figures"]["parameters"]
+        cells = [name, str(len(records)), f"{size / 1e3:,.0f} k"]
+        for column in there:
+            _, digits, factor, _ = FIGURES[column]
+            part = [factor * v for v in values(records, name, column).values()]
+            cells.append(spread(part, digits))
+        lines.append(f"| {' | '.join(cells)} | `{records[0]['command']}` |")
+    return "\n".join(lines)
+
+
+def claims_table(claims: Sequence[Mapping[str, str]]) -> str:
+    """The paper's number, ours with spread, and whether they point the same way."""
+    lines = [
+        "| the paper says | where | paper | ours | same direction? |",
+        "|---|---|---|---|---|",
+    ]
+    for claim in claims:
+        verdict = "yes" if claim["verdict"] == SAME else claim["verdict"]
+        cells = (claim["statement"], claim["where"], claim["paper"], claim["ours"])
+        lines.append(f"| {' | '.join(cells)} | {verdict} |")
+    return "\n".join(lines)
+
+
+def markdown(whole: Mapping[str, Any]) -> str:
+    """The section of the results page, from `grid.json` alone."""
+    found, claims = whole["rows"], whole["claims"]
+    count = {
+        verdict: sum(claim["verdict"] == verdict for claim in claims)
+        for verdict in (SAME, OPPOSITE, UNDECIDED)
+    }
+    longest = max(found, key=lambda record: record["seconds"])
+    seconds = sum(record["seconds"] for record in found)
+    names = {record["name"] for record in found}
+    seeds = sorted({record["seed"] for record in found})
+    parts = [
+        "## The paper's grid in miniature",
+        f"{len(names)} rows from seeds {', '.join(map(str, seeds))}: "
+        "`minivim reproduce grid`. The longest run, "
+        f"*{longest['name']}*, took {longest['seconds']:,} seconds of processor time "
+        f"with its figures, all together {seconds / 60:,.0f} minutes "
+        f"({longest['machine']}).",
+        f"Of {len(claims)} statements {count[SAME]} point the same way here, "
+        f"{count[OPPOSITE]} the opposite way, and {count[UNDECIDED]} are not "
+        "decidable at this size. A direction counts where the ranges of the seeds do "
+        "not overlap, which three seeds a side do by chance once in ten; or, *by "
+        "pairs*, where a seed stands for the same tokenizer on both sides and all "
+        "seeds agree, by chance once in four.",
+        claims_table(claims),
+        "![the statements as dots, one for each seed: right of zero the paper's way]"
+        "(./grid.png)",
+    ]
+    notes = [c for c in claims if c["note"]]
+    if notes:
+        parts.append("What is known of the rows that differ:")
+        parts.append("\n".join(f"- *{c['statement']}*: {c['note']}" for c in notes))
+    parts += [
+        "The rows of stage 1. The base tokenizer is BB with 8 dimensions; all are "
+        "trained with L2 alone but for the two with a full loss.",
+        _rows_table(found, ("tokenizer",), TOKENIZER),
+        "The rows of stage 2. Samples are as many as the test images they are compared "
+        "with, drawn at temperature 1.",
+        _rows_table(found, ("prior", "rejection"), PRIOR),
+        "![probe accuracy of every block](./grid-blocks.png)",
+        "![test images, and samples of each prior of seed 0](./grid-samples.png)",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def claims_picture(found: Found) -> show.Plot:
+    """Every statement: how far each seed is on the paper's side."""
+    rows = {}
+    for claim in CLAIMS:
+        ahead = gain(claim, found)
+        if ahead:
+            rows[claim.statement] = (ahead, judged(claim, found)["verdict"])
+    return show.dots(
+        rows,
+        x="doublings of the figure, to the right the paper's way",
+        limit=4,
+        colours={SAME: BLUE, OPPOSITE: RED, UNDECIDED: GREY},
+    )
+
+
+def blocks_picture(found: Found) -> show.Plot | None:
+    """Probe accuracy of every block."""
+    curves = {
+        name: 100 * np.array([r["figures"]["probe_blocks"] for r in records])
+        for name, records in _by_row(found, "probe_blocks").items()
+    }
+    return show.bands(curves, x="block", y="test accuracy, %") if curves else None
+
+
+def _by_row(found: Found, figure: str) -> dict[str, list[Mapping[str, Any]]]:
+    rows: dict[str, list[Mapping[str, Any]]] = {}
+    for record in found:
+        if figure in record["figures"]:
+            rows.setdefault(record["name"], []).append(record)
+    return rows
+
+
+def samples_picture(place: Place, seed: int = SEEDS[0]) -> show.Plot:
+    """Test images, the base tokenizer's reconstructions, and samples of every prior."""
+    images = data.stack(place.source("test"), PICTURES)["image"]
+    images = images.astype(np.float32) / 255
+    strips = {"test images": images}
+    base = stages(row_named("BB"), seed, place)[0].folder
+    if (base / weights.CARD).exists():
+        tokenizer = weights.load(base)
+        strips["BB"] = decode_all(tokenizer, encode_all(tokenizer, images))
+    for row in ROWS:
+        if row.prior is not None and read_row(row, seed, place):
+            strips[row.name] = _samples(row, seed, place)
+    labels = np.repeat(np.arange(len(strips)), PICTURES)
+    return show.samples_by_class(
+        np.concatenate(list(strips.values())), labels, list(strips), columns=PICTURES
+    )
+
+
+def _samples(row: Row, seed: int, place: Place) -> np.ndarray:
+    tokenizer, model = weights.load_pair(stages(row, seed, place)[1].folder)
+    images, _ = drawn(
+        model, tokenizer, place, seed, acceptance=row.acceptance, count=PICTURES
+    )
+    return images

@@ -1,0 +1,312 @@
+"""Trains and measures the rows of the grid, each stage once.
+
+A stage lives in a folder that is named by a hash of all that makes its weights: its
+recipe, seed and data, and of a prior also the hash of its tokenizer. Rows that begin
+alike so share their first stage. Runs go on where they stopped, and figures lie beside
+the weights they are of. A seed is part of every hash, so that processes with different
+seeds may work on one folder at once, without locks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shlex
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from minivim import classifier, data, metrics, prior, weights
+from minivim.config import PriorRecipe, ProbeRecipe, TokenizerRecipe
+from minivim.data import Source
+from minivim.errors import UserError
+from minivim.evaluate import prior_figures, tokenizer_figures
+from minivim.experiments import decode_all, probe, train
+from minivim.reproduce.grid import Family, Row, prior_recipe, tokenizer_recipe
+from minivim.reproduce.tokenizers import TURNS, step_clock
+
+FIGURES = "figures.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Data, networks that grade and the folder of all runs."""
+
+    family: Family
+    spec: str
+    out: Path
+    judge: str
+    classifier: str
+    quiet: bool = False
+
+    def source(self, split: str) -> Source:
+        """A split at the family's image size."""
+        return _source(self.spec, split)
+
+
+@cache
+def _source(spec: str, split: str) -> Source:
+    return data.open_source(spec, split=split, image_size=32, channels=3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A run of stage 1 or 2 and its folder."""
+
+    recipe: TokenizerRecipe | PriorRecipe
+    key: str
+    folder: Path
+
+
+def recipe_hash(
+    recipe: TokenizerRecipe | PriorRecipe, *, data: str, below: str = ""
+) -> str:
+    """Twelve hex digits of what makes a run's weights: recipe, data, tokenizer.
+
+    Names and places do not count, nor does a setting at its default, so that a setting
+    that a later version adds changes no hash.
+    """
+    plain = _changed(recipe)
+    for name in ("name", "tokenizer"):
+        plain.pop(name, None)
+    whole = {"stage": recipe.stage, "data": data, "tokenizer": below, **plain}
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _changed(config: Any) -> dict[str, Any]:
+    """Fields that differ from their default, of nested configs the same."""
+    found = {"": type(config).__name__}
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if item.default is not dataclasses.MISSING and value == item.default:
+            continue
+        nested = dataclasses.is_dataclass(value)
+        found[item.name] = _changed(value) if nested else value
+    return found
+
+
+def stages(row: Row, seed: int, place: Place) -> list[Stage]:
+    """The row's tokenizer, and its prior if it has one."""
+    print_of = place.source("train").fingerprint
+    first = tokenizer_recipe(row, place.family, seed, classifier=place.classifier)
+    key = recipe_hash(first, data=print_of)
+    folder = place.out.resolve() / f"tokenizer-{key}"
+    found = [Stage(recipe=first, key=key, folder=folder)]
+    if row.prior is None:
+        return found
+    second = prior_recipe(
+        row, place.family, seed, tokenizer=first, folder=str(folder)
+    )  # fmt: skip
+    key = recipe_hash(second, data=print_of, below=key)
+    folder = place.out.resolve() / f"prior-{key}"
+    return [*found, Stage(recipe=second, key=key, folder=folder)]
+
+
+def run_row(row: Row, seed: int, place: Place) -> dict[str, Any]:
+    """Train and measure what is not there yet; returns the row's record."""
+    for stage in stages(row, seed, place):
+        if not (stage.folder / weights.CARD).exists():
+            with metered(stage.folder / "train.seconds"):
+                train(
+                    stage.recipe,
+                    spec=place.spec,
+                    workdir=stage.folder,
+                    quiet=place.quiet,
+                )
+    for file, measure in _measures(row, seed, place):
+        if not file.exists():
+            with metered(file.with_suffix(".seconds")):
+                found = measure()
+            file.write_text(json.dumps(found, indent=1) + "\n")
+    record = read_row(row, seed, place)
+    assert record is not None
+    return record
+
+
+def read_row(row: Row, seed: int, place: Place) -> dict[str, Any] | None:
+    """The record of a finished row, or None."""
+    files = [file for file, _ in _measures(row, seed, place)]
+    if not all(file.exists() for file in files):
+        return None
+    last = stages(row, seed, place)[-1]
+    figures: dict[str, Any] = {}
+    for file in files:
+        figures |= json.loads(file.read_text())
+    spent = [last.folder / "train.seconds", *(f.with_suffix(".seconds") for f in files)]
+    return {
+        "name": row.name,
+        "kind": kind_of(row),
+        "seed": seed,
+        "hash": last.key,
+        "command": command(row, seed, place),
+        "figures": figures,
+        "machine": weights.read_card(last.folder)["machine"],
+        "seconds": round(sum(float(f.read_text()) for f in spent if f.exists())),
+    }
+
+
+def kind_of(row: Row) -> str:
+    """What a row is about: its tokenizer, its prior or its way to sample."""
+    if row.prior is None:
+        return "tokenizer"
+    return "prior" if row.acceptance == 1 else "rejection"
+
+
+def command(row: Row, seed: int, place: Place) -> str:
+    """What computes this row again."""
+    words = ["minivim", "reproduce", "grid", "--only", row.name, "--seeds", str(seed)]
+    if place.spec != "shapes":
+        words += ["--data", place.spec]
+    return shlex.join(words)
+
+
+@contextmanager
+def metered(file: Path) -> Iterator[None]:
+    """Add the processor seconds of what is inside to a file, also when it is stopped.
+
+    Seconds of the clock would count whatever else the machine does.
+    """
+    began = time.process_time()
+    try:
+        yield
+    finally:
+        before = float(file.read_text()) if file.exists() else 0.0
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"{before + time.process_time() - began:.1f}\n")
+
+
+def _measures(
+    row: Row, seed: int, place: Place
+) -> list[tuple[Path, Callable[[], dict[str, Any]]]]:
+    """Files of a row's figures, and what fills each."""
+    found = stages(row, seed, place)
+    if row.prior is None:
+        folder = found[0].folder
+        all_of = [(folder / FIGURES, lambda: _tokenizer_figures(folder, place))]
+        if row.timed:
+            pace = folder / "pace.json"
+            all_of.append((pace, lambda: _pace(found[0].recipe, place)))
+        return all_of
+    folder = found[1].folder
+    all_of = [
+        (folder / FIGURES, lambda: _prior_figures(folder, place)),
+        (
+            folder / f"samples-{row.acceptance:g}.json",
+            lambda: _sample_figures(folder, place, seed, row.acceptance),
+        ),
+    ]
+    if not row.prior.labels:
+        all_of.append((folder / "probe.json", lambda: _probe_figures(folder, place)))
+    return all_of
+
+
+def _tokenizer_figures(folder: Path, place: Place) -> dict[str, Any]:
+    tokenizer, judge = weights.load(folder), weights.load(place.judge)
+    found = tokenizer_figures(
+        tokenizer, place.source("test"), count=place.family.images, judge=judge
+    )
+    return found | {"parameters": tokenizer.config.parameters}
+
+
+def _pace(recipe: Any, place: Place) -> dict[str, Any]:
+    """Images that one second of processor time trains, the median of some steps."""
+    clock = step_clock(recipe, place.source("test"), timer=time.process_time)
+    seconds = float(np.median([clock() for _ in range(TURNS)]))
+    return {"images_per_second": recipe.run.batch_size / seconds}
+
+
+def _prior_figures(folder: Path, place: Place) -> dict[str, Any]:
+    tokenizer, model = weights.load_pair(folder)
+    found = prior_figures(
+        model, tokenizer, place.source("test"), count=place.family.images
+    )
+    # Per image, so that grids of other lengths compare.
+    nats = found["nll"] * model.config.num_tokens
+    return {
+        "nll": found["nll"],
+        "nll_per_image": nats,
+        "parameters": model.config.parameters,
+    }
+
+
+def _sample_figures(
+    folder: Path, place: Place, seed: int, acceptance: float
+) -> dict[str, Any]:
+    """Samples beside as many test images, by the judge; at temperature 1."""
+    tokenizer, model = weights.load_pair(folder)
+    judge, count = weights.load(place.judge), place.family.samples
+    images, labels = drawn(model, tokenizer, place, seed, acceptance=acceptance)
+    real = data.stack(place.source("test"), count)["image"]
+    found: dict[str, Any] = {
+        "samples": len(images),
+        "sample_distance": metrics.judge_distance(judge, images, real),
+    }
+    if labels is not None:
+        found["judge_agrees"] = float(classifier.accuracy(judge, images, labels))
+    return found
+
+
+def drawn(
+    model: Any,
+    tokenizer: Any,
+    place: Place,
+    seed: int,
+    *,
+    acceptance: float = 1.0,
+    count: int | None = None,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Images, and labels in equal numbers where the prior knows any."""
+    count = count or place.family.samples
+    key, classes = jax.random.key(seed), model.config.num_classes
+    if acceptance < 1:
+        raise UserError("rejection is not there yet")
+    if classes:
+        labels = np.arange(count, dtype=np.int32) % classes
+        codes = prior.sample(model, key=key, labels=labels)
+    else:
+        labels, codes = None, prior.sample(model, key=key, num_samples=count)
+    return decode_all(tokenizer, np.asarray(codes)), labels
+
+
+def _probe_figures(folder: Path, place: Place) -> dict[str, Any]:
+    """Accuracy of every block and baseline; the block is chosen on training images."""
+    tokenizer, model = weights.load_pair(folder)
+    train_size, test_size = place.family.probe
+    recipe = ProbeRecipe(
+        name="grid", prior=str(folder), tokenizer="", train_size=train_size,
+        test_size=test_size,
+    )  # fmt: skip
+    found = probe(
+        recipe, model, tokenizer, train=place.source("train"), test=place.source("test")
+    )
+    blocks = list(found.block_accuracy)
+    return {
+        "probe": found.accuracy,
+        "probe_blocks": blocks,
+        "probe_first": blocks[0],
+        "probe_middle": blocks[len(blocks) // 2 - 1],
+        "probe_last": blocks[-1],
+        "best_block": (int(np.argmax(found.block_held_out)) + 1) / len(blocks),
+        **{f"probe_{name}": pair[1] for name, pair in found.baselines.items()},
+    }
+
+
+def run_rows(
+    rows: Sequence[Row], seeds: Sequence[int], place: Place
+) -> list[dict[str, Any]]:
+    """The records of all rows, seed by seed, trained as far as need be."""
+    found = []
+    for seed in seeds:
+        for row in rows:
+            found.append(run_row(row, seed, place))
+            if not place.quiet:
+                print(f"seed {seed}, {row.name}: {found[-1]['seconds']} s", flush=True)
+    return found

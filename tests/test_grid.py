@@ -1,0 +1,302 @@
+"""The paper's grid in miniature: its data, its runs, its verdicts, its page."""
+
+import json
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from minivim import cli, reproduce
+from minivim.config import with_overrides
+from minivim.errors import UserError
+from minivim.reproduce import claims, grid, page, runs
+from minivim.reproduce.claims import CLAIMS, FIGURES, OPPOSITE, SAME, UNDECIDED
+from minivim.reproduce.grid import FAMILIES, ROWS, Row, row_named
+from tests import tiny
+
+RESULTS = Path(__file__).parents[1] / "book" / "results"
+NAMES = {row.name for row in ROWS}
+SMALL = grid.StackConfig(blocks=1, width=16, heads=2, hidden=32)
+TINY = replace(
+    FAMILIES["shapes"],
+    sizes=dict.fromkeys("SBL", SMALL),
+    priors=dict.fromkeys("SBL", SMALL),
+    tokenizer=("num_codes=24", *tiny.RUN_SETTINGS),
+    prior=tuple(tiny.RUN_SETTINGS),
+    samples=16,
+    images=256,
+    probe=(64, 32),
+)
+
+
+def place(out: Path, family: grid.Family = TINY) -> runs.Place:
+    return runs.Place(
+        family=family, spec="shapes", out=out, judge="shapes/judge",
+        classifier="shapes/classifier", quiet=True,
+    )  # fmt: skip
+
+
+# --- rows and claims as data -------------------------------------------------------
+
+
+def test_rows_and_claims_are_enough_and_named_once():
+    assert len(ROWS) == len(NAMES) >= 16
+    assert len(CLAIMS) >= 14
+    assert len({claim.statement for claim in CLAIMS}) == len(CLAIMS)
+    compared = {name for claim in CLAIMS for name in (claim.better, claim.worse)}
+    assert compared <= NAMES
+    assert {name for claim in CLAIMS for name in claim.figures} <= FIGURES.keys()
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_every_recipe_can_be_built(row, family):
+    first = grid.tokenizer_recipe(row, family, 1, classifier="none")
+    assert first.run.seed == 1
+    assert first.model.patch_size == (family.coarse if row.coarse else 4)
+    assert bool(first.loss.adversarial) == row.full_loss
+    if row.prior:
+        second = grid.prior_recipe(row, family, 1, tokenizer=first, folder="x")
+        assert second.model.grid == first.model.grid
+        assert bool(second.model.num_classes) == row.prior.labels
+        assert second.label_dropout == 0 and second.run.seed == 1
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+def test_networks_of_both_kinds_have_as_many_parameters(family):
+    vit, cnn = (
+        grid.tokenizer_recipe(row_named(name), family, 0, classifier="").model
+        for name in ("BB", "CNN")
+    )
+    assert cnn.parameters == pytest.approx(vit.parameters, rel=0.03)
+
+
+# --- stages ------------------------------------------------------------------------
+
+
+def keys(name: str, seed: int = 0) -> list[str]:
+    where = place(Path("x"), FAMILIES["shapes"])
+    return [stage.key for stage in runs.stages(row_named(name), seed, where)]
+
+
+def test_rows_share_their_stages_and_no_others():
+    base = keys("BB")
+    for name in ("conditional prior", "unconditional prior", "large prior"):
+        assert keys(name)[:1] == base
+    seconds = [keys(row.name)[1] for row in ROWS if row.prior and row.acceptance == 1]
+    firsts = {keys(row.name)[0] for row in ROWS}
+    assert len(set(seconds)) == len(seconds)
+    plain = [row for row in ROWS if row.prior is None]
+    assert len(firsts) == len(plain)
+    assert keys("BB", seed=1) != base
+    # A prior over another tokenizer is another run, whatever its own recipe.
+    one, other = keys("unconditional prior"), keys("prior over CNN codes")
+    assert one[1] != other[1]
+
+
+def test_a_hash_is_of_what_makes_the_weights():
+    recipe = grid.tokenizer_recipe(row_named("BB"), TINY, 0, classifier="")
+    key = runs.recipe_hash(recipe, data="a")
+    assert key == runs.recipe_hash(replace(recipe, name="other"), data="a")
+    assert key != runs.recipe_hash(recipe, data="b")
+    for setting in ("l2=2", "peak_lr=1", "encoder.heads=4", "beta=0.5", "seed=3"):
+        changed = with_overrides(recipe, [setting])
+        assert key != runs.recipe_hash(changed, data="a"), setting
+
+
+def test_a_setting_of_a_later_version_changes_no_hash():
+    """At its default it is what was there before."""
+    plain = runs._changed(tiny.TOKENIZER_RECIPE)
+    assert "flip" not in plain and "crop" not in plain
+    assert plain["model"]["quantizer"] == {
+        "": "QuantizerConfig", "num_codes": 24, "code_dim": 4
+    }  # fmt: skip
+    assert "flip" in runs._changed(replace(tiny.TOKENIZER_RECIPE, flip=True))
+
+
+def test_a_tiny_row_from_end_to_end_and_only_once(tmp_path, monkeypatch):
+    row, here = row_named("unconditional prior"), place(tmp_path)
+    assert runs.read_row(row, 0, here) is None
+    record = runs.run_row(row, 0, here)
+    figures = record["figures"]
+    assert len(figures["probe_blocks"]) == SMALL.blocks
+    assert figures["samples"] == 16 and figures["sample_distance"] > 0
+    assert figures["nll_per_image"] == pytest.approx(64 * figures["nll"])
+    assert record["command"] == (
+        "minivim reproduce grid --only 'unconditional prior' --seeds 0"
+    )
+    folders = {f.name for f in tmp_path.iterdir()}
+    assert folders == {f"tokenizer-{keys_of(row, here)[0]}", f"prior-{record['hash']}"}
+    for name in ("train", "prior_figures", "probe"):
+        monkeypatch.delattr(runs, name)
+    assert runs.run_row(row, 0, here) == record
+    # The tokenizer of this row is the row BB's: only its figures are missing.
+    base = runs.run_row(replace(row_named("BB"), timed=False), 0, here)
+    assert base["hash"] == keys_of(row, here)[0]
+    assert base["figures"]["images"] == 256
+    drawn = page.samples_picture(here)
+    assert "unconditional prior" in drawn.alt and "conditional prior," not in drawn.alt
+
+
+def keys_of(row: Row, where: runs.Place) -> list[str]:
+    return [stage.key for stage in runs.stages(row, 0, where)]
+
+
+def test_processor_seconds_add_up_when_a_run_is_stopped(tmp_path, monkeypatch):
+    clock = iter([10.0, 12.0, 100.0, 103.0])
+    monkeypatch.setattr(runs.time, "process_time", lambda: next(clock))
+    with pytest.raises(UserError), runs.metered(tmp_path / "f" / "seconds"):
+        raise UserError("stopped")
+    with runs.metered(tmp_path / "f" / "seconds"):
+        pass
+    assert float((tmp_path / "f" / "seconds").read_text()) == 5
+
+
+def test_data_of_ones_own_takes_the_sizes_of_cifar10(tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        runs, "run_rows", lambda rows, seeds, where: seen.update(place=where) or []
+    )
+    reproduce.main("grid", spec="some/parquet", out=tmp_path, judge="mine")
+    where = seen["place"]
+    assert where.family is FAMILIES["cifar10"] and where.judge == "mine"
+    assert where.classifier == "runs/cifar10-classifier"
+    assert runs.command(ROWS[0], 2, where).endswith("--seeds 2 --data some/parquet")
+
+
+def test_rows_are_chosen_by_name_or_by_part(capsys, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        runs, "run_rows",
+        lambda rows, seeds, _: seen.append(([r.name for r in rows], seeds)) or [],
+    )  # fmt: skip
+    assert cli.main(["reproduce", "grid", "--only", "CNN", "--seeds", "1"]) == 0
+    assert cli.main(["reproduce", "grid", "--only", "code dim 3", "l2"]) == 0
+    assert seen == [(["CNN"], (1,)), (["code dim 32", "without l2"], (0, 1, 2))]
+    assert cli.main(["reproduce", "grid", "--only", "none such"]) == 2
+    assert "no row holds 'none such'; there are BB, " in capsys.readouterr().err
+    assert cli.main(["reproduce", "grids"]) == 2
+    assert "there is no study 'grids'; there are grid, " in capsys.readouterr().err
+    assert cli.main(["reproduce", "losses", "--judge", "x"]) == 2
+    assert "leave out --judge" in capsys.readouterr().err
+
+
+# --- verdicts ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "paired", "expected"),
+    [
+        ([3, 4, 5], [0, 1, 2], False, (SAME, "ranges")),
+        ([0, 1, 2], [3, 4, 5], False, (OPPOSITE, "ranges")),
+        ([3, 4, 5], [0, 1, 3], False, (UNDECIDED, "")),
+        ([1, 2, 9], [0, 1, 8], True, (SAME, "pairs")),
+        ([0, 1, 8], [1, 2, 9], True, (OPPOSITE, "pairs")),
+        ([1, 2, 8], [0, 1, 9], True, (UNDECIDED, "")),
+        ([1, 2, 9], [0, 1, 8], False, (UNDECIDED, "")),
+        ([5, 5], [0, 0], True, (UNDECIDED, "")),
+        ([], [], False, (UNDECIDED, "")),
+    ],
+)
+def test_verdicts(better, worse, paired, expected):
+    assert claims.decided(better, worse, more=True, paired=paired) == expected
+    # Less is better: the mirror image.
+    negative = [-v for v in better], [-v for v in worse]
+    assert claims.decided(*negative, more=False, paired=paired) == expected
+
+
+def record(name: str, seed: int, **figures: float) -> dict:
+    return {
+        "name": name, "kind": runs.kind_of(row_named(name)), "seed": seed,
+        "hash": "0" * 12, "command": f"minivim reproduce grid --only {name}",
+        "figures": {"parameters": 1000, **figures}, "machine": "one", "seconds": 3,
+    }  # fmt: skip
+
+
+FOUND = [
+    *(record("BB", s, judge_distance=1.0 + s / 10, psnr=25.0) for s in range(3)),
+    *(record("SS", s, judge_distance=4.0 + s / 10, psnr=22.0) for s in range(3)),
+]
+CLAIM = next(c for c in CLAIMS if (c.better, c.worse) == ("BB", "SS"))
+
+
+def test_a_claim_beside_our_figures():
+    found = claims.judged(CLAIM, FOUND)
+    assert list(found) == ["statement", "where", "paper", "ours", "verdict", "note"]
+    assert found["verdict"] == SAME
+    assert found["ours"] == (
+        "judge distance: 1.10 (1.00 to 1.20) for BB against 4.10 (4.00 to 4.20) for SS"
+    )
+    assert all(1.7 < value < 2.1 for value in claims.gain(CLAIM, FOUND))
+    # A mutation: with the rows exchanged, or less taken for more, it turns round.
+    swapped = replace(CLAIM, better=CLAIM.worse, worse=CLAIM.better)
+    assert claims.judged(swapped, FOUND)["verdict"] == OPPOSITE
+    assert all(value < 0 for value in claims.gain(swapped, FOUND))
+    assert claims.judged(CLAIM, FOUND[:5])["verdict"] == UNDECIDED
+    assert claims.judged(CLAIM, FOUND[:5])["ours"].endswith("(2 seeds)")
+    assert claims.judged(CLAIM, [])["ours"] == "not run"
+
+
+def test_three_decibels_are_one_doubling():
+    claim = replace(CLAIM, figure="psnr")
+    assert claims.gain(claim, FOUND) == pytest.approx([1, 1, 1], abs=0.01)
+
+
+def test_pairs_are_of_one_tokenizer():
+    def paired(better: str, worse: str) -> bool:
+        return replace(CLAIM, better=better, worse=worse).paired
+
+    assert paired("large prior", "conditional prior")
+    assert paired("unconditional prior", "unconditional prior")
+    assert not paired("unconditional prior", "prior over CNN codes")
+    assert not paired("conditional prior", "prior over the short grid")
+    assert not paired("BB", "SS") and not paired("BB", "CNN")
+
+
+# --- the page ----------------------------------------------------------------------
+
+
+def test_the_page_says_what_the_figures_say():
+    """The committed text is what the committed figures give."""
+    whole = json.loads((RESULTS / "grid.json").read_text("utf-8"))
+    assert (RESULTS / "grid.md").read_text("utf-8") == page.markdown(whole)
+    assert whole["claims"] == page.as_json(whole["rows"])["claims"]
+    assert {row["name"] for row in whole["rows"]} <= NAMES
+    for name in ("grid", "grid-blocks", "grid-samples"):
+        assert (RESULTS / f"{name}.png").exists()
+    place_of = place(Path("x"), FAMILIES["shapes"])
+    for row in whole["rows"]:
+        keys_now = keys_of_row(row, place_of)
+        assert row["hash"] == keys_now, "the row's recipe is no longer what was run"
+
+
+def keys_of_row(row: dict, where: runs.Place) -> str:
+    return runs.stages(row_named(row["name"]), row["seed"], where)[-1].key
+
+
+def test_tables_and_pictures_of_a_part(tmp_path):
+    text = page.markdown(page.as_json(FOUND))
+    assert f"Of {len(CLAIMS)} statements 1 point the same way here, 0 the " in text
+    lines = [line for line in text.splitlines() if line.startswith("| BB |")]
+    assert lines == [
+        "| BB | 3 | 1 k | 25.00 | 1.10 (1.00 to 1.20) | "
+        "`minivim reproduce grid --only BB` |"
+    ]
+    drawn = page.claims_picture(FOUND)
+    assert (
+        f"Base networks reconstruct better than small ones: 1.9 ({SAME})" in drawn.alt
+    )
+    assert page.blocks_picture(FOUND) is None
+    curves = [
+        record("unconditional prior", s, probe_blocks=[0.2, 0.5, 0.3]) for s in (0, 1)
+    ]
+    drawn = page.blocks_picture(curves)
+    assert drawn is not None and "20, 50, 30" in drawn.alt
+
+
+def test_a_row_s_command_is_one_that_there_is():
+    for row in ROWS:
+        words = runs.command(row, 1, place(Path("x")))
+        options = cli.parser().parse_args(shlex.split(words)[1:])
+        assert (options.only, options.seeds) == ([row.name], [1])
