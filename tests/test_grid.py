@@ -69,7 +69,7 @@ def test_networks_of_both_kinds_have_as_many_parameters(family):
         grid.tokenizer_recipe(row_named(name), family, 0, classifier="").model
         for name in ("BB", "CNN")
     )
-    assert cnn.parameters == pytest.approx(vit.parameters, rel=0.03)
+    assert cnn.parameters == pytest.approx(vit.parameters, rel=0.05)
 
 
 # --- stages ------------------------------------------------------------------------

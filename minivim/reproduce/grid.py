@@ -41,10 +41,10 @@ class Family:
     full_loss: tuple[str, ...]
     # Patches of the short token grid.
     coarse: int = 8
-    samples: int = 1024
-    images: int = 2048
+    samples: int = 512
+    images: int = 1024
     # Training and test images of the probe.
-    probe: tuple[int, int] = (4096, 2048)
+    probe: tuple[int, int] = (2048, 1024)
 
 
 def _stack(blocks: int, width: int, *, heads: int) -> StackConfig:
@@ -59,22 +59,22 @@ FAMILIES = {
         spec="shapes",
         sizes={
             "S": _stack(2, 32, heads=2),
-            "B": _stack(2, 64, heads=4),
-            "L": _stack(3, 96, heads=6),
+            "B": _stack(2, 48, heads=3),
+            "L": _stack(4, 64, heads=4),
         },
-        cnn=CNNConfig(channels=16, multipliers=(1, 2, 2), res_blocks=1, groups=4),
+        cnn=CNNConfig(channels=12, multipliers=(1, 2, 2), res_blocks=1, groups=4),
         priors={
             "S": _stack(3, 32, heads=2),
             "B": _stack(6, 48, heads=3),
-            "L": _stack(6, 96, heads=6),
+            "L": _stack(6, 80, heads=5),
         },
         tokenizer=(
-            "steps=350", "batch_size=32", "peak_lr=2e-3", "warmup_steps=35",
-            "checkpoint_every=175",
+            "steps=400", "batch_size=16", "peak_lr=3e-3", "warmup_steps=50",
+            "checkpoint_every=200",
         ),
         prior=(
-            "steps=400", "batch_size=32", "peak_lr=3e-3", "warmup_steps=40",
-            "checkpoint_every=200",
+            "steps=500", "batch_size=16", "peak_lr=3e-3", "warmup_steps=50",
+            "checkpoint_every=250",
         ),
         full_loss=(
             "steps=200", "warmup_steps=20", "discriminator.width=16",

@@ -29,7 +29,7 @@ from minivim.config import PriorRecipe, ProbeRecipe, TokenizerRecipe
 from minivim.data import Source
 from minivim.errors import UserError
 from minivim.evaluate import prior_figures, tokenizer_figures
-from minivim.experiments import decode_all, probe, train
+from minivim.experiments import decode_all, encode_folder, probe, train
 from minivim.reproduce.grid import Family, Row, prior_recipe, tokenizer_recipe
 from minivim.reproduce.tokenizers import TURNS, step_clock
 
@@ -115,12 +115,8 @@ def run_row(row: Row, seed: int, place: Place) -> dict[str, Any]:
     for stage in stages(row, seed, place):
         if not (stage.folder / weights.CARD).exists():
             with metered(stage.folder / "train.seconds"):
-                train(
-                    stage.recipe,
-                    spec=place.spec,
-                    workdir=stage.folder,
-                    quiet=place.quiet,
-                )
+                spec = _data_of(stage, place)
+                train(stage.recipe, spec=spec, workdir=stage.folder, quiet=place.quiet)
     for file, measure in _measures(row, seed, place):
         if not file.exists():
             with metered(file.with_suffix(".seconds")):
@@ -129,6 +125,23 @@ def run_row(row: Row, seed: int, place: Place) -> dict[str, Any]:
     record = read_row(row, seed, place)
     assert record is not None
     return record
+
+
+def _data_of(stage: Stage, place: Place) -> str:
+    """Images, or for a prior on cached codes those of its tokenizer, written once."""
+    if isinstance(stage.recipe, TokenizerRecipe) or stage.recipe.codes == "fly":
+        return place.spec
+    tokenizer = Path(stage.recipe.tokenizer)
+    if not (tokenizer / "codes").exists():
+        splits = {split: place.source(split) for split in ("train", "test")}
+        encode_folder(
+            weights.load(tokenizer),
+            tokenizer / "codes",
+            splits,
+            name=str(tokenizer),
+            quiet=place.quiet,
+        )
+    return str(tokenizer / "codes")
 
 
 def read_row(row: Row, seed: int, place: Place) -> dict[str, Any] | None:
@@ -302,11 +315,14 @@ def _probe_figures(folder: Path, place: Place) -> dict[str, Any]:
 def run_rows(
     rows: Sequence[Row], seeds: Sequence[int], place: Place
 ) -> list[dict[str, Any]]:
-    """The records of all rows, seed by seed, trained as far as need be."""
+    """The records of all rows, trained as far as need be.
+
+    Row by row, so that what is there when it is stopped has all its seeds.
+    """
     found = []
-    for seed in seeds:
-        for row in rows:
+    for row in rows:
+        for seed in seeds:
             found.append(run_row(row, seed, place))
             if not place.quiet:
-                print(f"seed {seed}, {row.name}: {found[-1]['seconds']} s", flush=True)
+                print(f"{row.name}, seed {seed}: {found[-1]['seconds']} s", flush=True)
     return found
