@@ -2,7 +2,7 @@
 
 from minivim import data, metrics, recipes
 from minivim.errors import UserError
-from minivim.prior import Prior, sample
+from minivim.prior import Prior, complete, reject, sample
 from minivim.recipes import recipe
 from minivim.tokenizer import Tokenizer
 from minivim.weights import load, load_pair
@@ -11,12 +11,14 @@ __all__ = [
     "Prior",
     "Tokenizer",
     "UserError",
+    "complete",
     "data",
     "load",
     "load_pair",
     "metrics",
     "recipe",
     "recipes",
+    "reject",
     "sample",
 ]
 __version__ = "0.1.0"

@@ -99,6 +99,7 @@ def parser() -> Parser:
     one.add_argument("--out", required=True, help="a .png file")
     _add_subset(one, count=16)
     _add_sample(command("sample", _sample, "draw new images from a prior"))
+    _add_complete(command("complete", _complete, "draw the rest of given images"))
     one = command("evaluate", _evaluate, "print the figures of weights")
     one.add_argument("weights", nargs="*", help="default: all that are shipped")
     one.add_argument("--data", default="shapes", metavar="SPEC")
@@ -174,10 +175,34 @@ def _add_encode(one: argparse.ArgumentParser) -> None:
 
 def _add_sample(one: argparse.ArgumentParser) -> None:
     one.add_argument("prior")
-    one.add_argument("--out", required=True, help="a .png file")
-    one.add_argument("--tokenizer", help="default: the one the prior's card names")
     one.add_argument("--labels", nargs="+", type=int, help="one row of images each")
     one.add_argument("--count", type=_positive, default=8, help="images per label")
+    _add_drawing(one)
+    one.add_argument(
+        "--acceptance", type=float, metavar="A",
+        help="draw more, and keep the share that the classifier likes best",
+    )  # fmt: skip
+    one.add_argument("--classifier", help="labelled network that chooses; no judge")
+
+
+def _add_complete(one: argparse.ArgumentParser) -> None:
+    one.add_argument("prior")
+    one.add_argument("images", metavar="IMAGES", help="an image, or what --data takes")
+    one.add_argument("--split", default="test", choices=("train", "test"))
+    one.add_argument("--first", type=_positive, default=4, metavar="N",
+                     help="the first N images of a data set")  # fmt: skip
+    one.add_argument("--keep", type=float, default=0.5, metavar="SHARE",
+                     help="of the rows, from the top")  # fmt: skip
+    one.add_argument("--count", type=_positive, default=4, help="for each image")
+    one.add_argument("--label", type=int, help="of all images (default: none)")
+    one.add_argument("--peek", action="store_true",
+                     help="let the encoder see what is hidden")  # fmt: skip
+    _add_drawing(one)
+
+
+def _add_drawing(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--out", required=True, help="a .png file")
+    one.add_argument("--tokenizer", help="default: the one the prior's card names")
     one.add_argument("--seed", type=int, default=0)
     one.add_argument("--temperature", type=float, default=1.0)
     one.add_argument("--top-k", type=int)
@@ -205,14 +230,18 @@ def _add_plan(one: argparse.ArgumentParser) -> None:
 
 def _add_reproduce(one: argparse.ArgumentParser) -> None:
     one.add_argument("study", help="grid, losses, terms, cifar10 or optimiser")
-    one.add_argument("--data", metavar="SPEC", help="default: the study's own")
+    one.add_argument(
+        "--data", default="", metavar="SPEC", help="default: the study's own"
+    )
     one.add_argument("--out", type=Path, default=Path("runs/reproduce"),
                      help="what is there already is not computed again")  # fmt: skip
     one.add_argument("--only", nargs="+", default=[], metavar="ROW")
     one.add_argument("--seeds", nargs="+", type=_natural, default=[], metavar="N")
     one.add_argument("--speed", action="store_true", help="also measure images/s")
-    one.add_argument("--judge", help="labelled network that grades")
-    one.add_argument("--classifier", help="labelled network that methods use")
+    one.add_argument("--judge", default="", help="labelled network that grades")
+    one.add_argument(
+        "--classifier", default="", help="labelled network that methods use"
+    )
     one.add_argument(
         "--page", type=Path, metavar="FOLDER", help="write a page of the book"
     )
@@ -257,14 +286,21 @@ def _train(options: argparse.Namespace) -> None:
     import jax
 
     from minivim import experiments, recipes
-    from minivim.config import ProbeRecipe, with_overrides
+    from minivim.config import PaletteRecipe, ProbeRecipe, with_overrides
     from minivim.sharding import MeshShape
 
     recipe = with_overrides(recipes.recipe(options.stage, options.recipe), options.set)
+    once = isinstance(recipe, ProbeRecipe | PaletteRecipe)
+    if once and (options.stream or options.workers):
+        raise UserError(f"{recipe.stage} {recipe.name} reads its images once; leave "
+                        "out --stream and --workers")  # fmt: skip
+    if isinstance(recipe, PaletteRecipe):
+        _, figures = experiments.train_palette(
+            recipe, spec=options.data, workdir=options.workdir
+        )
+        _print_trained(figures, options.workdir)
+        return
     if isinstance(recipe, ProbeRecipe):
-        if options.stream or options.workers:
-            raise UserError("the probe reads its images once; leave out --stream "
-                            "and --workers")  # fmt: skip
         result = experiments.train_probe(
             recipe, spec=options.data, workdir=options.workdir
         )
@@ -284,8 +320,12 @@ def _train(options: argparse.Namespace) -> None:
         return
     last = rows[-1] if rows else {}
     figures = {k: v for k, v in last.items() if not isinstance(v, list)}
+    _print_trained(figures, options.workdir)
+
+
+def _print_trained(figures: dict[str, Any], workdir: str) -> None:
     print("  ".join(f"{name} {value:.5g}" for name, value in figures.items()))
-    print(f"weights: {options.workdir}")
+    print(f"weights: {workdir}")
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -363,7 +403,6 @@ def _reconstruct(options: argparse.Namespace) -> None:
 
 
 def _sample(options: argparse.Namespace) -> None:
-    import jax
     import numpy as np
 
     from minivim import prior, show, weights
@@ -376,17 +415,13 @@ def _sample(options: argparse.Namespace) -> None:
     if wanted is None and model.config.num_classes:
         wanted = list(range(model.config.num_classes))
     labels = None if wanted is None else np.repeat(wanted, options.count)
-    codes = prior.sample(
-        model,
-        key=jax.random.key(options.seed),
-        labels=labels,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        guidance=options.guidance,
-        num_samples=options.count if labels is None else None,
-    )
-    images = decode_all(tokenizer, np.asarray(codes))
+    drawing: Any = _drawing(options) | {"labels": labels}
+    if options.classifier or options.acceptance is not None:
+        images = _rejected(options, model, tokenizer, drawing)
+    else:
+        count = options.count if labels is None else None
+        codes = prior.sample(model, num_samples=count, **drawing)
+        images = decode_all(tokenizer, np.asarray(codes))
     if labels is None:
         figure = show.image_grid(images, columns=min(8, options.count))
     else:
@@ -394,6 +429,66 @@ def _sample(options: argparse.Namespace) -> None:
         figure = show.samples_by_class(images, labels, names)
     path.write_bytes(show.to_png(figure))
     print(f"{len(images)} samples: {path}")
+
+
+def _drawing(options: argparse.Namespace) -> dict[str, Any]:
+    import jax
+
+    names = ("temperature", "top_k", "top_p", "guidance")
+    found = {name: getattr(options, name) for name in names}
+    return found | {"key": jax.random.key(options.seed)}
+
+
+def _rejected(
+    options: argparse.Namespace, model: Any, tokenizer: Any, drawing: dict[str, Any]
+) -> Any:
+    """Images that a classifier chose."""
+    from minivim import prior, weights
+
+    if not options.classifier or options.acceptance is None:
+        raise UserError(
+            "rejection needs both, a share and who chooses: --acceptance 0.5 "
+            "--classifier FOLDER"
+        )
+    if drawing["labels"] is None:
+        raise UserError(
+            "rejection keeps what looks most like its label, and this prior has none; "
+            "leave out --acceptance and --classifier"
+        )
+    chooser = weights.load(options.classifier)
+    found = prior.reject(
+        model, tokenizer, chooser, acceptance=options.acceptance, **drawing
+    )
+    return found.images[found.chosen]
+
+
+def _complete(options: argparse.Namespace) -> None:
+    import numpy as np
+
+    from minivim import data, prior, show, weights
+    from minivim.data.pixels import decode
+
+    tokenizer, model = weights.load_pair(options.prior, options.tokenizer)
+    path, shape = _writable(options.out, ".png"), tokenizer.config.image_shape
+    file = Path(options.images)
+    if file.is_file() and file.suffix.lower() != ".parquet":
+        images = decode(file, options.images, **shape)[None]
+    else:
+        source = data.open_source(options.images, split=options.split, **shape)
+        images = data.stack(source, options.first)["image"]
+    label = options.label
+    found = prior.complete(
+        model,
+        tokenizer,
+        images,
+        rows=round(options.keep * tokenizer.config.grid),
+        labels=None if label is None else np.full(len(images), label),
+        count=options.count,
+        peek=options.peek,
+        **_drawing(options),
+    )
+    path.write_bytes(show.to_png(show.completions(images, found)))
+    print(f"{found.images.shape[1]} completions of {len(images)} images: {path}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -415,20 +510,10 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _reproduce(options: argparse.Namespace) -> None:
     from minivim import reproduce
 
-    print(
-        reproduce.main(
-            options.study,
-            spec=options.data,
-            out=options.out,
-            only=tuple(options.only),
-            seeds=tuple(options.seeds),
-            speed=options.speed,
-            judge=options.judge,
-            classifier=options.classifier,
-            write=options.page,
-            quiet=options.quiet,
-        )
-    )
+    own = ("command", "run", "study")
+    given = {k: v for k, v in vars(options).items() if k not in own}
+    given |= {name: tuple(given[name]) for name in ("only", "seeds")}
+    print(reproduce.main(options.study, reproduce.Options(**given)))
 
 
 def _convert(options: argparse.Namespace) -> None:

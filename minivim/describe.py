@@ -8,28 +8,24 @@ from typing import Any
 import jax
 from flax import nnx
 
-from minivim import classifier
+from minivim import weights
 from minivim.config import (
     ClassifierRecipe,
+    PaletteRecipe,
     PriorRecipe,
     Recipe,
     StackConfig,
     TokenizerRecipe,
     leaves,
 )
-from minivim.prior import Prior
 from minivim.recipes import PRINTED
-from minivim.tokenizer import Tokenizer
 
 
-def build_abstract(recipe: TokenizerRecipe | PriorRecipe | ClassifierRecipe) -> Any:
+def build_abstract(
+    recipe: TokenizerRecipe | PaletteRecipe | PriorRecipe | ClassifierRecipe,
+) -> Any:
     """The model with shapes for parameters: no memory, seconds at any size."""
-    make = {
-        "tokenizer": Tokenizer,
-        "prior": Prior,
-        "classifier": classifier.build,
-    }[recipe.stage]
-    return nnx.eval_shape(lambda: make(recipe.model, rngs=nnx.Rngs(0)))
+    return nnx.eval_shape(lambda: weights.build(recipe.model, rngs=nnx.Rngs(0)))
 
 
 def count_parameters(model: nnx.Module) -> int:
@@ -47,7 +43,7 @@ def describe_recipe(recipe: Recipe) -> str:
         lines.append(f"parameters: {counted:,} counted, {recipe.model.parameters:,} by")
         lines.append(f"  {_closed_form(recipe)}")
         lines += _printed(recipe)
-    elif isinstance(recipe, ClassifierRecipe):
+    elif isinstance(recipe, ClassifierRecipe | PaletteRecipe):
         lines.append(f"parameters: {count_parameters(build_abstract(recipe)):,}")
     return "\n".join(lines)
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from minivim import cli, weights
+from minivim import classifier, cli, weights
+from minivim.config import ClassifierConfig
 from minivim.data import open_source, shapes, stack
 from minivim.experiments import encode_all
 from minivim.tokenizer import perceptual
@@ -295,8 +296,8 @@ def test_recipes_are_listed_and_printed(capsys):
 
 
 COMMANDS = [
-    "demo", "recipes", "train", "encode", "reconstruct", "sample", "evaluate",
-    "convert", "lab",
+    "demo", "recipes", "train", "encode", "reconstruct", "sample", "complete",
+    "evaluate", "convert", "lab",
 ]  # fmt: skip
 
 
@@ -585,6 +586,45 @@ def test_a_loss_that_becomes_nan(home, capsys):
 def test_impossible_samples(home, capsys, options, parts):
     command = ["sample", home / "prior", "--out", home / "never.png", *options]
     refused(capsys, command, *parts)
+
+
+@pytest.fixture(scope="module")
+def chooser(tmp_path_factory):
+    """A classifier for the priors of this module, and a judge."""
+    folder = tmp_path_factory.mktemp("labelled")
+    for kind in ("cnn", "residual"):
+        config = ClassifierConfig(kind=kind, num_classes=tiny.CLASSES, width=4)
+        network = tiny.build(classifier.build, config)
+        weights.save(folder / kind, network, kind="classifier", card={})
+    return folder
+
+
+def test_sample_keeps_what_a_classifier_likes(home, capsys, chooser):
+    out = home / "chosen.png"
+    command = ["sample", home / "prior", "--out", out, "--count", "2"]
+    command = [*map(str, command), "--acceptance", "0.5", "--classifier"]
+    assert cli.main([*command, str(chooser / "cnn")]) == 0
+    assert f"6 samples: {out}" in capsys.readouterr().out
+    Image.open(out).verify()
+    refused(capsys, [*command, chooser / "residual"], "is a judge")
+    refused(capsys, command[:-1], "--acceptance 0.5 --classifier FOLDER")
+    command[-2] = "0"
+    refused(capsys, [*command, chooser / "cnn"], "value in (0, 1]")
+
+
+def test_complete_draws_the_rest_of_images(home, capsys):
+    out, picture = home / "rest.png", home / "pictures" / "class1" / "0.png"
+    command = ["complete", home / "prior", picture, "--out", out, "--label", "1"]
+    assert cli.main([str(word) for word in command]) == 0
+    assert f"4 completions of 1 images: {out}" in capsys.readouterr().out
+    Image.open(out).verify()
+    command = ["complete", home / "prior", home / "pictures", "--out", out]
+    assert cli.main([*map(str, command), "--first", "2", "--count", "3"]) == 0
+    assert f"3 completions of 2 images: {out}" in capsys.readouterr().out
+    refused(capsys, [*command, "--keep", "1"], "rows=2", "keep 1 to 1")
+    refused(capsys, [*command, "--label", "7"], "label 7 is out of range")
+    command[2] = home / "prior" / "card.json"
+    refused(capsys, command, "card.json is not a readable image")
 
 
 def test_labels_that_the_prior_does_not_know(home, capsys, tmp_path):

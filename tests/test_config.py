@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 import typing
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from minivim.config import (
     ClassifierConfig,
     ClassifierRecipe,
     OptimConfig,
+    PaletteRecipe,
     PriorConfig,
     ProbeRecipe,
     StackConfig,
@@ -454,6 +456,21 @@ def loaded(setup: Setup) -> Any:
     return found
 
 
+def painted(setup: Setup) -> Any:
+    """The palette that training fits."""
+
+    def opened(spec, *, image_size, channels, **options):
+        image = tiny.images(24, image_size)[..., :channels]
+        return data.ArraySource({"image": image, "label": np.zeros(24, np.int32)})
+
+    setup.patch.setattr(data, "open_source", opened)
+    with tempfile.TemporaryDirectory() as folder:
+        model, _ = experiments.train_palette(
+            setup.recipe, spec="shapes", workdir=folder
+        )
+    return np.asarray(model.quantizer.codebook[...]).tolist()
+
+
 def probed(setup: Setup) -> Any:
     """What the probe is called with; tests/test_probe.py has the effects."""
     found: list[Any] = []
@@ -603,6 +620,18 @@ TABLES: dict[str, tuple[Any, dict[str, Change]]] = {
     "tokenizer, cnn": (
         with_cnn(tiny.TOKENIZER_RECIPE),
         {**under("model.encoder", CNN), **under("model.decoder", CNN)},
+    ),
+    "palette": (
+        PaletteRecipe(name="tiny", model=tiny.PALETTE, images=12),
+        {
+            "model.image_size": Change(16, painted),
+            "model.patch_size": Change(2, painted),
+            "model.num_codes": Change(32, painted),
+            "model.channels": Change(1, painted),
+            "images": Change(8, painted),
+            "steps": Change(1, painted),
+            "seed": Change(1, painted),
+        },
     ),
     "prior": (
         tiny.PRIOR_RECIPE,

@@ -14,6 +14,7 @@ from PIL import Image
 from minivim.config import (
     CNNConfig,
     OptimConfig,
+    PaletteConfig,
     PriorConfig,
     PriorRecipe,
     QuantizerConfig,
@@ -36,6 +37,7 @@ TOKENIZER = TokenizerConfig(
     decoder=replace(STACK, blocks=1),
     quantizer=QuantizerConfig(num_codes=24, code_dim=4),
 )
+PALETTE = PaletteConfig(image_size=8, patch_size=4, num_codes=24)
 PRIOR = PriorConfig(num_codes=24, grid=2, stack=STACK, num_classes=CLASSES)
 OPTIM = OptimConfig(peak_lr=3e-3, warmup_steps=2, final_lr=1e-4)
 RUN = RunConfig(

@@ -13,10 +13,12 @@ from minivim.config.models import (
     StackConfig,
     TokenizerConfig,
 )
+from minivim.config.palette import PaletteConfig
 from minivim.config.runs import (
     ClassifierRecipe,
     LossConfig,
     OptimConfig,
+    PaletteRecipe,
     PriorRecipe,
     ProbeRecipe,
     Recipe,
@@ -33,6 +35,8 @@ __all__ = [
     "DiscriminatorConfig",
     "LossConfig",
     "OptimConfig",
+    "PaletteConfig",
+    "PaletteRecipe",
     "PriorConfig",
     "PriorRecipe",
     "ProbeRecipe",

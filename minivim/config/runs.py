@@ -18,6 +18,7 @@ from minivim.config.models import (
     PriorConfig,
     TokenizerConfig,
 )
+from minivim.config.palette import PaletteConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +179,24 @@ class TokenizerRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PaletteRecipe:
+    """Stage 1 of iGPT: k-means over colours, with no network and no optimiser."""
+
+    name: str
+    model: PaletteConfig
+    # Training images whose pixels are clustered, drawn from `seed`.
+    images: int = 512
+    # At most; k-means ends where no pixel moves.
+    steps: int = 100
+    seed: int = 0
+    stage: Literal["tokenizer"] = field(default="tokenizer", init=False)
+
+    def __post_init__(self) -> None:
+        require_positive(self, "images", "steps")
+        require_not_negative(self, "seed")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PriorRecipe:
     """All of stage 2."""
 
@@ -278,4 +297,4 @@ class ClassifierRecipe:
         return {"image_size": self.image_size, "channels": self.model.channels}
 
 
-Recipe = TokenizerRecipe | PriorRecipe | ProbeRecipe | ClassifierRecipe
+Recipe = TokenizerRecipe | PaletteRecipe | PriorRecipe | ProbeRecipe | ClassifierRecipe

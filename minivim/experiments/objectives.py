@@ -178,4 +178,4 @@ def _abstract_tokenizer(recipe: PriorRecipe) -> Tokenizer:
         if known is None:
             raise
         config: Any = known().model  # type: ignore[union-attr]
-        return nnx.eval_shape(lambda: Tokenizer(config, rngs=nnx.Rngs(0)))
+        return nnx.eval_shape(lambda: weights.build(config, rngs=nnx.Rngs(0)))

@@ -73,7 +73,7 @@ def tokenizer_experiment(
     `rows` are those of every batch that this process reads, by default all; `workers`
     other processes decode them.
     """
-    codes, size = recipe.model.quantizer.num_codes, recipe.run.batch_size
+    size = recipe.run.batch_size
     model = tokenizer_model(recipe)
     graph = nnx.graphdef(model)
     images = _images(held_out, recipe.run.eval_size)
@@ -82,14 +82,7 @@ def tokenizer_experiment(
 
     def evaluate(variables: Any) -> dict[str, float]:
         tokenizer = objective.export(nnx.merge(graph, variables))
-        coded = encode_all(tokenizer, images, batch_size=size)
-        recon = decode_all(tokenizer, coded, batch_size=size)
-        found = metrics.codebook_usage(coded, num_codes=codes)
-        return {
-            "psnr": float(metrics.psnr(images, recon)),
-            "usage": found.usage,
-            "perplexity": found.perplexity,
-        }
+        return round_trip(tokenizer, images, batch_size=size)
 
     images_of = data.batches(
         source, batch_size=size, seed=recipe.run.seed, rows=rows, workers=workers
@@ -101,6 +94,21 @@ def tokenizer_experiment(
         evaluate=evaluate,
         card=card,
     )
+
+
+def round_trip(
+    tokenizer: Tokenizer, images: np.ndarray, *, batch_size: int = 256
+) -> dict[str, float]:
+    """PSNR of images there and back, and what of the codebook they use."""
+    coded = encode_all(tokenizer, images, batch_size=batch_size)
+    recon = decode_all(tokenizer, coded, batch_size=batch_size)
+    size = tokenizer.config.quantizer.num_codes
+    found = metrics.codebook_usage(coded, num_codes=size)
+    return {
+        "psnr": float(metrics.psnr(images, recon)),
+        "usage": found.usage,
+        "perplexity": found.perplexity,
+    }
 
 
 def _tokenizer_row(summary: dict[str, np.ndarray]) -> Row:

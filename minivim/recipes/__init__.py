@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 from minivim.config import (
     ClassifierRecipe,
+    PaletteRecipe,
     PriorRecipe,
-    ProbeRecipe,
     Recipe,
     TokenizerRecipe,
 )
@@ -41,6 +41,8 @@ from minivim.recipes.paper import (
 from minivim.recipes.toys import (
     as_vq_vae,
     cifar10_classifier,
+    cifar10_igpt,
+    cifar10_igpt_palette,
     cifar10_judge,
     cifar10_prior,
     cifar10_tokenizer,
@@ -48,6 +50,8 @@ from minivim.recipes.toys import (
     cifar10_tokenizer_gan_cnn,
     full_loss,
     shapes_classifier,
+    shapes_igpt,
+    shapes_igpt_palette,
     shapes_judge,
     shapes_prior,
     shapes_prior_unlabelled,
@@ -68,6 +72,8 @@ __all__ = [
     "VIM_LARGE",
     "as_vq_vae",
     "cifar10_classifier",
+    "cifar10_igpt",
+    "cifar10_igpt_palette",
     "cifar10_judge",
     "cifar10_prior",
     "cifar10_tokenizer",
@@ -79,6 +85,8 @@ __all__ = [
     "named",
     "recipe",
     "shapes_classifier",
+    "shapes_igpt",
+    "shapes_igpt_palette",
     "shapes_judge",
     "shapes_prior",
     "shapes_prior_unlabelled",
@@ -103,15 +111,19 @@ RECIPES: dict[tuple[str, str], Callable[[], Recipe]] = {
     ("tokenizer", "shapes"): shapes_tokenizer,
     ("tokenizer", "shapes-gan"): shapes_tokenizer_gan,
     ("tokenizer", "shapes-vq-vae"): shapes_vq_vae,
+    ("tokenizer", "shapes-igpt"): shapes_igpt_palette,
     ("prior", "shapes"): shapes_prior,
     ("prior", "shapes-unlabelled"): shapes_prior_unlabelled,
+    ("prior", "shapes-igpt"): shapes_igpt,
     ("probe", "shapes"): shapes_probe,
     ("classifier", "shapes"): shapes_classifier,
     ("classifier", "shapes-judge"): shapes_judge,
     ("tokenizer", "cifar10"): cifar10_tokenizer,
     ("tokenizer", "cifar10-gan"): cifar10_tokenizer_gan,
     ("tokenizer", "cifar10-gan-cnn"): cifar10_tokenizer_gan_cnn,
+    ("tokenizer", "cifar10-igpt"): cifar10_igpt_palette,
     ("prior", "cifar10"): cifar10_prior,
+    ("prior", "cifar10-igpt"): cifar10_igpt,
     ("classifier", "cifar10"): cifar10_classifier,
     ("classifier", "cifar10-judge"): cifar10_judge,
     ("tokenizer", "vit-vqgan-ss"): vit_vqgan_ss,
@@ -161,9 +173,14 @@ def trainable(
     Raises `UserError` where several stages share the name and none is given.
     """
     found = [recipe(stage, name)] if stage else named(name)
-    steps = [one for one in found if not isinstance(one, ProbeRecipe)]
+    steps = [
+        one
+        for one in found
+        if isinstance(one, TokenizerRecipe | PriorRecipe | ClassifierRecipe)
+    ]
     if not steps:
-        raise UserError(f"{name} is a probe, which has no train step; name another")
+        kind = "palette" if isinstance(found[0], PaletteRecipe) else "probe"
+        raise UserError(f"{name} is a {kind}, which has no train step; name another")
     if len(steps) > 1:
         stages = " or ".join(one.stage for one in steps)
         raise UserError(f"{name} is the name of several recipes; add --stage {stages}")

@@ -8,124 +8,127 @@ the book.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from minivim import weights
 from minivim.errors import UserError
-from minivim.reproduce import grid, optimiser, page, runs, tokenizers
+from minivim.reproduce import claims, grid, optimiser, page, runs, tokenizers
 from minivim.reproduce.tokenizers import SPECS, STUDIES
 
-__all__ = ["STUDIES", "grid", "main", "optimiser", "page", "runs", "tokenizers"]
+__all__ = [
+    "STUDIES",
+    "Options",
+    "claims",
+    "grid",
+    "main",
+    "optimiser",
+    "page",
+    "runs",
+    "tokenizers",
+]
 
 
-def main(
-    study: str,
-    *,
-    spec: str | None = None,
-    out: Path = Path("runs/reproduce"),
-    only: tuple[str, ...] = (),
-    seeds: tuple[int, ...] = (),
-    speed: bool = False,
-    judge: str | None = None,
-    classifier: str | None = None,
-    write: Path | None = None,
-    quiet: bool = False,
-) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line says beside the study's name; empty: the study's own."""
+
+    data: str = ""
+    # The folder of all runs.
+    out: Path = Path("runs/reproduce")
+    # Rows that are so named, or whose name holds the text.
+    only: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    # Images per second of the tokenizers, measured in turns.
+    speed: bool = False
+    judge: str = ""
+    classifier: str = ""
+    # Where a page of the book is written.
+    page: Path | None = None
+    quiet: bool = False
+
+
+def main(study: str, options: Options = Options()) -> str:
     """Run the rows of a study that are not there yet; returns its table.
 
-    `only` keeps the rows that are so named, or whose name holds the text. `write` is
-    the folder of the page. Raises `UserError` for a study or a row that is not there
-    and for options that a study does not have.
+    Raises `UserError` for a study or a row that is not there, and for an option that a
+    study does not have.
     """
-    if study not in (names := ["grid", "optimiser", *STUDIES]):
-        raise UserError(f"there is no study {study!r}; there are {', '.join(names)}")
-    if study != "grid" and (judge or classifier):
-        raise UserError(f"{study} has networks of its own; leave out --judge and "
-                        "--classifier")  # fmt: skip
     if study == "grid":
-        if speed:
-            raise UserError("the grid measures speed in any case; leave out --speed")
-        return _grid(
-            spec or "shapes", out, only, seeds, judge, classifier, write, quiet
+        return _grid(options)
+    if options.judge or options.classifier:
+        raise UserError(
+            f"{study} has networks of its own; leave out --judge and --classifier"
         )
     if study == "optimiser":
-        if only or seeds or speed:
-            raise UserError(
-                "the rows of optimiser run side by side from one seed; leave out "
-                "--only, --seeds and --speed"
-            )
-        found = optimiser.run(spec=spec or "shapes", out=out, quiet=quiet)
-        if write:
-            optimiser.write_page(found, page=write)
-        return f"{optimiser.TITLE}, {found[0]['of']} steps\n\n{optimiser.table(found)}"
-    return _tokenizers(study, spec, out, only, seeds, speed, write, quiet)
+        return _optimiser(options)
+    if study not in STUDIES:
+        names = ", ".join(["grid", "optimiser", *STUDIES])
+        raise UserError(f"there is no study {study!r}; there are {names}")
+    return _tokenizers(study, options)
 
 
-def _chosen(rows: tuple, only: tuple[str, ...]) -> list:
+def _chosen(rows: tuple[Any, ...], only: tuple[str, ...]) -> list[Any]:
     """Rows of these names; a text that is no name means all that hold it."""
     names = [row.name for row in rows]
-    kept = [
-        row for row in rows
-        if not only or any(row.name == o or (o not in names and o in row.name)
-                           for o in only)
-    ]  # fmt: skip
+
+    def wanted(name: str) -> bool:
+        return any(name == o or (o not in names and o in name) for o in only)
+
+    kept = [row for row in rows if not only or wanted(row.name)]
     if not kept:
         raise UserError(f"no row holds {only[0]!r}; there are {', '.join(names)}")
     return kept
 
 
-def _tokenizers(
-    name: str,
-    spec: str | None,
-    out: Path,
-    only: tuple[str, ...],
-    seeds: tuple[int, ...],
-    speed: bool,
-    write: Path | None,
-    quiet: bool,
-) -> str:
+def _tokenizers(name: str, options: Options) -> str:
     study = STUDIES[name]
-    spec = spec or SPECS.get(study.family, study.family)
-    rows = _chosen(study.rows, only)
+    spec = options.data or SPECS.get(study.family, study.family)
+    rows, out = _chosen(study.rows, options.only), options.out
     found = [
-        tokenizers.run_row(row, study, seed, spec=spec, out=out, quiet=quiet)
-        for seed in seeds or study.seeds
+        tokenizers.run_row(row, study, seed, spec=spec, out=out, quiet=options.quiet)
+        for seed in options.seeds or study.seeds
         for row in rows
     ]
-    if speed:
+    if options.speed:
         pace = tokenizers.speeds(study, spec=spec)
         found = [f | {"images_per_second": pace[f["row"]]} for f in found]
-    if write:
-        tokenizers.write_page(name, found, spec=spec, out=out, page=write)
+    if options.page:
+        tokenizers.write_page(name, found, spec=spec, out=out, page=options.page)
     return f"{study.title}, {study.steps} steps\n\n{tokenizers.table(study, found)}"
 
 
-def _grid(
-    spec: str,
-    out: Path,
-    only: tuple[str, ...],
-    seeds: tuple[int, ...],
-    judge: str | None,
-    classifier: str | None,
-    write: Path | None,
-    quiet: bool,
-) -> str:
+def _optimiser(options: Options) -> str:
+    if options.only or options.seeds or options.speed:
+        raise UserError(
+            "the rows of optimiser run side by side from one seed; leave out --only, "
+            "--seeds and --speed"
+        )
+    found = optimiser.run(
+        spec=options.data or "shapes", out=options.out, quiet=options.quiet
+    )
+    if options.page:
+        optimiser.write_page(found, page=options.page)
+    return f"{optimiser.TITLE}, {found[0]['of']} steps\n\n{optimiser.table(found)}"
+
+
+def _grid(options: Options) -> str:
     """Any data but `shapes` means the sizes and recipes of CIFAR-10."""
+    if options.speed:
+        raise UserError("the grid measures speed in any case; leave out --speed")
+    spec = options.data or "shapes"
     family = grid.FAMILIES["shapes" if spec == "shapes" else "cifar10"]
     place = runs.Place(
         family=family,
         spec=spec,
-        out=out / "grid" if out == Path("runs/reproduce") else out,
-        judge=judge or tokenizers.judge_of(family.name),
-        classifier=classifier or _classifier_of(family.name),
-        quiet=quiet,
+        out=options.out,
+        judge=options.judge or tokenizers.network_of(family.name, "judge"),
+        classifier=options.classifier
+        or tokenizers.network_of(family.name, "classifier"),
+        quiet=options.quiet,
     )
-    found = runs.run_rows(_chosen(grid.ROWS, only), seeds or grid.SEEDS, place)
-    if write:
-        page.write(page.collected(place), place=place, folder=write)
+    rows = _chosen(grid.ROWS, options.only)
+    found = runs.run_rows(rows, options.seeds or grid.SEEDS, place)
+    if options.page:
+        page.write(page.collected(place), place=place, folder=options.page)
     return page.table(found)
-
-
-def _classifier_of(family: str) -> str:
-    name = f"{family}/classifier"
-    return name if name in weights.shipped() else f"runs/{family}-classifier"

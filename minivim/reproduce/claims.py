@@ -330,6 +330,22 @@ CLAIMS = (
         figure="nll",
     ),
     Claim(
+        statement="Rejection at 0.5 gives better samples",
+        where="Table 6",
+        paper="FID 3.04 (0.5), 4.17 (1.0)",
+        better="rejection at 0.5",
+        worse="conditional prior",
+        figure="sample_distance",
+    ),
+    Claim(
+        statement="and samples that are more clearly of their class",
+        where="Table 6",
+        paper="IS 227.4 (0.5), 175.1 (1.0)",
+        better="rejection at 0.5",
+        worse="conditional prior",
+        figure="judge_agrees",
+    ),
+    Claim(
         statement="A larger prior gives better samples (base against small)",
         where="Table 8",
         paper="FID 4.17 (VIM-Large), 8.81 (VIM-Base)",
@@ -367,6 +383,14 @@ CLAIMS = (
         paper="65.1 % (ViT-VQGAN), 61.8 % (CNN-VQGAN)",
         better="unconditional prior",
         worse="prior over CNN codes",
+        figure="probe",
+    ),
+    Claim(
+        statement="Codes give better features than iGPT's pixels",
+        where="Table 7",
+        paper="73.2 % (VIM-Large), 60.3 % (iGPT-L), both 32 x 32 tokens",
+        better="unconditional prior",
+        worse="iGPT",
         figure="probe",
     ),
     Claim(

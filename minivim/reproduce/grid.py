@@ -14,6 +14,7 @@ from typing import Any, Literal
 from minivim import recipes
 from minivim.config import (
     CNNConfig,
+    PaletteRecipe,
     PriorRecipe,
     StackConfig,
     TokenizerRecipe,
@@ -69,7 +70,7 @@ FAMILIES = {
             "L": _stack(6, 80, heads=5),
         },
         tokenizer=(
-            "steps=400", "batch_size=16", "peak_lr=3e-3", "warmup_steps=50",
+            "steps=400", "batch_size=16", "peak_lr=2e-3", "warmup_steps=120",
             "checkpoint_every=200",
         ),
         prior=(
@@ -77,7 +78,7 @@ FAMILIES = {
             "checkpoint_every=250",
         ),
         full_loss=(
-            "steps=200", "warmup_steps=20", "discriminator.width=16",
+            "steps=200", "warmup_steps=60", "discriminator.width=16",
             "discriminator.max_width=32",
         ),
     ),
@@ -121,7 +122,7 @@ class Row:
 
     name: str
     size: str = "BB"
-    kind: Literal["vit", "cnn", "vq-vae"] = "vit"
+    kind: Literal["vit", "cnn", "vq-vae", "palette"] = "vit"
     full_loss: bool = False
     coarse: bool = False
     settings: tuple[str, ...] = ()
@@ -140,6 +141,8 @@ ROWS = (
     Row(name="unconditional prior", prior=NONE),
     Row(name="CNN", kind="cnn", timed=True),
     Row(name="prior over CNN codes", kind="cnn", prior=NONE),
+    Row(name="rejection at 0.5", prior=LABELS, acceptance=0.5),
+    Row(name="iGPT", kind="palette", prior=NONE),
     Row(name="SS", size="SS", timed=True),
     Row(name="SL", size="SL", timed=True),
     Row(name="code dim = width", settings=("code_dim={width}",)),
@@ -166,8 +169,13 @@ def row_named(name: str) -> Row:
 
 def tokenizer_recipe(
     row: Row, family: Family, seed: int, *, classifier: str
-) -> TokenizerRecipe:
+) -> TokenizerRecipe | PaletteRecipe:
     """Stage 1 of a row; `classifier` is what a perceptual term compares by."""
+    if row.kind == "palette":
+        # As many tokens as the base tokenizer has, as in Table 7.
+        patch = recipes.recipe("tokenizer", family.name).model.patch_size  # type: ignore[union-attr]
+        found = recipes.recipe("tokenizer", f"{family.name}-igpt")
+        return with_overrides(found, [f"patch_size={patch}", f"seed={seed}"])  # type: ignore[return-value]
     found = recipes.recipe("tokenizer", family.name)
     assert isinstance(found, TokenizerRecipe)
     one, other = (family.sizes[letter] for letter in row.size)
@@ -192,7 +200,12 @@ def tokenizer_recipe(
 
 
 def prior_recipe(
-    row: Row, family: Family, seed: int, *, tokenizer: TokenizerRecipe, folder: str
+    row: Row,
+    family: Family,
+    seed: int,
+    *,
+    tokenizer: TokenizerRecipe | PaletteRecipe,
+    folder: str,
 ) -> PriorRecipe:
     """Stage 2 of a row over the codes of its tokenizer, which is in `folder`."""
     assert row.prior is not None

@@ -25,15 +25,15 @@ import jax
 import numpy as np
 
 from minivim import classifier, data, metrics, prior, weights
-from minivim.config import PriorRecipe, ProbeRecipe, TokenizerRecipe
+from minivim.config import PaletteRecipe, PriorRecipe, ProbeRecipe, TokenizerRecipe
 from minivim.data import Source
-from minivim.errors import UserError
 from minivim.evaluate import prior_figures, tokenizer_figures
-from minivim.experiments import decode_all, encode_folder, probe, train
+from minivim.experiments import decode_all, encode_folder, probe, train, train_palette
 from minivim.reproduce.grid import Family, Row, prior_recipe, tokenizer_recipe
 from minivim.reproduce.tokenizers import TURNS, step_clock
 
 FIGURES = "figures.json"
+StageRecipe = TokenizerRecipe | PaletteRecipe | PriorRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,14 +61,12 @@ def _source(spec: str, split: str) -> Source:
 class Stage:
     """A run of stage 1 or 2 and its folder."""
 
-    recipe: TokenizerRecipe | PriorRecipe
+    recipe: StageRecipe
     key: str
     folder: Path
 
 
-def recipe_hash(
-    recipe: TokenizerRecipe | PriorRecipe, *, data: str, below: str = ""
-) -> str:
+def recipe_hash(recipe: StageRecipe, *, data: str, below: str = "") -> str:
     """Twelve hex digits of what makes a run's weights: recipe, data, tokenizer.
 
     Names and places do not count, nor does a setting at its default, so that a setting
@@ -83,7 +81,7 @@ def recipe_hash(
 
 def _changed(config: Any) -> dict[str, Any]:
     """Fields that differ from their default, of nested configs the same."""
-    found = {"": type(config).__name__}
+    found: dict[str, Any] = {"": type(config).__name__}
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
         if item.default is not dataclasses.MISSING and value == item.default:
@@ -115,8 +113,7 @@ def run_row(row: Row, seed: int, place: Place) -> dict[str, Any]:
     for stage in stages(row, seed, place):
         if not (stage.folder / weights.CARD).exists():
             with metered(stage.folder / "train.seconds"):
-                spec = _data_of(stage, place)
-                train(stage.recipe, spec=spec, workdir=stage.folder, quiet=place.quiet)
+                _train(stage, place)
     for file, measure in _measures(row, seed, place):
         if not file.exists():
             with metered(file.with_suffix(".seconds")):
@@ -127,21 +124,29 @@ def run_row(row: Row, seed: int, place: Place) -> dict[str, Any]:
     return record
 
 
-def _data_of(stage: Stage, place: Place) -> str:
-    """Images, or for a prior on cached codes those of its tokenizer, written once."""
-    if isinstance(stage.recipe, TokenizerRecipe) or stage.recipe.codes == "fly":
-        return place.spec
-    tokenizer = Path(stage.recipe.tokenizer)
-    if not (tokenizer / "codes").exists():
-        splits = {split: place.source(split) for split in ("train", "test")}
+def _train(stage: Stage, place: Place) -> None:
+    recipe, folder = stage.recipe, stage.folder
+    if isinstance(recipe, PaletteRecipe):
+        train_palette(recipe, spec=place.spec, workdir=folder)
+        return
+    spec = place.spec
+    if isinstance(recipe, PriorRecipe) and recipe.codes == "cache":
+        spec = str(_codes(Path(recipe.tokenizer), place))
+    train(recipe, spec=spec, workdir=folder, quiet=place.quiet)
+
+
+def _codes(tokenizer: Path, place: Place) -> Path:
+    """The codes of both splits beside their tokenizer, written for the first prior."""
+    folder = tokenizer / "codes"
+    if not folder.exists():
         encode_folder(
             weights.load(tokenizer),
-            tokenizer / "codes",
-            splits,
+            folder,
+            {split: place.source(split) for split in ("train", "test")},
             name=str(tokenizer),
             quiet=place.quiet,
         )
-    return str(tokenizer / "codes")
+    return folder
 
 
 def read_row(row: Row, seed: int, place: Place) -> dict[str, Any] | None:
@@ -279,13 +284,18 @@ def drawn(
     """Images, and labels in equal numbers where the prior knows any."""
     count = count or place.family.samples
     key, classes = jax.random.key(seed), model.config.num_classes
+    if not classes:
+        codes = prior.sample(model, key=key, num_samples=count)
+        return decode_all(tokenizer, np.asarray(codes)), None
+    labels = np.arange(count, dtype=np.int32) % classes
     if acceptance < 1:
-        raise UserError("rejection is not there yet")
-    if classes:
-        labels = np.arange(count, dtype=np.int32) % classes
-        codes = prior.sample(model, key=key, labels=labels)
-    else:
-        labels, codes = None, prior.sample(model, key=key, num_samples=count)
+        network = weights.load(place.classifier)
+        found = prior.reject(
+            model, tokenizer, network, key=key, labels=labels, acceptance=acceptance,
+            quiet=True,
+        )  # fmt: skip
+        return found.images[found.chosen], labels
+    codes = prior.sample(model, key=key, labels=labels)
     return decode_all(tokenizer, np.asarray(codes)), labels
 
 

@@ -137,7 +137,7 @@ def measured(folder: Path, study: Study, *, spec: str) -> dict[str, Any]:
     """Figures of a finished run on the test split."""
     tokenizer = weights.load(folder)
     test = data.open_source(spec, split="test", **tokenizer.config.image_shape)
-    judge = weights.load(judge_of(study.family))
+    judge = weights.load(network_of(study.family, "judge"))
     found = tokenizer_figures(tokenizer, test, count=2048, judge=judge)
     rows = read_metrics(folder)
     if "right_on_fake" in rows[-1]:
@@ -202,10 +202,10 @@ def step_clock(
     return clock
 
 
-def judge_of(family: str) -> str:
-    """The shipped judge of a data set, or the one that was trained in runs."""
-    name = f"{family}/judge"
-    return name if name in weights.shipped() else f"runs/{family}-judge"
+def network_of(family: str, kind: str) -> str:
+    """The shipped judge or classifier of a data set, or the one trained in runs."""
+    name = f"{family}/{kind}"
+    return name if name in weights.shipped() else f"runs/{family}-{kind}"
 
 
 # Figures of a table: title, digits, and whether more is better.

@@ -1,6 +1,7 @@
 """Pictures for notebooks and reports: explorers, plots and the static report."""
 
 from minivim.show.compare import bands, dots
+from minivim.show.completion import completions
 from minivim.show.curves import curves
 from minivim.show.explorer import Explorer, Live, live
 from minivim.show.health import gan_health, gan_verdict
@@ -29,6 +30,7 @@ __all__ = [
     "bands",
     "code_map",
     "codebook_patches",
+    "completions",
     "curves",
     "dots",
     "gan_health",

@@ -65,7 +65,7 @@ class Tokenizer(nnx.Module):
 
     def encode(self, images: Float[ArrayLike, "*shape"]) -> Int[Array, "B N"]:
         """Codes of images `[B, H, W, C]`, in raster order."""
-        self._check_images(np.shape(images))
+        self.check_images(np.shape(images))
         # From the host as NumPy, which every process of a mesh may pass to a program.
         if not isinstance(images, jax.Array):
             images = np.asarray(images, np.float32)
@@ -89,7 +89,8 @@ class Tokenizer(nnx.Module):
         """`decode(encode(images))`."""
         return self.decode(self.encode(images))
 
-    def _check_images(self, shape: tuple[int, ...]) -> None:
+    def check_images(self, shape: tuple[int, ...]) -> None:
+        """`UserError` for a shape that is not `[B, H, W, C]` of this tokenizer."""
         size, channels = self.config.image_size, self.config.channels
         if len(shape) != 4 or shape[1:] != (size, size, channels):
             raise UserError(

@@ -22,6 +22,7 @@ from safetensors.flax import load_file, save_file
 from minivim import classifier
 from minivim.config import (
     ClassifierConfig,
+    PaletteConfig,
     PriorConfig,
     TokenizerConfig,
     as_dict,
@@ -29,13 +30,14 @@ from minivim.config import (
 )
 from minivim.errors import UserError
 from minivim.prior import Prior
-from minivim.tokenizer import Tokenizer
+from minivim.tokenizer import Palette, Tokenizer
 from minivim.tokenizer.perceptual import LPIPS, PerceptualConfig
 
 HERE = Path(__file__).parent
 WEIGHTS, CARD = "model.safetensors", "card.json"
 KINDS: dict[str, tuple[type, Any]] = {
     "tokenizer": (TokenizerConfig, Tokenizer),
+    "palette": (PaletteConfig, Palette),
     "prior": (PriorConfig, Prior),
     "classifier": (ClassifierConfig, classifier.build),
     "perceptual": (PerceptualConfig, LPIPS),
@@ -54,6 +56,11 @@ class Card:
 
     def get(self, name: str, default: Any = None) -> Any:
         return self.values.get(name, default)
+
+
+def build(config: Any, *, rngs: nnx.Rngs) -> Any:
+    """A new model of the kind that the settings are of."""
+    return dict(KINDS.values())[type(config)](config, rngs=rngs)
 
 
 def flat_weights(model: nnx.Module) -> dict[str, jax.Array]:
@@ -111,7 +118,7 @@ def load(ref: str | Path, *, tokenizer: Tokenizer | None = None) -> Any:
     """
     folder = find(ref)
     card = read_card(folder)
-    config, build = _config_of(card), KINDS[card["kind"]][1]
+    config = _config_of(card)
     model = nnx.eval_shape(lambda: build(config, rngs=nnx.Rngs(0)))
     graph, state = nnx.split(model)
     weights = _read_weights(folder / WEIGHTS)
