@@ -4,6 +4,7 @@ import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,15 +25,16 @@ TINY = replace(
     priors=dict.fromkeys("SBL", SMALL),
     tokenizer=("num_codes=24", *tiny.RUN_SETTINGS),
     prior=tuple(tiny.RUN_SETTINGS),
+    image_size=16,
     samples=16,
     images=256,
-    probe=(64, 32),
+    probe=(20, 8),
 )
 
 
-def place(out: Path, family: grid.Family = TINY) -> runs.Place:
+def place(out: Path, family: grid.Family = TINY, *, spec: str = "shapes") -> runs.Place:
     return runs.Place(
-        family=family, spec="shapes", out=out, judge="shapes/judge",
+        family=family, spec=spec, out=out, judge="shapes/judge",
         classifier="shapes/classifier", quiet=True,
     )  # fmt: skip
 
@@ -118,17 +120,29 @@ def test_a_setting_of_a_later_version_changes_no_hash():
 
 
 def test_a_tiny_row_from_end_to_end_and_only_once(tmp_path, monkeypatch):
-    row, here = row_named("unconditional prior"), place(tmp_path)
+    pictures = str(tiny.pictures(tmp_path / "pictures"))
+    row = row_named("unconditional prior")
+    here = place(tmp_path / "runs", spec=pictures)
+    # tests/test_probe.py fits real ones.
+    fitted = SimpleNamespace(
+        accuracy=0.5, block_accuracy=(0.4, 0.5, 0.3), block_held_out=(0.4, 0.6, 0.5),
+        baselines={"pixels": (0.3, 0.2)},
+    )  # fmt: skip
+    monkeypatch.setattr(runs, "probe", lambda *_, **__: fitted)
     assert runs.read_row(row, 0, here) is None
     record = runs.run_row(row, 0, here)
     figures = record["figures"]
-    assert len(figures["probe_blocks"]) == SMALL.blocks
+    assert figures["probe_blocks"] == [0.4, 0.5, 0.3]
+    assert (figures["probe_middle"], figures["probe_last"]) == (0.5, 0.3)
+    assert figures["best_block"] == pytest.approx(2 / 3)
+    assert figures["probe_pixels"] == 0.2
     assert figures["samples"] == 16 and figures["sample_distance"] > 0
-    assert figures["nll_per_image"] == pytest.approx(64 * figures["nll"])
+    assert figures["nll_per_image"] == pytest.approx(16 * figures["nll"])
     assert record["command"] == (
-        "minivim reproduce grid --only 'unconditional prior' --seeds 0"
+        "minivim reproduce grid --only 'unconditional prior' --seeds 0 "
+        f"--data {pictures}"
     )
-    folders = {f.name for f in tmp_path.iterdir()}
+    folders = {f.name for f in here.out.iterdir()}
     assert folders == {f"tokenizer-{keys_of(row, here)[0]}", f"prior-{record['hash']}"}
     for name in ("train", "prior_figures", "probe"):
         monkeypatch.delattr(runs, name)
@@ -136,7 +150,7 @@ def test_a_tiny_row_from_end_to_end_and_only_once(tmp_path, monkeypatch):
     # The tokenizer of this row is the row BB's: only its figures are missing.
     base = runs.run_row(replace(row_named("BB"), timed=False), 0, here)
     assert base["hash"] == keys_of(row, here)[0]
-    assert base["figures"]["images"] == 256
+    assert 2 <= base["figures"]["images"] <= 30 and base["figures"]["psnr"] > 0
     drawn = page.samples_picture(here)
     assert "unconditional prior" in drawn.alt and "conditional prior," not in drawn.alt
 
@@ -191,14 +205,14 @@ def test_rows_are_chosen_by_name_or_by_part(capsys, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("better", "worse", "paired", "expected"),
     [
-        ([3, 4, 5], [0, 1, 2], False, (SAME, "ranges")),
-        ([0, 1, 2], [3, 4, 5], False, (OPPOSITE, "ranges")),
-        ([3, 4, 5], [0, 1, 3], False, (UNDECIDED, "")),
-        ([1, 2, 9], [0, 1, 8], True, (SAME, "pairs")),
-        ([0, 1, 8], [1, 2, 9], True, (OPPOSITE, "pairs")),
-        ([1, 2, 8], [0, 1, 9], True, (UNDECIDED, "")),
-        ([1, 2, 9], [0, 1, 8], False, (UNDECIDED, "")),
-        ([5, 5], [0, 0], True, (UNDECIDED, "")),
+        ([3.0, 4.0, 5.0], [0.0, 1.0, 2.0], False, (SAME, "ranges")),
+        ([0.0, 1.0, 2.0], [3.0, 4.0, 5.0], False, (OPPOSITE, "ranges")),
+        ([3.0, 4.0, 5.0], [0.0, 1.0, 3.0], False, (UNDECIDED, "")),
+        ([1.0, 2.0, 9.0], [0.0, 1.0, 8.0], True, (SAME, "pairs")),
+        ([0.0, 1.0, 8.0], [1.0, 2.0, 9.0], True, (OPPOSITE, "pairs")),
+        ([1.0, 2.0, 8.0], [0.0, 1.0, 9.0], True, (UNDECIDED, "")),
+        ([1.0, 2.0, 9.0], [0.0, 1.0, 8.0], False, (UNDECIDED, "")),
+        ([5.0, 5.0], [0.0, 0.0], True, (UNDECIDED, "")),
         ([], [], False, (UNDECIDED, "")),
     ],
 )

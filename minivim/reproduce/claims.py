@@ -155,9 +155,9 @@ def gain(claim: Claim, found: Sequence[Mapping[str, Any]]) -> list[float]:
     """
     one, other = map(np.array, sides(claim, found))
     if "psnr" in claim.figures:
-        return list((one - other) / (10 * np.log10(2)))
+        return ((one - other) / (10 * np.log10(2))).tolist()
     sign = 1 if FIGURES[claim.figures[0]][3] else -1
-    return list(sign * np.log2(one / other))
+    return (sign * np.log2(one / other)).tolist()
 
 
 CLAIMS = (

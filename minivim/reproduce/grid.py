@@ -40,6 +40,7 @@ class Family:
     prior: tuple[str, ...]
     # A discriminator, and what it takes to pay for it.
     full_loss: tuple[str, ...]
+    image_size: int = 32
     # Patches of the short token grid.
     coarse: int = 8
     samples: int = 512
@@ -179,9 +180,9 @@ def tokenizer_recipe(
     found = recipes.recipe("tokenizer", family.name)
     assert isinstance(found, TokenizerRecipe)
     one, other = (family.sizes[letter] for letter in row.size)
-    networks: Any = {"encoder": one, "decoder": other}
+    networks: Any = {"encoder": one, "decoder": other, "image_size": family.image_size}
     if row.kind == "cnn":
-        networks = {"encoder": family.cnn, "decoder": family.cnn}
+        networks |= {"encoder": family.cnn, "decoder": family.cnn}
     if row.coarse:
         networks["patch_size"] = family.coarse
     found = replace(

@@ -193,7 +193,9 @@ def samples_picture(place: Place, seed: int = SEEDS[0]) -> show.Plot:
     for row in ROWS:
         if row.prior is not None and read_row(row, seed, place):
             strips[row.name] = _samples(row, seed, place)
-    labels = np.repeat(np.arange(len(strips)), PICTURES)
+    labels = np.repeat(
+        np.arange(len(strips)), [len(strip) for strip in strips.values()]
+    )
     return show.samples_by_class(
         np.concatenate(list(strips.values())), labels, list(strips), columns=PICTURES
     )

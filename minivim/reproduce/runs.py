@@ -49,12 +49,12 @@ class Place:
 
     def source(self, split: str) -> Source:
         """A split at the family's image size."""
-        return _source(self.spec, split)
+        return _source(self.spec, split, self.family.image_size)
 
 
 @cache
-def _source(spec: str, split: str) -> Source:
-    return data.open_source(spec, split=split, image_size=32, channels=3)
+def _source(spec: str, split: str, size: int) -> Source:
+    return data.open_source(spec, split=split, image_size=size, channels=3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,7 +315,7 @@ def _probe_figures(folder: Path, place: Place) -> dict[str, Any]:
         "probe": found.accuracy,
         "probe_blocks": blocks,
         "probe_first": blocks[0],
-        "probe_middle": blocks[len(blocks) // 2 - 1],
+        "probe_middle": blocks[(len(blocks) - 1) // 2],
         "probe_last": blocks[-1],
         "best_block": (int(np.argmax(found.block_held_out)) + 1) / len(blocks),
         **{f"probe_{name}": pair[1] for name, pair in found.baselines.items()},
