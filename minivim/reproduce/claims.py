@@ -178,7 +178,7 @@ CLAIMS = (
         figure="judge_distance",
     ),
     Claim(
-        statement="and its pixels are the closest",
+        statement="The pixels of SL are the closest, too",
         where="Table 4",
         paper="squared error 2.88 (SL), 3.09 (BB), in 1e-3",
         better="SL",
@@ -210,7 +210,7 @@ CLAIMS = (
         figure="judge_distance",
     ),
     Claim(
-        statement="and its pixels are closer",
+        statement="A ViT's pixels are closer than a CNN's",
         where="Table 4",
         paper="squared error 3.09 (BB), 3.81 (CNN), in 1e-3",
         better="BB",
@@ -282,7 +282,7 @@ CLAIMS = (
         figure="judge_distance",
     ),
     Claim(
-        statement="and more of them are used",
+        statement="More of the l2-normalised codes are used",
         where="Table 4",
         paper="96 % with, 2 % without",
         better="BB",
@@ -298,7 +298,7 @@ CLAIMS = (
         figure="usage_256",
     ),
     Claim(
-        statement="StyleGAN2's discriminator gives better pictures than PatchGAN",
+        statement="StyleGAN2's discriminator looks better than PatchGAN",
         where="Table 4",
         paper="FID 1.55, 3.88",
         better="StyleGAN2, full loss",
@@ -306,7 +306,7 @@ CLAIMS = (
         figure="judge_distance",
     ),
     Claim(
-        statement="PatchGAN's pixels are closer all the same",
+        statement="PatchGAN's pixels are closer than with StyleGAN2's",
         where="Table 4",
         paper="squared error 2.58 (PatchGAN), 3.09 (StyleGAN2), in 1e-3",
         better="PatchGAN, full loss",
@@ -338,7 +338,7 @@ CLAIMS = (
         figure="sample_distance",
     ),
     Claim(
-        statement="and samples that are more clearly of their class",
+        statement="Rejection makes samples more clearly of their class",
         where="Table 6",
         paper="IS 227.4 (0.5), 175.1 (1.0)",
         better="rejection at 0.5",
@@ -346,7 +346,7 @@ CLAIMS = (
         figure="judge_agrees",
     ),
     Claim(
-        statement="A larger prior gives better samples (base against small)",
+        statement="A larger prior gives better samples (base, small)",
         where="Table 8",
         paper="FID 4.17 (VIM-Large), 8.81 (VIM-Base)",
         better="conditional prior",
@@ -354,7 +354,7 @@ CLAIMS = (
         figure="sample_distance",
     ),
     Claim(
-        statement="A larger prior gives better samples (large against base)",
+        statement="A larger prior gives better samples (large, base)",
         where="Table 8",
         paper="FID 4.17 (VIM-Large), 8.81 (VIM-Base)",
         better="large prior",

@@ -32,6 +32,8 @@ TOKENIZER = (
 )  # fmt: skip
 PRIOR = ("nll", "nll_per_image", "sample_distance", "judge_agrees", "probe",
          "probe_latents", "probe_pixels")  # fmt: skip
+# Rows whose reconstructions are drawn; of the priors all samples are.
+DRAWN = ("BB", "SL", "CNN", "code dim 4", "StyleGAN2, full loss")
 PICTURES = 12
 
 Found = Sequence[Mapping[str, Any]]
@@ -182,14 +184,15 @@ def _by_row(found: Found, figure: str) -> dict[str, list[Mapping[str, Any]]]:
 
 
 def samples_picture(place: Place, seed: int = SEEDS[0]) -> show.Plot:
-    """Test images, the base tokenizer's reconstructions, and samples of every prior."""
+    """Test images, reconstructions of some rows, and samples of every prior."""
     images = data.stack(place.source("test"), PICTURES)["image"]
     images = images.astype(np.float32) / 255
     strips = {"test images": images}
-    base = stages(row_named("BB"), seed, place)[0].folder
-    if (base / weights.CARD).exists():
-        tokenizer = weights.load(base)
-        strips["BB"] = decode_all(tokenizer, encode_all(tokenizer, images))
+    for name in DRAWN:
+        folder = stages(row_named(name), seed, place)[0].folder
+        if (folder / weights.CARD).exists():
+            tokenizer = weights.load(folder)
+            strips[name] = decode_all(tokenizer, encode_all(tokenizer, images))
     for row in ROWS:
         if row.prior is not None and read_row(row, seed, place):
             strips[row.name] = _samples(row, seed, place)
