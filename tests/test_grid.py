@@ -8,12 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from minivim import cli, reproduce
+from minivim import cli, reproduce, show
 from minivim.config import TokenizerRecipe, with_overrides
 from minivim.errors import UserError
-from minivim.reproduce import claims, grid, page, runs
-from minivim.reproduce.claims import CLAIMS, FIGURES, OPPOSITE, SAME, UNDECIDED
+from minivim.reproduce import grid, page, runs, verdicts
+from minivim.reproduce.claims import CLAIMS
 from minivim.reproduce.grid import FAMILIES, ROWS, Row, row_named
+from minivim.reproduce.verdicts import FIGURES, OPPOSITE, SAME, UNDECIDED
 from tests import tiny
 
 RESULTS = Path(__file__).parents[1] / "book" / "results"
@@ -217,10 +218,10 @@ def test_rows_are_chosen_by_name_or_by_part(capsys, tmp_path, monkeypatch):
     ],
 )
 def test_verdicts(better, worse, paired, expected):
-    assert claims.decided(better, worse, more=True, paired=paired) == expected
+    assert verdicts.decided(better, worse, more=True, paired=paired) == expected
     # Less is better: the mirror image.
     negative = [-v for v in better], [-v for v in worse]
-    assert claims.decided(*negative, more=False, paired=paired) == expected
+    assert verdicts.decided(*negative, more=False, paired=paired) == expected
 
 
 def record(name: str, seed: int, **figures: float) -> dict:
@@ -239,25 +240,25 @@ CLAIM = next(c for c in CLAIMS if (c.better, c.worse) == ("BB", "SS"))
 
 
 def test_a_claim_beside_our_figures():
-    found = claims.judged(CLAIM, FOUND)
+    found = verdicts.judged(CLAIM, FOUND)
     assert list(found) == ["statement", "where", "paper", "ours", "verdict", "note"]
     assert found["verdict"] == SAME
     assert found["ours"] == (
         "judge distance: 1.10 (1.00 to 1.20) for BB against 4.10 (4.00 to 4.20) for SS"
     )
-    assert all(1.7 < value < 2.1 for value in claims.gain(CLAIM, FOUND))
+    assert all(1.7 < value < 2.1 for value in verdicts.gain(CLAIM, FOUND))
     # A mutation: with the rows exchanged, or less taken for more, it turns round.
     swapped = replace(CLAIM, better=CLAIM.worse, worse=CLAIM.better)
-    assert claims.judged(swapped, FOUND)["verdict"] == OPPOSITE
-    assert all(value < 0 for value in claims.gain(swapped, FOUND))
-    assert claims.judged(CLAIM, FOUND[:5])["verdict"] == UNDECIDED
-    assert claims.judged(CLAIM, FOUND[:5])["ours"].endswith("(2 seeds)")
-    assert claims.judged(CLAIM, [])["ours"] == "not run"
+    assert verdicts.judged(swapped, FOUND)["verdict"] == OPPOSITE
+    assert all(value < 0 for value in verdicts.gain(swapped, FOUND))
+    assert verdicts.judged(CLAIM, FOUND[:5])["verdict"] == UNDECIDED
+    assert verdicts.judged(CLAIM, FOUND[:5])["ours"].endswith("(2 seeds)")
+    assert verdicts.judged(CLAIM, [])["ours"] == "not run"
 
 
 def test_three_decibels_are_one_doubling():
     claim = replace(CLAIM, figure="psnr")
-    assert claims.gain(claim, FOUND) == pytest.approx([1, 1, 1], abs=0.01)
+    assert verdicts.gain(claim, FOUND) == pytest.approx([1, 1, 1], abs=0.01)
 
 
 def test_pairs_are_of_one_tokenizer():
@@ -308,6 +309,10 @@ def test_tables_and_pictures_of_a_part(tmp_path):
     curves = [
         record("unconditional prior", s, probe_blocks=[0.2, 0.5, 0.3]) for s in (0, 1)
     ]
+    with pytest.raises(ValueError, match="no row to draw"):
+        show.dots({}, x="", limit=1.0)
+    with pytest.raises(ValueError, match="no curve to draw"):
+        show.bands({}, x="", y="")
     drawn = page.blocks_picture(curves)
     assert drawn is not None and "20, 50, 30" in drawn.alt
 

@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from minivim.errors import UserError
-from minivim.reproduce import claims, grid, optimiser, page, runs, tokenizers
+from minivim.reproduce import (
+    claims,
+    grid,
+    optimiser,
+    page,
+    runs,
+    tokenizers,
+    verdicts,
+)
 from minivim.reproduce.tokenizers import SPECS, STUDIES
 
 __all__ = [
@@ -26,6 +34,7 @@ __all__ = [
     "page",
     "runs",
     "tokenizers",
+    "verdicts",
 ]
 
 

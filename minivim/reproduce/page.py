@@ -11,8 +11,11 @@ import numpy as np
 
 from minivim import data, show, weights
 from minivim.experiments import decode_all, encode_all
-from minivim.reproduce.claims import (
-    CLAIMS,
+from minivim.reproduce.claims import CLAIMS
+from minivim.reproduce.grid import ROWS, SEEDS, Row, row_named
+from minivim.reproduce.runs import Place, drawn, read_row, stages
+from minivim.reproduce.tokenizers import spread
+from minivim.reproduce.verdicts import (
     FIGURES,
     OPPOSITE,
     SAME,
@@ -21,9 +24,6 @@ from minivim.reproduce.claims import (
     judged,
     values,
 )
-from minivim.reproduce.grid import ROWS, SEEDS, Row, row_named
-from minivim.reproduce.runs import Place, drawn, read_row, stages
-from minivim.reproduce.tokenizers import spread
 from minivim.show.plots import BLUE, GREY, RED
 
 # Columns of the tables of stage 1 and of stage 2.
@@ -114,7 +114,8 @@ def markdown(whole: Mapping[str, Any]) -> str:
         for verdict in (SAME, OPPOSITE, UNDECIDED)
     }
     longest = max(found, key=lambda record: record["seconds"])
-    seconds = sum(record["seconds"] for record in found)
+    # Rows that differ in how they sample share a run.
+    seconds = sum({r["hash"]: r["seconds"] for r in found}.values())
     names = {record["name"] for record in found}
     seeds = sorted({record["seed"] for record in found})
     parts = [
@@ -134,10 +135,14 @@ def markdown(whole: Mapping[str, Any]) -> str:
         "![the statements as dots, one for each seed: right of zero the paper's way]"
         "(./grid.png)",
     ]
-    notes = [c for c in claims if c["note"]]
+    notes: dict[str, list[str]] = {}
+    for claim in claims:
+        if claim["note"]:
+            notes.setdefault(claim["note"], []).append(f"*{claim['statement']}*")
     if notes:
-        parts.append("What is known of the rows that differ:")
-        parts.append("\n".join(f"- *{c['statement']}*: {c['note']}" for c in notes))
+        parts.append("What is known of some of them:")
+        lines = (f"- {'; '.join(about)}. {note}" for note, about in notes.items())
+        parts.append("\n".join(lines))
     parts += [
         "The rows of stage 1. The base tokenizer is BB with 8 dimensions; all are "
         "trained with L2 alone but for the two with a full loss.",
