@@ -74,15 +74,53 @@ def _printed(recipe: TokenizerRecipe | PriorRecipe) -> list[str]:
 
 
 def figures_table(found: dict[str, dict[str, Any]]) -> str:
-    """Figures of several weights, aligned."""
+    """Figures of several weights, aligned; beside some, what real images have.
+
+    Below stands what they were measured on.
+    """
     lines = []
     for name, figures in found.items():
         lines.append(name)
-        width = max(map(len, figures))
-        lines += [f"  {key:{width}}  {shown(value)}" for key, value in figures.items()]
+        real = figures.get("real", {})
+        rows = [row for row in figures if row not in ("real", "provenance")]
+        width = max(map(len, rows))
+        for row in rows:
+            line = f"  {row:{width}}  {shown(figures[row])}"
+            if row in real and row != "images":
+                line = f"{line:{width + 12}}  real images: {shown(real[row])}"
+            lines.append(line)
+        lines += _origin(figures.get("provenance", {}), real)
     return "\n".join(lines)
 
 
+def _origin(origin: dict[str, Any], real: dict[str, Any]) -> list[str]:
+    """Lines on data, networks and seed."""
+    if not origin:
+        return []
+    lines = [f"  the first {origin['images']} of {origin['of']} of {origin['data']}"]
+    if "pixels" in origin:
+        lines.append(f"  pixels: {origin['pixels']}")
+    if "probe" in origin:
+        lines.append(f"  probe: {origin['probe']}")
+    if "train" in origin:
+        lines.append(f"  neighbours among {origin['train']}")
+    if "images" in real:
+        lines.append(
+            f"  real images: scores of {real['images']}, distances between sets of "
+            f"{' and '.join(map(str, real['halves']))}; {origin['score_parts']} parts"
+        )
+    for role, network in origin["networks"].items():
+        lines.append(f"  {role}: {network['name']} ({network['hash'][:12]})")
+    lines.append(f"  seed {origin['seed']}")
+    return lines
+
+
 def shown(value: Any) -> str:
-    """A figure with four significant digits."""
+    """A figure with four significant digits; of many by name, the least and most."""
+    if isinstance(value, dict):
+        least, most = (
+            min(value, key=value.__getitem__),
+            max(value, key=value.__getitem__),
+        )
+        return f"{shown(value[least])} ({least}) to {shown(value[most])} ({most})"
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -17,6 +17,8 @@ from minivim import classifier, cli, weights
 from minivim.config import ClassifierConfig
 from minivim.data import open_source, shapes, stack
 from minivim.experiments import encode_all
+from minivim.metrics import inception
+from minivim.metrics.inception import Inception, InceptionConfig
 from minivim.tokenizer import perceptual
 from minivim.tokenizer.perceptual import PerceptualConfig
 from minivim.training import read_metrics
@@ -244,6 +246,127 @@ def test_evaluate_prints_and_writes_figures(home, capsys):
     assert found[str(home / "tok")]["codes"] == 24
 
 
+@pytest.fixture(scope="module")
+def networks(home):
+    """A judge, LPIPS and Inception, all small, as folders."""
+    small = {
+        "judge": (classifier.build, "classifier",
+                  ClassifierConfig(kind="residual", num_classes=3, width=8)),
+        "lpips": (perceptual.LPIPS, "perceptual",
+                  PerceptualConfig(widths=(4, 6), convs=(1, 1))),
+        "inception": (Inception, "inception", InceptionConfig(classes=5, divisor=16)),
+    }  # fmt: skip
+    for name, (build, kind, config) in small.items():
+        card = {"recipe": {"image_size": 8}}
+        weights.save(home / name, tiny.build(build, config), kind=kind, card=card)
+    return [f"--{name}={home / name}" for name in small]
+
+
+def test_evaluate_by_networks_that_the_user_gives(home, networks, capsys):
+    command = [
+        "evaluate",
+        home / "tok",
+        home / "prior",
+        "--data",
+        home / "pictures",
+        "--split",
+        "train",
+        "--count",
+        12,
+        "--samples",
+        12,
+        "--batch-size",
+        12,
+        "--seed",
+        3,
+        *networks,
+        "--json",
+        home / "more.json",
+        "--quiet",
+    ]
+    assert cli.main([str(word) for word in command]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == "" and "real images: " in shown.out
+    for name in ("judge", "inception", "lpips"):
+        assert f"  {name}: {home / name} (" in shown.out
+    found = json.loads((home / "more.json").read_text())
+    tok, prior = (found[str(home / name)] for name in ("tok", "prior"))
+    assert {"psnr", "lpips", "judge_distance", "fid"} <= set(tok)
+    assert {"nll", "judge_agrees", "judge_distance_samples", "fid_samples"} <= set(
+        prior
+    )
+    for figures in (tok, prior):
+        origin = figures["provenance"]
+        assert (origin["split"], origin["images"], origin["of"]) == ("train", 12, 27)
+        assert origin["seed"] == 3 and "bicubic" in origin["pixels"]
+        assert origin["networks"]["inception"]["name"] == str(home / "inception")
+        assert len(origin["weights"]["hash"]) == 64
+
+
+def test_evaluate_seeks_neighbours(home, capsys):
+    command = ["evaluate", home / "prior", "--data", home / "pictures", "--samples", 6,
+               "--neighbours", "pixels", "--quiet"]  # fmt: skip
+    assert cli.main([str(word) for word in command]) == 0
+    assert "neighbours among 27 of " in (out := capsys.readouterr().out)
+    assert "neighbour_distance_pixels" in out and "judge" not in out
+    refused(capsys, [*command, "--neighbours", "judge"], "no judge", "pixels")
+    refused(capsys, [*command, "--split", "train"], "held out", "leave out --split")
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (["--inception", "shapes/judge"],
+         ["shapes/judge is a classifier", "minivim convert inception"]),
+        (["--lpips", "shapes/tokenizer"], ["is a tokenizer", "minivim convert lpips"]),
+        (["--judge", "shapes/prior"], ["is a prior", "kind=residual"]),
+        (["--judge", "shapes/classifier"], ["methods may use", "such as shapes/judge"]),
+        (["--count", "2049"], ["more than the 2048 images of shapes (test)"]),
+        (["--count", "1"], ["two images or more, got 1", "give more images"]),
+        (["--batch-size", "0"], ["0 must be a whole number above zero"]),
+        (["--neighbours", "colour"], ["invalid choice", "pixels"]),
+    ],
+)  # fmt: skip
+def test_impossible_evaluations(capsys, options, parts):
+    refused(capsys, ["evaluate", "shapes/tokenizer", "--quiet", *options], *parts)
+
+
+def test_networks_that_have_no_figures_or_do_not_fit(home, networks, capsys):
+    command = ["evaluate", "--data", home / "pictures"]
+    for name in ("lpips", "inception"):
+        refused(capsys, [*command, home / name], "has no figures of its own")
+    odd = tiny.tokenizer(image_size=12)
+    weights.save(home / "odd", odd, kind="tokenizer", card={})
+    refused(
+        capsys, [*command, home / "odd", networks[0]], "multiples of 8, not 12 x 12",
+        "give --judge",
+    )  # fmt: skip
+
+
+def test_convert_writes_inception_that_loads(tmp_path, monkeypatch, capsys):
+    small, seen = InceptionConfig(classes=5, divisor=16), []
+
+    def inception_of(state):
+        seen.extend(state)
+        return tiny.build(Inception, small)
+
+    torch.save({"fc.weight": torch.ones(2)}, tmp_path / "weights.pth")
+    command = ["convert", "inception", str(tmp_path / "weights.pth"), "--out"]
+    refused(
+        capsys, [*command, tmp_path / "never"], "no Conv2d_1a_3x3.conv.weight",
+        "pytorch-fid",
+    )  # fmt: skip
+    assert not (tmp_path / "never").exists()
+    monkeypatch.setattr(inception, "inception_from_torch", inception_of)
+    assert cli.main([*command, str(tmp_path / "out")]) == 0
+    assert seen == ["fc.weight"]
+    loaded = weights.load(tmp_path / "out")
+    assert loaded.card["kind"] == "inception" and isinstance(loaded, Inception)
+    tiny.assert_same(
+        weights.flat_weights(loaded), weights.flat_weights(inception_of({}))
+    )
+
+
 def test_convert_writes_a_tokenizer_that_loads(tmp_path, capsys):
     state = {k: v.contiguous() for k, v in random_state().items()}
     torch.save({"state_dict": state, "epoch": 1}, tmp_path / "public.ckpt")
@@ -355,6 +478,7 @@ TRAIN = ["train", "tokenizer", "shapes", "--data", "shapes", "--workdir", "never
         (["convert", "vit-vqgan", "never.pt", "--out", "x"], ["no file never.pt"]),
         (["convert", "gan", "a", "--out", "x"], ["vit-vqgan", "lpips"]),
         (["convert", "lpips", "vgg16.pth", "--out", "x"], ["required: heads"]),
+        (["convert", "inception", "never.pth", "--out", "x"], ["no file never.pth"]),
     ],
 )  # fmt: skip
 def test_mistakes_in_the_command(capsys, command, parts):

@@ -2,10 +2,11 @@
 
 import pytest
 
-from minivim import recipes
+from minivim import recipes, weights
 from minivim.config import ProbeRecipe, StackConfig, TokenizerRecipe
 from minivim.describe import build_abstract, count_parameters, describe_recipe
 from minivim.errors import UserError
+from minivim.weights import make
 
 SIZED = [key for key in recipes.RECIPES if key[0] in ("tokenizer", "prior")]
 
@@ -156,6 +157,19 @@ def test_the_shipped_sizes_stay_small():
     assert tokenizer.model.num_tokens == 64
     assert prior.label_dropout == 0.1
     assert recipes.shapes_prior_unlabelled().model.num_classes == 0
+
+
+def test_what_is_shipped_has_a_recipe_and_a_size():
+    assert set(weights.shipped()) <= set(make.RECIPES)
+    families = {name.split("/")[0] for name in make.RECIPES}
+    assert families == set(make.SPECS) == set(make.STORAGE)
+    for name, (stage, recipe) in make.RECIPES.items():
+        found = recipes.recipe(stage, recipe)
+        assert found.run.seed == {"classifier": 1, "judge": 2}.get(
+            name.split("/")[1], 0
+        )
+    total = sum(path.stat().st_size for path in weights.HERE.rglob("*.safetensors"))
+    assert total < 20e6
 
 
 @pytest.mark.parametrize(

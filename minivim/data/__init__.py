@@ -14,8 +14,11 @@ from minivim.data.loader import (
     BatchIterator,
     Source,
     batches,
+    in_order,
+    padded,
     stack,
 )
+from minivim.data.pixels import pixel_rule
 from minivim.data.sources import open_source, open_stream, require_labels
 from minivim.data.streams import CAVEAT, Stream, StreamIterator
 
@@ -31,10 +34,13 @@ __all__ = [
     "Stream",
     "StreamIterator",
     "batches",
+    "in_order",
     "is_codes",
     "open_codes",
     "open_source",
     "open_stream",
+    "padded",
+    "pixel_rule",
     "require_labels",
     "stack",
     "write_codes",

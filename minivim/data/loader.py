@@ -8,11 +8,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Int
+from tqdm.auto import tqdm
 
 from minivim.errors import UserError
 
@@ -271,6 +272,38 @@ def batches(
     reading = _Reading(source, order, positions)
     workers = 0 if source.in_memory else workers
     return BatchIterator(functools.partial(_pipeline, reading, workers))
+
+
+def in_order(
+    source: Source,
+    *,
+    count: int | None = None,
+    batch_size: int = 256,
+    workers: int = 0,
+    desc: str = "",
+    quiet: bool = True,
+) -> Generator[Batch, None, None]:
+    """The first `count` rows once, as `batches` gives them, the last batch short.
+
+    No more than a few batches are in memory; `desc` names the progress bar.
+    """
+    count = len(source) if count is None else min(count, len(source))
+    reader = batches(
+        source, batch_size=batch_size, shuffle=False, repeat=False,
+        drop_remainder=False, workers=workers,
+    )  # fmt: skip
+    starts = range(0, count, batch_size)
+    try:
+        for first in tqdm(starts, desc=desc, unit="batch", disable=quiet):
+            yield {k: v[: count - first] for k, v in next(reader).items()}
+    finally:
+        reader.close()
+
+
+def padded(rows: np.ndarray, count: int) -> np.ndarray:
+    """Repeat the last row up to `count`, so that one program serves every batch."""
+    missing = count - len(rows)
+    return np.concatenate([rows, np.repeat(rows[-1:], missing, 0)]) if missing else rows
 
 
 def _pipeline(

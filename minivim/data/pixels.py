@@ -24,6 +24,14 @@ def check_shape(*, image_size: int, channels: int) -> None:
         )
 
 
+def pixel_rule(*, image_size: int, channels: int) -> str:
+    """What `to_pixels` does to pictures of another size or kind, in words."""
+    return (
+        f"the largest centred square, bicubic with antialiasing to {image_size} x "
+        f"{image_size} x {channels}"
+    )
+
+
 def to_pixels(
     image: Image.Image, *, image_size: int, channels: int = 3
 ) -> UInt8[np.ndarray, "size size channels"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
-from tqdm.auto import tqdm
 
 from minivim import data, weights
 from minivim.data import CodeRows, CodesCard, Source, write_codes
@@ -31,7 +31,9 @@ def encode_all(
     for first in range(0, len(images), batch_size):
         part = images[first : first + batch_size]
         scaled = part.astype(np.float32) / 255 if part.dtype == np.uint8 else part
-        parts.append(fetch(tokenizer.encode(_padded(scaled, batch_size)))[: len(part)])
+        parts.append(
+            fetch(tokenizer.encode(data.padded(scaled, batch_size)))[: len(part)]
+        )
     return np.concatenate(parts)
 
 
@@ -42,7 +44,9 @@ def decode_all(
     parts = []
     for first in range(0, len(codes), batch_size):
         part = np.asarray(codes[first : first + batch_size])
-        parts.append(fetch(tokenizer.decode(_padded(part, batch_size)))[: len(part)])
+        parts.append(
+            fetch(tokenizer.decode(data.padded(part, batch_size)))[: len(part)]
+        )
     return np.concatenate(parts)
 
 
@@ -80,30 +84,23 @@ def encode_batches(
     View `v` of batch `b` is drawn from (seed, v, b). `count` keeps the first images,
     `workers` other processes decode them.
     """
-    count = len(source) if count is None else min(count, len(source))
     changed = jax.jit(partial(augment, flip=views.flip, crop=views.crop))
-    reader = data.batches(
-        source, batch_size=batch_size, shuffle=False, repeat=False,
-        drop_remainder=False, workers=workers,
+    read = data.in_order(
+        source, count=count, batch_size=batch_size, workers=workers, desc="encode",
+        quiet=quiet,
     )  # fmt: skip
-    numbers = range(-(-count // batch_size))
-    try:
-        for number in tqdm(numbers, desc="encode", unit="batch", disable=quiet):
-            rows = {
-                k: v[: count - number * batch_size] for k, v in next(reader).items()
-            }
+    with closing(read):
+        for number, rows in enumerate(read):
             images = rows["image"]
             codes = [encode_all(tokenizer, images, batch_size=batch_size)]
             for view in range(1, views.count):
                 key = jax.random.fold_in(jax.random.key(views.seed), view)
                 key = jax.random.fold_in(key, number)
-                other = fetch(changed(_padded(images, batch_size), key=key))
+                other = fetch(changed(data.padded(images, batch_size), key=key))
                 coded = encode_all(tokenizer, other, batch_size=batch_size)
                 codes.append(coded[: len(images)])
             stacked = np.stack(codes, axis=1) if views.count > 1 else codes[0]
             yield {"codes": stacked, "label": rows["label"]}
-    finally:
-        reader.close()
 
 
 def encode_source(
@@ -197,13 +194,7 @@ def nats_per_token(
     parts = []
     for first in range(0, len(codes), batch_size):
         part = slice(first, first + batch_size)
-        rows = _padded(codes[part], batch_size)
-        named = None if labels is None else _padded(labels[part], batch_size)
+        rows = data.padded(codes[part], batch_size)
+        named = None if labels is None else data.padded(labels[part], batch_size)
         parts.append(fetch(_nll(prior, rows, named))[: len(codes[part])])
     return float(np.mean(np.concatenate(parts)))
-
-
-def _padded(rows: np.ndarray, count: int) -> np.ndarray:
-    """Repeat the last row up to `count`, so that one program serves every batch."""
-    missing = count - len(rows)
-    return np.concatenate([rows, np.repeat(rows[-1:], missing, 0)]) if missing else rows

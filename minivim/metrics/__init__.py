@@ -1,21 +1,36 @@
-"""Figures of merit: how much of the codebook is used, how close images are."""
+"""Figures of merit; each is named after what it measures, and by what."""
 
 from minivim.metrics.codebook import (
     CodebookUsage,
+    CodeCounter,
     codebook_usage,
     expected_unique,
     usage_by_image_batch,
 )
-from minivim.metrics.frechet import frechet_distance, gaussian, judge_distance
-from minivim.metrics.image import psnr, psnr_per_image, ssim, ssim_per_image
+from minivim.metrics.frechet import frechet_distance, judge_distance
+from minivim.metrics.image import (
+    lpips_per_image,
+    psnr,
+    psnr_per_image,
+    ssim,
+    ssim_per_image,
+)
+from minivim.metrics.moments import Moments, gaussian
+from minivim.metrics.score import ClassScore, inception_score, judge_score
 
 __all__ = [
+    "ClassScore",
+    "CodeCounter",
     "CodebookUsage",
+    "Moments",
     "codebook_usage",
     "expected_unique",
     "frechet_distance",
     "gaussian",
+    "inception_score",
     "judge_distance",
+    "judge_score",
+    "lpips_per_image",
     "psnr",
     "psnr_per_image",
     "ssim",

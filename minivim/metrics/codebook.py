@@ -6,6 +6,8 @@ number: `codebook_usage` counts everything it is given, `usage_by_image_batch` i
 paper's rule. `expected_unique` is what a perfectly uniform codebook would reach.
 """
 
+from __future__ import annotations
+
 import math
 from typing import NamedTuple
 
@@ -29,7 +31,7 @@ class CodebookUsage(NamedTuple):
     counts: np.ndarray
 
     @classmethod
-    def from_counts(cls, counts: Int[ArrayLike, " K"]) -> "CodebookUsage":
+    def from_counts(cls, counts: Int[ArrayLike, " K"]) -> CodebookUsage:
         """Usage from a histogram; histograms of parts may be added beforehand.
 
             usage = #{k: counts_k > 0} / K,  perplexity = exp(-sum_k p_k ln p_k)
@@ -46,7 +48,7 @@ class CodebookUsage(NamedTuple):
 
 
 # Paper silent, Table 4: usage and perplexity over any fixed set of tokens
-def codebook_usage(codes: Int[ArrayLike, "..."], *, num_codes: int) -> CodebookUsage:
+def codebook_usage(codes: Int[ArrayLike, ...], *, num_codes: int) -> CodebookUsage:
     """Usage and perplexity over all given tokens, whatever their order or batching.
 
         usage = #{k: count_k > 0} / K,  perplexity = exp(-sum_k p_k ln p_k)
@@ -72,16 +74,51 @@ def usage_by_image_batch(
     batch is part of the definition: it is no setting for speed. Raises UserError for
     fewer than `images` images and for codes out of range.
     """
-    rows = _checked(codes, num_codes)
-    rows = rows.reshape(len(rows), -1)
-    full = len(rows) // images
-    if full == 0:
-        raise UserError(
-            f"usage over batches of {images} images needs that many, got {len(rows)}; "
-            "pass more images, or use codebook_usage and state the number of tokens"
-        )
-    batches = np.split(rows[: full * images], full)
-    return float(np.mean([np.unique(batch).size for batch in batches])) / num_codes
+    rows = np.asarray(codes)
+    counter = CodeCounter(num_codes=num_codes, images=images)
+    return counter.update(rows.reshape(len(rows), -1)).usage_by_image_batch()
+
+
+class CodeCounter:
+    """Both figures from codes that arrive in batches of any size, in constant memory.
+
+    counts: int64 [K], how often each code occurred so far. Memory: two rows of K.
+    """
+
+    def __init__(self, *, num_codes: int, images: int = 256):
+        self.counts = np.zeros(num_codes, np.int64)
+        self._images, self._seen = images, 0
+        self._here = np.zeros(num_codes, bool)
+        self._used, self._full = 0, 0
+
+    def update(self, codes: Int[ArrayLike, "n T"]) -> CodeCounter:
+        """Take in rows of codes. Raises `UserError` for codes out of range."""
+        rows = _checked(codes, len(self.counts))
+        self.counts += np.bincount(rows.ravel(), minlength=len(self.counts))
+        while len(rows):
+            part = rows[: self._images - self._seen % self._images]
+            self._here[part] = True
+            self._seen += len(part)
+            rows = rows[len(part) :]
+            if self._seen % self._images == 0:
+                self._used += int(self._here.sum())
+                self._full += 1
+                self._here[:] = False
+        return self
+
+    def usage(self) -> CodebookUsage:
+        """As `codebook_usage` of all codes so far."""
+        return CodebookUsage.from_counts(self.counts)
+
+    def usage_by_image_batch(self) -> float:
+        """As the function, over all full batches so far, with its error."""
+        if not self._full:
+            raise UserError(
+                f"usage over batches of {self._images} images needs that many, got "
+                f"{self._seen}; pass more images, or use codebook_usage and state the "
+                "number of tokens"
+            )
+        return self._used / (self._full * len(self.counts))
 
 
 def expected_unique(n: int, num_codes: int) -> float:

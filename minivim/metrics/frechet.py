@@ -7,29 +7,11 @@ count and reference set, and its values mean nothing beside those of another net
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
 
-from minivim.errors import UserError
-
-
-def gaussian(
-    features: ArrayLike,
-) -> tuple[Float[np.ndarray, " D"], Float[np.ndarray, "D D"]]:
-    """Mean and unbiased covariance of rows [N, D], in float64.
-
-    Raises `UserError` for fewer than two rows.
-    """
-    rows = np.asarray(features, np.float64)
-    if rows.ndim != 2 or len(rows) < 2:
-        raise UserError(
-            f"a covariance needs rows [N, D] with N >= 2, got {rows.shape}; give more "
-            "images"
-        )
-    return rows.mean(axis=0), np.atleast_2d(np.cov(rows, rowvar=False))
+from minivim.metrics.features import chunks, features_and_logits
+from minivim.metrics.moments import Gaussian, Moments
 
 
 def frechet_distance(
@@ -75,28 +57,12 @@ def judge_distance(
     a_images, b_images: uint8, or float in [0, 1], [N, H, W, C]. Raises `UserError` for
     fewer than two images in a set.
     """
-    one, other = (
-        gaussian(pooled_features(judge, images, batch_size=batch_size))
-        for images in (a_images, b_images)
-    )
-    return frechet_distance(*one, *other)
 
+    def normal(images: ArrayLike) -> Gaussian:
+        moments = Moments()
+        for part in chunks(np.asarray(images), batch_size):
+            seen = features_and_logits(judge, part, batch_size=batch_size)
+            moments.update(seen[0])
+        return moments.gaussian()
 
-def pooled_features(
-    network: Callable[..., Any], images: ArrayLike, *, batch_size: int = 256
-) -> Float[np.ndarray, "N D"]:
-    """`aux["features"][-1]` of `network(images)`, averaged over positions."""
-    array = np.asarray(images)
-    parts = []
-    for first in range(0, max(len(array), 1), batch_size):
-        part = array[first : first + batch_size]
-        scaled = part.astype(np.float32) / 255 if part.dtype == np.uint8 else part
-        parts.append(np.asarray(_pooled(network, jnp.asarray(scaled, jnp.float32))))
-    return np.concatenate(parts)
-
-
-@nnx.jit
-def _pooled(
-    network: Callable[..., Any], images: Float[Array, "B H W C"]
-) -> Float[Array, "B D"]:
-    return network(images)[1]["features"][-1].mean(axis=(1, 2))
+    return frechet_distance(*normal(a_images), *normal(b_images))

@@ -1,12 +1,17 @@
-"""How close a reconstruction is: PSNR and SSIM, per image and then averaged."""
+"""How close a reconstruction is: PSNR, SSIM and LPIPS, per image, then averaged."""
+
+from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from minivim.tokenizer.perceptual import LPIPS
+
 # Wang et al. 2004: an 11 x 11 Gaussian window, and the constants for a range of 1.
-_WINDOW, _SIGMA = 11, 1.5
+SSIM_WINDOW, _SIGMA = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2
 
 
@@ -45,9 +50,9 @@ def ssim(a: ArrayLike, b: ArrayLike) -> Array:
 def ssim_per_image(a: ArrayLike, b: ArrayLike) -> Float[Array, " B"]:
     """SSIM of each image pair, mean over window positions and channels. See `ssim`."""
     x, y = _checked(a, b)
-    if min(x.shape[1:3]) < _WINDOW:
+    if min(x.shape[1:3]) < SSIM_WINDOW:
         raise ValueError(
-            f"SSIM needs images of at least {_WINDOW} x {_WINDOW} pixels, got "
+            f"SSIM needs images of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, got "
             f"{x.shape[1]} x {x.shape[2]}"
         )
     mu_x, mu_y = _blur(x), _blur(y)
@@ -56,6 +61,20 @@ def ssim_per_image(a: ArrayLike, b: ArrayLike) -> Float[Array, " B"]:
     luminance = (2 * mu_x * mu_y + _C1) / (mu_x**2 + mu_y**2 + _C1)
     structure = (2 * cov + _C2) / (var_x + var_y + _C2)
     return (luminance * structure).mean(axis=(1, 2, 3))
+
+
+def lpips_per_image(network: LPIPS, a: ArrayLike, b: ArrayLike) -> Float[Array, " B"]:
+    """LPIPS of each image pair, in float32 also where the hardware would round.
+
+    a, b: float [B, H, W, C] in [0, 1]. Errors as of `LPIPS`.
+    """
+    with jax.default_matmul_precision("highest"):
+        return _lpips(network, *_checked(a, b))
+
+
+@nnx.jit
+def _lpips(network: LPIPS, a: Array, b: Array) -> Array:
+    return network(recon=a, target=b)
 
 
 def _blur(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
@@ -70,11 +89,11 @@ def _blur(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
 
 def _band(size: int) -> Float[Array, "valid size"]:
     """Row i holds the window's weights at columns i .. i + 10."""
-    offset = jnp.arange(_WINDOW) - _WINDOW // 2
+    offset = jnp.arange(SSIM_WINDOW) - SSIM_WINDOW // 2
     weights = jnp.exp(-(offset**2) / (2 * _SIGMA**2))
-    valid = jnp.arange(size - _WINDOW + 1)[:, None]
+    valid = jnp.arange(size - SSIM_WINDOW + 1)[:, None]
     band = jnp.zeros((len(valid), size))
-    return band.at[valid, valid + jnp.arange(_WINDOW)].set(weights / weights.sum())
+    return band.at[valid, valid + jnp.arange(SSIM_WINDOW)].set(weights / weights.sum())
 
 
 def _checked(a: ArrayLike, b: ArrayLike) -> tuple[Array, Array]:

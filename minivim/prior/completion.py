@@ -48,8 +48,9 @@ def complete(
 
     The tokenizer's encoder sees the whole image, so that the codes of its upper half
     know a little of the lower half, and a completion would be told what it is meant to
-    guess. By default the encoder is shown the upper rows and their last row of pixels,
-    repeated; with `peek` the image as it is.
+    guess. By default the encoder is shown the upper rows above a plain ground of their
+    mean colour; with `peek` the image as it is. Codes are kept, not pixels: the decoder
+    looks at all of them, and may draw the upper rows a little differently.
 
     images: uint8, or float in [0, 1], [B, H, W, C]. `labels` are one for each image,
     by default none; `options` go to `sample`. Raises `UserError` for rows outside the
@@ -90,6 +91,7 @@ def complete(
 def hide_below(
     images: Float[np.ndarray, "B H W C"], height: int
 ) -> Float[np.ndarray, "B H W C"]:
-    """The images with every row of pixels from `height` on as the one before it."""
-    below = images.shape[1] - height
-    return np.pad(images[:, :height], ((0, 0), (0, below), (0, 0), (0, 0)), "edge")
+    """The images with all pixels from row `height` on at the mean of those above."""
+    hidden = images.copy()
+    hidden[:, height:] = images[:, :height].mean((1, 2), keepdims=True)
+    return hidden

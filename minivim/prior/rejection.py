@@ -135,7 +135,7 @@ def _check(prior: Prior, tokenizer: Tokenizer, network: Any, acceptance: float) 
             f"acceptance={acceptance} is the share of candidates that is kept; use a "
             "value in (0, 1]"
         )
-    config = getattr(network, "config", None)
+    config: Any = getattr(network, "config", None)
     if not hasattr(config, "kind"):
         raise UserError(
             "rejection needs a labelled network; name one that `minivim train "

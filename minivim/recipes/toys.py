@@ -176,30 +176,30 @@ def shapes_judge() -> ClassifierRecipe:
 
 
 def cifar10_tokenizer() -> TokenizerRecipe:
-    """CIFAR-10 on a laptop: 64 tokens of 512 codes.
+    """CIFAR-10 on a laptop: 64 tokens of 1,024 codes, L2 and L_VQ alone.
 
     `minivim train tokenizer cifar10 --data uoft-cs/cifar10 --workdir runs/cifar10`
     """
     recipe = shapes_tokenizer()
-    quantizer = QuantizerConfig(num_codes=512, code_dim=8)
+    quantizer = QuantizerConfig(num_codes=1024, code_dim=8)
     return replace(
         recipe,
         name="cifar10",
         model=replace(recipe.model, quantizer=quantizer),
         optim=replace(recipe.optim, decay_end=0),
-        run=RunConfig(steps=1000, batch_size=64),
+        run=RunConfig(steps=6000, batch_size=64),
         flip=True,
     )
 
 
 def cifar10_tokenizer_gan() -> TokenizerRecipe:
-    """CIFAR-10 with all five terms; needs a `classifier cifar10` in runs.
+    """CIFAR-10 with all five terms.
 
     `minivim train tokenizer cifar10-gan --data uoft-cs/cifar10
     --workdir runs/cifar10-gan`
     """
     return replace(
-        full_loss(cifar10_tokenizer(), perceptual_net="runs/cifar10-classifier"),
+        full_loss(cifar10_tokenizer(), perceptual_net="cifar10/classifier"),
         name="cifar10-gan",
     )
 
@@ -229,7 +229,7 @@ def cifar10_classifier() -> ClassifierRecipe:
         shapes_classifier(),
         name="cifar10",
         model=ClassifierConfig(kind="cnn", num_classes=10),
-        run=RunConfig(steps=2500, batch_size=128, seed=1),
+        run=RunConfig(steps=4000, batch_size=128, seed=1),
     )
 
 
@@ -243,26 +243,53 @@ def cifar10_judge() -> ClassifierRecipe:
         cifar10_classifier(),
         name="cifar10-judge",
         model=ClassifierConfig(kind="residual", num_classes=10),
-        run=RunConfig(steps=2500, batch_size=128, seed=2),
+        run=RunConfig(steps=4000, batch_size=128, seed=2),
     )
 
 
 def cifar10_prior() -> PriorRecipe:
-    """A prior over the codes of a `cifar10` tokenizer; set `tokenizer` to its folder.
+    """The prior over the codes of the shipped tokenizer, with a class token.
 
-    `minivim train prior cifar10 --data uoft-cs/cifar10 --workdir runs/cifar10-prior
-    --set tokenizer=runs/cifar10`
+    `minivim train prior cifar10 --data uoft-cs/cifar10 --workdir runs/cifar10-prior`
     """
-    stack = StackConfig(blocks=6, heads=6, width=192, hidden=768, dropout=0.1, unroll=6)
+    stack = StackConfig(blocks=6, heads=4, width=128, hidden=512, unroll=6)
     return PriorRecipe(
         name="cifar10",
-        model=PriorConfig(num_codes=512, grid=8, stack=stack, num_classes=10),
-        optim=OptimConfig(peak_lr=1e-3, warmup_steps=100, final_lr=5e-5, b2=0.96),
-        run=RunConfig(steps=10000, batch_size=64),
-        tokenizer="runs/cifar10",
+        model=PriorConfig(num_codes=1024, grid=8, stack=stack, num_classes=10),
+        optim=OptimConfig(peak_lr=1.5e-3, warmup_steps=100, final_lr=5e-5, b2=0.96),
+        run=RunConfig(steps=4000, batch_size=64),
+        tokenizer="cifar10/tokenizer",
         label_dropout=0.1,
-        codes="fly",
         flip=True,
+        views=4,
+    )
+
+
+def cifar10_prior_unlabelled() -> PriorRecipe:
+    """The same prior without labels, for the probe.
+
+    `minivim train prior cifar10-unlabelled --data uoft-cs/cifar10
+    --workdir runs/cifar10-unlabelled`
+    """
+    recipe = cifar10_prior()
+    return replace(
+        recipe,
+        name="cifar10-unlabelled",
+        model=replace(recipe.model, num_classes=0),
+        label_dropout=0.0,
+    )
+
+
+def cifar10_probe() -> ProbeRecipe:
+    """The probe of the shipped prior.
+
+    `minivim train probe cifar10 --data uoft-cs/cifar10 --workdir runs/cifar10-probe`
+    """
+    return replace(
+        shapes_probe(),
+        name="cifar10",
+        prior="cifar10/prior-unlabelled",
+        tokenizer="cifar10/tokenizer",
     )
 
 

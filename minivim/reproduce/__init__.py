@@ -1,9 +1,9 @@
 """The paper's comparisons in miniature: `minivim reproduce NAME`.
 
 `grid` is the whole of them, small; `losses`, `terms` and `cifar10` compare tokenizers
-more closely, `optimiser` the optimiser of stage 2 with Adam. What is there already is
-not computed again. With a page a study's figures, table and pictures are written for
-the book.
+more closely, `optimiser` the optimiser of stage 2 with Adam; `shipped` measures and
+draws what comes with the package. What is there already is not computed again. With a
+page a study's figures, table and pictures are written for the book.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from minivim.reproduce import (
     optimiser,
     page,
     runs,
+    shipped,
     tokenizers,
     verdicts,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "optimiser",
     "page",
     "runs",
+    "shipped",
     "tokenizers",
     "verdicts",
 ]
@@ -69,10 +71,12 @@ def main(study: str, options: Options = Options()) -> str:
         raise UserError(
             f"{study} has networks of its own; leave out --judge and --classifier"
         )
+    if study == "shipped":
+        return _shipped(options)
     if study == "optimiser":
         return _optimiser(options)
     if study not in STUDIES:
-        names = ", ".join(["grid", "optimiser", *STUDIES])
+        names = ", ".join(["grid", "optimiser", "shipped", *STUDIES])
         raise UserError(f"there is no study {study!r}; there are {names}")
     return _tokenizers(study, options)
 
@@ -141,3 +145,29 @@ def _grid(options: Options) -> str:
     if options.page:
         page.write(page.collected(place), place=place, folder=options.page)
     return page.table(found)
+
+
+def _shipped(options: Options) -> str:
+    """Both families; `--data` is where the pictures of cifar10 are."""
+    if options.seeds or options.speed:
+        raise UserError("there is one set of weights; leave out --seeds and --speed")
+    families = [f for f in shipped.SPECS if not options.only or f in options.only]
+    if not families:
+        names = ", ".join(shipped.SPECS)
+        raise UserError(
+            f"nothing is shipped for {options.only[0]!r}; there are {names}"
+        )
+    places = [
+        shipped.Place(
+            family=family,
+            spec=options.data or spec if family == "cifar10" else spec,
+            out=options.out / "shipped",
+            quiet=options.quiet,
+        )
+        for family, spec in shipped.SPECS.items()
+        if family in families
+    ]
+    found = [shipped.run(place) for place in places]
+    if options.page:
+        shipped.write_page(places, page=options.page)
+    return shipped.summary(found)

@@ -29,6 +29,7 @@ from minivim.config import (
     from_dict,
 )
 from minivim.errors import UserError
+from minivim.metrics.inception import Inception, InceptionConfig
 from minivim.prior import Prior
 from minivim.tokenizer import Palette, Tokenizer
 from minivim.tokenizer.perceptual import LPIPS, PerceptualConfig
@@ -41,6 +42,7 @@ KINDS: dict[str, tuple[type, Any]] = {
     "prior": (PriorConfig, Prior),
     "classifier": (ClassifierConfig, classifier.build),
     "perceptual": (PerceptualConfig, LPIPS),
+    "inception": (InceptionConfig, Inception),
 }
 
 
@@ -107,7 +109,7 @@ def save(
 
 
 def load(ref: str | Path, *, tokenizer: Tokenizer | None = None) -> Any:
-    """Load a tokenizer, prior, classifier or LPIPS; `model.card` is its card.
+    """Load any kind of weights that `KINDS` names; `model.card` is its card.
 
     `ref` is a folder (a finished run's workdir will do), a shipped name such as
     `shapes/tokenizer`, or a hub id `owner/name` with an optional `@revision`. A prior
@@ -160,6 +162,18 @@ def load_pair(
 def card_of(model: nnx.Module) -> Card:
     """The card that a loaded model carries; an empty one for a model that was built."""
     return getattr(model, "card", Card("", {}))
+
+
+def identity(model: nnx.Module) -> dict[str, str]:
+    """Where weights were read from, by their name if they are shipped, and their hash.
+
+    A model that was built has its type for a name.
+    """
+    path = Path(card_of(model).path)
+    name = path.as_posix() if path.name else type(model).__name__
+    if path.is_relative_to(HERE):
+        name = path.relative_to(HERE).as_posix()
+    return {"name": name, "hash": weights_hash(model)}
 
 
 def check_pair(prior: Prior, tokenizer: Tokenizer | None) -> None:

@@ -2,13 +2,13 @@
 
 Tokenizer first, rounded to its storage type before the priors read its codes; then
 both priors, and the two labelled networks from seeds of their own. Names after the
-command make only those.
+command make only those; `--data` says where a family's pictures are.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +18,45 @@ from minivim.experiments import train
 from minivim.weights import CARD, HERE, load, read_card, save
 
 # Half the size of float32; the figures on the cards are those of the rounded weights.
-STORAGE = "float16"
-SHAPES = {
+STORAGE = {"shapes": "float16", "cifar10": "bfloat16"}
+RECIPES = {
     "shapes/classifier": ("classifier", "shapes"),
     "shapes/judge": ("classifier", "shapes-judge"),
     "shapes/tokenizer": ("tokenizer", "shapes"),
     "shapes/prior": ("prior", "shapes"),
     "shapes/prior-unlabelled": ("prior", "shapes-unlabelled"),
+    "cifar10/classifier": ("classifier", "cifar10"),
+    "cifar10/judge": ("classifier", "cifar10-judge"),
+    "cifar10/tokenizer": ("tokenizer", "cifar10"),
+    "cifar10/prior": ("prior", "cifar10"),
+    "cifar10/prior-unlabelled": ("prior", "cifar10-unlabelled"),
+}
+SPECS = {"shapes": "shapes", "cifar10": "uoft-cs/cifar10"}
+NOTES = {
+    "cifar10": "Trained on a copy of CIFAR-10 that was compressed as JPEG once more: "
+    "the figures are not comparable with those of the original."
 }
 
 
-def make(name: str, runs: Path, destination: Path) -> None:
-    """Train one of `SHAPES` in `runs` and export it, rounded, to `destination`."""
-    stage, recipe_name = SHAPES[name]
-    spec = name.split("/")[0]
+def make(name: str, runs: Path, destination: Path, *, spec: str) -> None:
+    """Train one of `RECIPES` in `runs` and export it, rounded, to `destination`."""
+    stage, recipe_name = RECIPES[name]
+    family = name.split("/")[0]
     workdir = runs / name
     train(recipes.recipe(stage, recipe_name), spec=spec, workdir=workdir)  # type: ignore[arg-type]
     card = read_card(workdir).values
     card["command"] = f"python -m minivim.weights.make {name}"
+    card["data"] = f"{SPECS[family]} (train)"
+    card |= {"note": NOTES[family]} if family in NOTES else {}
     own = ("format", "kind", "model", "parameters", "storage")
     kept = {key: value for key, value in card.items() if key not in own}
     folder = destination / name
-    save(folder, load(workdir), kind=stage, card=kept, storage=STORAGE)
+    save(folder, load(workdir), kind=stage, card=kept, storage=STORAGE[family])
 
 
-def write_figures(names: list[str]) -> None:
+def write_figures(names: list[str], *, spec: str) -> None:
     """Measure the exported weights and put the figures on their cards."""
-    found: dict[str, dict[str, Any]] = shipped_figures(names, spec="shapes")
+    found: dict[str, dict[str, Any]] = shipped_figures(names, spec=spec)
     for name, figures in found.items():
         path = HERE / name / CARD
         card = json.loads(path.read_text())
@@ -52,15 +64,26 @@ def write_figures(names: list[str]) -> None:
         path.write_text(json.dumps(card, indent=1) + "\n")
 
 
-def main(names: list[str]) -> None:
-    """Make the named weights, or all."""
-    for name in names or list(SHAPES):
-        make(name, Path("runs/weights"), HERE)
-    write_figures(names or list(SHAPES))
+def main(arguments: list[str] | None = None) -> None:
+    """Make the named weights, or all of a family."""
+    parser = argparse.ArgumentParser(prog="python -m minivim.weights.make")
+    parser.add_argument("names", nargs="*", metavar="FAMILY/NAME", default=[])
+    parser.add_argument("--family", choices=sorted(SPECS), default="shapes")
+    parser.add_argument("--data", metavar="SPEC", help="default: the family's own")
+    parser.add_argument("--runs", type=Path, default=Path("runs/weights"))
+    chosen = parser.parse_args(arguments)
+    family = chosen.names[0].split("/")[0] if chosen.names else chosen.family
+    spec = chosen.data or SPECS[family]
+    names = chosen.names or [name for name in RECIPES if name.startswith(f"{family}/")]
+    if unknown := [name for name in names if name not in RECIPES]:
+        parser.error(f"{unknown[0]} is not shipped; there are {', '.join(RECIPES)}")
+    for name in names:
+        make(name, chosen.runs, HERE, spec=spec)
+    write_figures(names, spec=spec)
 
 
 if __name__ == "__main__":
     from minivim.runtime import restart_with_environment
 
     restart_with_environment()
-    main(sys.argv[1:])
+    main()

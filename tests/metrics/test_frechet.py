@@ -8,7 +8,7 @@ from minivim import classifier, data, metrics, weights
 from minivim.config import ClassifierConfig
 from minivim.errors import UserError
 from minivim.metrics import frechet_distance, gaussian, judge_distance
-from minivim.metrics.frechet import pooled_features
+from minivim.metrics.features import features_and_logits
 from tests import tiny
 
 RNG = np.random.default_rng(0)
@@ -89,18 +89,18 @@ def judge():
 
 def test_features_are_the_last_block_whatever_the_batches(judge):
     images = tiny.images(11, 16)
-    found = pooled_features(judge, images, batch_size=4)
+    found, _ = features_and_logits(judge, images, batch_size=4)
     _, aux = tiny.call(judge, jnp.asarray(images, jnp.float32) / 255)
     want = np.mean(aux["features"][-1], axis=(1, 2))
     np.testing.assert_allclose(found, want, atol=1e-5)
-    whole = pooled_features(judge, images.astype(np.float32) / 255)
+    whole, _ = features_and_logits(judge, images.astype(np.float32) / 255)
     np.testing.assert_allclose(found, whole, atol=1e-5)
 
 
 @pytest.mark.paper("the Frechet distance on features of our own judge")
 def test_judge_distance_is_the_distance_of_its_features(judge):
     one, other = tiny.images(20, 16), tiny.images(30, 16, seed=1) // 2
-    parts = (gaussian(pooled_features(judge, images)) for images in (one, other))
+    parts = (gaussian(features_and_logits(judge, images)[0]) for images in (one, other))
     (m1, s1), (m2, s2) = parts
     found = judge_distance(judge, one, other, batch_size=16)
     assert found == pytest.approx(frechet_distance(m1, s1, m2, s2), rel=1e-4)

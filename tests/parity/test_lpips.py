@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from minivim.metrics import lpips_per_image
 from minivim.tokenizer import perceptual
 from minivim.tokenizer.convert import read_state_dict
 from minivim.tokenizer.perceptual import LPIPS, lpips_from_torch
@@ -97,6 +98,12 @@ def test_values_and_gradients(twin, ours, size):
         np.testing.assert_allclose(each, want, rtol=1e-5)
         apart.append(off(slope, want_slope))
     assert min(apart) < 1e-4, apart
+
+
+def test_the_metric_is_the_same_distance(twin, ours):
+    x, y = pair((32, 32))
+    want, _ = theirs(twin, x, y)
+    np.testing.assert_allclose(lpips_per_image(ours, y, x), want, rtol=1e-5)
 
 
 def test_images_that_are_not_normalised_would_be_noticed(twin, ours, monkeypatch):

@@ -1,0 +1,211 @@
+"""Figures of named weights on a named data set, as `minivim evaluate` prints them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from minivim import classifier, data, weights
+from minivim.config import ProbeRecipe
+from minivim.data import Source
+from minivim.errors import UserError
+from minivim.evaluate.priors import judged_figures, prior_figures
+from minivim.evaluate.provenance import with_origin
+from minivim.evaluate.tokenizers import tokenizer_figures
+from minivim.experiments import probe
+from minivim.prior import Prior
+from minivim.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What to measure weights by: images of a data set, and networks.
+
+    count: the first images of the split, all by default. neighbours: "judge" or
+    "pixels", by which to seek the nearest training images of samples.
+    """
+
+    spec: str
+    split: str = "test"
+    count: int | None = None
+    judge: Any = None
+    inception: Any = None
+    lpips: Any = None
+    samples: int = 512
+    neighbours: str | None = None
+    batch_size: int = 256
+    seed: int = 0
+    quiet: bool = True
+
+    def __post_init__(self) -> None:
+        if self.neighbours and self.split == "train":
+            raise UserError(
+                "neighbours are sought among the training images, so others must be "
+                "held out beside; leave out --split train"
+            )
+        if self.neighbours == "judge" and self.judge is None:
+            raise UserError(
+                "there is no judge to seek neighbours by; give --judge, or use "
+                "--neighbours pixels"
+            )
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        return {"batch_size": self.batch_size, "quiet": self.quiet}
+
+    def source(self, split: str | None = None, **shape: int) -> Source:
+        """Images of a split, refused where there are fewer than `count`."""
+        found = data.open_source(self.spec, split=split or self.split, **shape)
+        if split is None and self.count and self.count > len(found):
+            raise UserError(
+                f"--count {self.count} is more than the {len(found)} images of "
+                f"{found.description}; give {len(found)} or less"
+            )
+        return found
+
+
+def shipped_figures(
+    refs: list[str],
+    *,
+    spec: str,
+    judge: str | None = None,
+    inception: str | None = None,
+    lpips: str | None = None,
+    **options: Any,
+) -> dict[str, dict[str, Any]]:
+    """Figures of weights on a data set, by default of all that are shipped for it.
+
+    `judge`, `inception` and `lpips` name weights; `options` are those of `Evaluation`.
+    """
+    refs = refs or [name for name in weights.shipped() if name.startswith(f"{spec}/")]
+    if not refs:
+        raise UserError(f"nothing is shipped for {spec}; name the weights to evaluate")
+    judge = judge or (f"{spec}/judge" if f"{spec}/judge" in weights.shipped() else None)
+    how = Evaluation(
+        spec=spec,
+        judge=_network("judge", judge),
+        inception=_network("inception", inception),
+        lpips=_network("lpips", lpips),
+        **options,
+    )
+    return {str(ref): _figures(ref, how) for ref in refs}
+
+
+# Kind of the weights that an option takes, and where to get some.
+OPTIONS = {
+    "judge": ("classifier", "a classifier of kind=residual, such as shapes/judge"),
+    "inception": ("inception", "the folder that minivim convert inception wrote"),
+    "lpips": ("perceptual", "the folder that minivim convert lpips wrote"),
+}
+
+
+def _network(option: str, ref: str | None) -> Any:
+    """Loaded weights of the kind that an option takes; None without a reference."""
+    if ref is None:
+        return None
+    model: Any = weights.load(ref)
+    kind, remedy = OPTIONS[option]
+    if model.card["kind"] != kind:
+        raise UserError(f"--{option} {ref} is a {model.card['kind']}; give {remedy}")
+    if isinstance(model, classifier.Classifier):
+        raise UserError(
+            f"--judge {ref} is a classifier that methods may use, so no figure comes "
+            f"from it; give {remedy}"
+        )
+    return model
+
+
+def _figures(ref: str, how: Evaluation) -> dict[str, Any]:
+    model: Any = weights.load(ref)
+    kind = model.card["kind"]
+    if kind in ("perceptual", "inception"):
+        raise UserError(
+            f"{ref} compares images and has no figures of its own; name a tokenizer, a "
+            "prior or a classifier"
+        )
+    tokenizer: Any = model
+    if kind == "prior":
+        tokenizer, model = weights.load_pair(ref)
+    shape = (
+        {"image_size": data_size(model), "channels": model.config.channels}
+        if kind == "classifier"
+        else tokenizer.config.image_shape
+    )
+    _check_judge(how.judge, shape)
+    source = how.source(**shape)
+    if kind == "classifier":
+        figures = classifier_figures(model, source, count=how.count, **how.reading)
+    elif kind == "tokenizer":
+        figures = tokenizer_figures(
+            model, source, count=how.count, judge=how.judge, inception=how.inception,
+            lpips=how.lpips, seed=how.seed, **how.reading,
+        )  # fmt: skip
+    else:
+        figures = _figures_of_prior(ref, model, tokenizer, source, how)
+    figures["provenance"] |= {
+        "split": how.split,
+        "pixels": data.pixel_rule(**shape),
+        "weights": weights.identity(model),
+    }
+    return figures
+
+
+def classifier_figures(
+    model: classifier.Classifier | classifier.Judge,
+    source: Source,
+    *,
+    count: int | None = None,
+    batch_size: int = 256,
+    quiet: bool = True,
+) -> dict[str, Any]:
+    """Share of the first `count` images that a classifier names rightly."""
+    count = len(source) if count is None else min(count, len(source))
+    right = 0.0
+    read = data.in_order(
+        source, count=count, batch_size=batch_size, desc="classifier", quiet=quiet
+    )
+    for rows in read:
+        labels = rows["label"]
+        right += len(labels) * classifier.accuracy(model, rows["image"], labels)
+    figures = {"images": count, "accuracy": right / count}
+    return with_origin(figures, {}, source, count=count)
+
+
+def _figures_of_prior(
+    ref: str, prior: Prior, tokenizer: Tokenizer, source: Source, how: Evaluation
+) -> dict[str, Any]:
+    shape = tokenizer.config.image_shape
+    figures = prior_figures(prior, tokenizer, source, count=how.count, **how.reading)
+    train = how.source("train", **shape) if how.neighbours else None
+    if how.judge is not None or how.inception is not None or train is not None:
+        figures |= judged_figures(
+            prior, tokenizer, how.judge, source, samples=how.samples, seed=how.seed,
+            count=how.count, inception=how.inception, train=train,
+            neighbours=how.neighbours or "pixels", **how.reading,
+        )  # fmt: skip
+    if not prior.config.num_classes and source.num_classes > 1:
+        recipe = ProbeRecipe(name="evaluate", prior=ref, tokenizer="")
+        splits = {split: how.source(split, **shape) for split in ("train", "test")}
+        result = probe(recipe, prior, tokenizer, **splits)
+        figures |= {f"probe, {name}": test for name, _, test in result.rows()}
+        sizes = [f"{len(images)} of {split}" for split, images in splits.items()]
+        figures["provenance"]["probe"] = ", ".join(sizes)
+    return figures
+
+
+def _check_judge(judge: Any, shape: dict[str, int]) -> None:
+    """The judge must be able to read images of this shape."""
+    if judge is None:
+        return
+    size, channels = shape["image_size"], shape["channels"]
+    if channels != judge.config.channels or size % 8:
+        raise UserError(
+            f"the judge reads images of {judge.config.channels} channels and of sides "
+            f"that are multiples of 8, not {size} x {size} x {channels}; give --judge "
+            "one for these images"
+        )
+
+
+def data_size(model: Any) -> int:
+    """Image size that a classifier was trained on."""
+    return int(model.card["recipe"]["image_size"])

@@ -1,0 +1,263 @@
+"""InceptionV3 as FID and the Inception Score use it, with weights that the user has.
+
+The network of 2015 that both metrics were defined by, in the layout of its port to
+PyTorch (pytorch-fid): its average pools leave the margin out of the mean, its last
+block pools by the largest value, and it names 1008 classes. Another Inception, such as
+torchvision's own, gives other figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange, repeat
+from flax import nnx
+from jaxtyping import Array, Float
+
+from minivim.config.checks import require
+
+SIDE = 299
+NORM_EPS = 1e-3  # of the batch norms there, which are part of the kernels here
+REMEDY = "give pt_inception-2015-12-05-6726825d.pth of pytorch-fid"
+
+
+class Conv(NamedTuple):
+    """A convolution, by its name in the file, and its ReLU."""
+
+    name: str
+    width: int
+    kernel: tuple[int, int] = (1, 1)
+    stride: int = 1
+    padding: str = "SAME"
+
+
+class Branches(NamedTuple):
+    """Paths from the same input, whose channels are joined."""
+
+    paths: tuple[Sequence[Any], ...]
+
+
+# A convolution, branches, or a pool: "average", "largest", or "halved" (the largest).
+Path = Sequence[Conv | Branches | str]
+
+
+def _mixed(block: str, *paths: Path) -> Branches:
+    """Paths of a block, whose name all its convolutions share."""
+    return Branches(tuple([_named(block, step) for step in path] for path in paths))
+
+
+def _named(block: str, step: Conv | Branches | str) -> Conv | Branches | str:
+    if isinstance(step, Conv):
+        return step._replace(name=f"{block}.{step.name}")
+    return _mixed(block, *step.paths) if isinstance(step, Branches) else step
+
+
+def _row(name: str, *steps: tuple[int, int, int]) -> list[Conv]:
+    """Convolutions (width, height, breadth), numbered from 1."""
+    return [Conv(f"{name}_{i}", w, (h, b)) for i, (w, h, b) in enumerate(steps, 1)]
+
+
+def _halving(name: str, width: int) -> Conv:
+    return Conv(name, width, (3, 3), stride=2, padding="VALID")
+
+
+def _a(block: str, pooled: int) -> Branches:
+    return _mixed(
+        block,
+        [Conv("branch1x1", 64)],
+        _row("branch5x5", (48, 1, 1), (64, 5, 5)),
+        _row("branch3x3dbl", (64, 1, 1), (96, 3, 3), (96, 3, 3)),
+        ["average", Conv("branch_pool", pooled)],
+    )
+
+
+def _c(block: str, c: int) -> Branches:
+    return _mixed(
+        block,
+        [Conv("branch1x1", 192)],
+        _row("branch7x7", (c, 1, 1), (c, 1, 7), (192, 7, 1)),
+        _row(
+            "branch7x7dbl", (c, 1, 1), (c, 7, 1), (c, 1, 7), (c, 7, 1), (192, 1, 7)
+        ),
+        ["average", Conv("branch_pool", 192)],
+    )  # fmt: skip
+
+
+def _e(block: str, pool: str) -> Branches:
+    def fork(name: str) -> Branches:
+        sides = {"a": (1, 3), "b": (3, 1)}
+        return Branches(
+            tuple([Conv(name + side, 384, kernel)] for side, kernel in sides.items())
+        )
+
+    return _mixed(
+        block,
+        [Conv("branch1x1", 320)],
+        [Conv("branch3x3_1", 384), fork("branch3x3_2")],
+        [*_row("branch3x3dbl", (448, 1, 1), (384, 3, 3)), fork("branch3x3dbl_3")],
+        [pool, Conv("branch_pool", 192)],
+    )
+
+
+NETWORK: Path = (
+    Conv("Conv2d_1a_3x3", 32, (3, 3), stride=2, padding="VALID"),
+    Conv("Conv2d_2a_3x3", 32, (3, 3), padding="VALID"),
+    Conv("Conv2d_2b_3x3", 64, (3, 3)),
+    "halved",
+    Conv("Conv2d_3b_1x1", 80),
+    Conv("Conv2d_4a_3x3", 192, (3, 3), padding="VALID"),
+    "halved",
+    _a("Mixed_5b", 32),
+    _a("Mixed_5c", 64),
+    _a("Mixed_5d", 64),
+    _mixed(
+        "Mixed_6a",
+        [_halving("branch3x3", 384)],
+        [*_row("branch3x3dbl", (64, 1, 1), (96, 3, 3)), _halving("branch3x3dbl_3", 96)],
+        ["halved"],
+    ),
+    *map(_c, ("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"), (128, 160, 160, 192)),
+    _mixed(
+        "Mixed_7a",
+        [Conv("branch3x3_1", 192), _halving("branch3x3_2", 320)],
+        [
+            *_row("branch7x7x3", (192, 1, 1), (192, 1, 7), (192, 7, 1)),
+            _halving("branch7x7x3_4", 192),
+        ],
+        ["halved"],
+    ),
+    _e("Mixed_7b", "average"),
+    _e("Mixed_7c", "largest"),
+)
+POOLS = {
+    "average": partial(
+        nnx.avg_pool, window_shape=(3, 3), padding="SAME", count_include_pad=False
+    ),
+    "largest": partial(nnx.max_pool, window_shape=(3, 3), padding="SAME"),
+    "halved": partial(nnx.max_pool, window_shape=(3, 3), strides=(2, 2)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class InceptionConfig:
+    """Classes, and by what all widths are divided: 1 but for tests."""
+
+    classes: int = 1008
+    divisor: int = 1
+
+    def __post_init__(self) -> None:
+        require(
+            self.classes > 0 and self.divisor in (1, 2, 4, 8, 16),
+            f"classes={self.classes} and divisor={self.divisor} make no network; use "
+            "1008 and 1",
+        )
+
+
+class Inception(nnx.Module):
+    """Logits without bias, and the map whose mean FID reads.
+
+    `aux["features"]` is the last map, [B, 8, 8, 2048]; its mean is the third pool. The
+    head has no bias, as the Inception Score was first computed. float32 throughout,
+    also where the hardware would rather round.
+    """
+
+    def __init__(self, config: InceptionConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        self.convs = nnx.Dict({})
+        width = self._build(NETWORK, 3, rngs)
+        self.head = nnx.Linear(width, config.classes, use_bias=False, rngs=rngs)
+
+    def _build(self, path: Path, width: int, rngs: nnx.Rngs) -> int:
+        """Add the convolutions of a path; the width it ends with."""
+        for step in path:
+            if isinstance(step, Branches):
+                width = sum(self._build(below, width, rngs) for below in step.paths)
+            elif isinstance(step, Conv):
+                outputs = step.width // self.config.divisor
+                self.convs[step.name] = nnx.Conv(
+                    width,
+                    outputs,
+                    step.kernel,
+                    strides=step.stride,
+                    padding=step.padding,
+                    precision=jax.lax.Precision.HIGHEST,
+                    rngs=rngs,
+                )
+                width = outputs
+        return width
+
+    def __call__(
+        self, images: Float[Array, "B H W C"]
+    ) -> tuple[Float[Array, "B classes"], dict[str, Any]]:
+        """images: float in [0, 1], of any size, with 1 or 3 channels."""
+        x = self._run(NETWORK, prepared(images))
+        pooled = x.mean(axis=(1, 2))
+        logits = jnp.dot(
+            pooled, self.head.kernel[...], precision=jax.lax.Precision.HIGHEST
+        )
+        return logits, {"features": [x]}
+
+    def _run(self, path: Path, x: Float[Array, "B h w C"]) -> Array:
+        for step in path:
+            if isinstance(step, Branches):
+                parts = [self._run(below, x) for below in step.paths]
+                x = jnp.concatenate(parts, axis=-1)
+            elif isinstance(step, Conv):
+                x = jax.nn.relu(self.convs[step.name](x))
+            else:
+                x = POOLS[step](x)
+        return x
+
+
+def prepared(images: Float[Array, "B H W C"]) -> Float[Array, "B 299 299 3"]:
+    """299 x 299 pixels in [-1, 1], as pytorch-fid makes them; grey counts thrice.
+
+    Bilinear without antialiasing, corners not aligned, both up and down.
+    """
+    if images.shape[-1] == 1:
+        images = repeat(images, "b h w 1 -> b h w c", c=3)
+    shape = (images.shape[0], SIDE, SIDE, 3)
+    return 2 * jax.image.resize(images, shape, "bilinear", antialias=False) - 1
+
+
+def inception_from_torch(state: dict[str, np.ndarray]) -> Inception:
+    """The network of pytorch-fid's file, each batch norm taken into its convolution.
+
+        W' = W s, b' = b - m s,   s = g / sqrt(v + eps)
+
+    state: `NAME.conv.weight` [O, I, h, w], `NAME.bn.{weight,bias,running_mean,
+    running_var}` [O] and `fc.weight` [1008, 2048]; other keys are ignored. Raises
+    `UserError` where one is missing or of another shape.
+    """
+    model = nnx.eval_shape(lambda: Inception(InceptionConfig(), rngs=nnx.Rngs(0)))
+
+    def found(name: str, *shape: int) -> np.ndarray:
+        require(name in state, f"there is no {name} among the weights; {REMEDY}")
+        value = np.asarray(state[name], np.float64)
+        require(
+            value.shape == shape,
+            f"{name} has shape {value.shape}, not {shape}; {REMEDY}",
+        )
+        return value
+
+    for name, conv in model.convs.items():
+        h, w, inputs, outputs = conv.kernel.shape
+        kernel = found(f"{name}.conv.weight", outputs, inputs, h, w)
+        gain, bias, mean, variance = (
+            found(f"{name}.bn.{part}", outputs)
+            for part in ("weight", "bias", "running_mean", "running_var")
+        )
+        scale = gain / np.sqrt(variance + NORM_EPS)
+        kernel = rearrange(kernel, "o i h w -> h w i o") * scale
+        conv.kernel = nnx.Param(jnp.asarray(kernel, jnp.float32))
+        conv.bias = nnx.Param(jnp.asarray(bias - mean * scale, jnp.float32))
+    inputs, outputs = model.head.kernel.shape
+    head = found("fc.weight", outputs, inputs).T
+    model.head.kernel = nnx.Param(jnp.asarray(head, jnp.float32))
+    return model

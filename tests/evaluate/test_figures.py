@@ -1,0 +1,272 @@
+"""Figures of models: their names, where they come from, batches, and memory."""
+
+import subprocess
+import sys
+import tracemalloc
+
+import jax
+import numpy as np
+import pytest
+
+from minivim import classifier, data, metrics
+from minivim.config import ClassifierConfig
+from minivim.data import ArraySource, Source
+from minivim.describe import figures_table
+from minivim.evaluate import (
+    draw,
+    judged_figures,
+    prior_figures,
+    tokenizer_figures,
+)
+from minivim.experiments import decode_all, encode_all, nats_per_token
+from minivim.metrics.inception import Inception, InceptionConfig
+from minivim.prior import sample
+from minivim.tokenizer.perceptual import LPIPS, PerceptualConfig
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def judge():
+    config = ClassifierConfig(kind="residual", num_classes=tiny.CLASSES, width=8)
+    return tiny.build(classifier.build, config)
+
+
+@pytest.fixture(scope="module")
+def lpips():
+    net = tiny.build(LPIPS, PerceptualConfig(widths=(4, 6), convs=(1, 1)))
+    for head in net.heads:
+        head[...] = abs(head[...])
+    return net
+
+
+def of_tokenizer(**options):
+    return tokenizer_figures(tiny.tokenizer(), tiny.source(48), **options)
+
+
+def of_prior(judge, prior=None, **options):
+    return judged_figures(
+        prior or tiny.prior(), tiny.tokenizer(), judge, tiny.source(48), **options
+    )
+
+
+def test_a_tokenizers_figures_are_those_of_all_images_at_once(judge, lpips):
+    found = of_tokenizer(judge=judge, lpips=lpips, batch_size=20)
+    images = data.stack(tiny.source(48))["image"].astype(np.float32) / 255
+    codes = encode_all(tiny.tokenizer(), images)
+    recon = decode_all(tiny.tokenizer(), codes)
+    usage = metrics.codebook_usage(codes, num_codes=24)
+    want = {
+        "images": 48,
+        "tokens": 4,
+        "codes": 24,
+        "psnr": float(metrics.psnr(images, recon)),
+        "lpips": float(metrics.lpips_per_image(lpips, images, recon).mean()),
+        "judge_distance": metrics.judge_distance(judge, images, recon),
+        "usage": usage.usage,
+        "perplexity": usage.perplexity,
+    }
+    for name, value in want.items():
+        assert found[name] == pytest.approx(value, rel=1e-4), name
+    assert set(found) == {*want, "judge_score", "real", "provenance"}
+    assert "judge_distance" not in of_tokenizer()
+
+
+def test_the_papers_rule_from_256_images_on():
+    source = tiny.source(600)
+    codes = encode_all(tiny.tokenizer(), data.stack(source)["image"])
+    want = metrics.usage_by_image_batch(codes, num_codes=24)
+    for batch_size in (100, 256):
+        found = tokenizer_figures(tiny.tokenizer(), source, batch_size=batch_size)
+        assert found["usage_256"] == want
+
+
+def flat(figures: dict) -> dict[str, float]:
+    inner = {f"real {k}": v for k, v in figures["real"].items()}
+    nested = ("real", "provenance")
+    return {**{k: v for k, v in figures.items() if k not in nested}, **inner}
+
+
+@pytest.mark.parametrize("batch_size", [5, 500])
+def test_values_do_not_depend_on_the_batches(judge, lpips, batch_size):
+    """Nor do samples. Networks round in another order, hence not the last digits."""
+    for make, options in (
+        (of_tokenizer, {"judge": judge, "lpips": lpips}),
+        (
+            lambda **o: of_prior(judge, **o),
+            {"samples": 30, "train": tiny.source(40, seed=1)},
+        ),
+    ):
+        one, other = (flat(make(**options, batch_size=n)) for n in (16, batch_size))
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            assert other[name] == pytest.approx(value, rel=1e-4), name
+
+
+def test_a_priors_nll_is_that_of_all_images_at_once():
+    prior, tokenizer, source = tiny.prior(), tiny.tokenizer(), tiny.source(48)
+    rows = data.stack(source, 40)
+    codes = encode_all(tokenizer, rows["image"])
+    for batch_size in (7, 100):
+        found = prior_figures(prior, tokenizer, source, count=40, batch_size=batch_size)
+        assert found["images"] == 40
+        want = nats_per_token(prior, codes, rows["label"])
+        assert found["nll"] == pytest.approx(want, rel=1e-5)
+        want = nats_per_token(prior, codes, None)
+        assert found["nll_without_label"] == pytest.approx(want, rel=1e-5)
+
+
+def test_samples_are_those_of_one_call_of_the_seed():
+    """So that the figures on the shipped cards are found again."""
+    prior, tokenizer = tiny.prior(), tiny.tokenizer()
+    labels = np.arange(30, dtype=np.int32) % tiny.CLASSES
+    codes = sample(prior, key=jax.random.key(3), labels=labels)
+    want = decode_all(tokenizer, np.asarray(codes))
+    parts = list(draw(prior, tokenizer, samples=30, seed=3, size=8))
+    assert [len(images) for images, _ in parts] == [8, 8, 8, 6]
+    np.testing.assert_allclose(np.concatenate([p[0] for p in parts]), want, atol=1e-6)
+    np.testing.assert_array_equal(np.concatenate([p[1] for p in parts]), labels)
+
+
+def test_what_the_judge_says_of_samples(judge):
+    found = of_prior(judge, samples=31)
+    prior, tokenizer = tiny.prior(), tiny.tokenizer()
+    [(images, labels)] = draw(prior, tokenizer, samples=31, size=31)
+    said = classifier.predict(judge, images)
+    assert found["judge_agrees"] == (said == labels).mean()
+    by_class = found["judge_agrees_by_class"]
+    assert list(by_class) == ["class 0", "class 1", "class 2"]
+    for number, share in enumerate(by_class.values()):
+        assert share == pytest.approx((said == number)[labels == number].mean())
+    assert found["samples"] == 31 and found["real_images"] == 48
+    assert found["judge_on_real"] == classifier.accuracy(
+        judge, tiny.source(48).arrays["image"], tiny.source(48).arrays["label"]
+    )
+    assert 1 <= found["judge_score_samples"] <= 3
+    assert abs(found["real"]["images"] - 31) <= 1
+    assert abs(found["real"]["halves"][0] - 24) <= 1
+    assert {"judge_distance_samples", "judge_score_samples"} <= set(found["real"])
+
+
+def test_a_prior_without_classes_has_no_grades(judge):
+    found = of_prior(judge, tiny.prior(num_classes=0), samples=20)
+    assert "judge_distance_samples" in found
+    assert not {name for name in found if name.startswith(("judge_agrees", "judge_on"))}
+
+
+@pytest.mark.parametrize("by", ["pixels", "judge"])
+def test_samples_learnt_by_heart_are_noticed(judge, by):
+    """The decoder's pictures as training images: nothing is nearer."""
+    [(images, _)] = draw(tiny.prior(), tiny.tokenizer(), samples=24, size=24)
+    arrays = {"image": np.rint(255 * images).astype(np.uint8)}
+    copied = ArraySource({**arrays, "label": np.zeros(24, np.int32)})
+    name = f"neighbour_distance_{by}"
+    found = of_prior(judge, samples=24, train=copied, neighbours=by)
+    assert found["neighbours_nearer"] == 1
+    assert found[name] < 0.1 * found["real"][name]
+    assert found["neighbours_of"] == 24 == found["real"]["neighbours_of"]
+    assert "24 of arrays" in found["provenance"]["train"]
+    honest = of_prior(judge, samples=24, train=tiny.source(40, seed=1), neighbours=by)
+    assert honest[name] > 10 * found[name]
+
+
+def test_inception_gives_fid_and_its_score_their_names():
+    network = tiny.build(Inception, InceptionConfig(classes=5, divisor=16))
+    found = of_tokenizer(inception=network, batch_size=48)
+    assert found["fid"] > 0 and 1 <= found["inception_score"] <= 5
+    assert {"fid", "inception_score"} <= set(found["real"])
+    assert not {name for name in found if "judge" in name}
+    named = found["provenance"]["networks"]["inception"]
+    assert named["name"] == "Inception" and len(named["hash"]) == 64
+
+
+def test_provenance(judge):
+    found = of_tokenizer(judge=judge, count=30, seed=4)["provenance"]
+    source = tiny.source(48)
+    assert found["data"] == source.description
+    assert found["fingerprint"] == source.fingerprint
+    assert (found["images"], found["of"], found["seed"]) == (30, 48, 4)
+    assert set(found["networks"]) == {"judge"}
+    sampled = of_prior(judge, samples=20, temperature=0.9)["provenance"]
+    assert sampled["sampling"] == {"temperature": 0.9}
+
+
+def test_the_table_has_real_images_beside_and_origins_below(judge):
+    lines = figures_table({"mine": of_prior(judge, samples=30)}).splitlines()
+    assert lines[0] == "mine"
+    [distance] = [line for line in lines if "judge_distance_samples" in line]
+    assert "real images: " in distance
+    [by_class] = [line for line in lines if "by_class" in line]
+    assert "(class " in by_class and "{" not in by_class
+    assert "  the first 48 of 48 of arrays" in lines
+    assert any(line.startswith("  judge: Judge (") for line in lines)
+    assert max(map(len, lines)) <= 88
+
+
+class Endless(Source):
+    """Images that exist only while they are read."""
+
+    description = "noise"
+    fingerprint = "noise"
+    in_memory = True
+
+    def __init__(self, count: int, size: int = 8):
+        self.count, self.size, self.largest = count, size, 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def take(self, indices):
+        self.largest = max(self.largest, len(indices))
+        images = np.random.default_rng(indices[0]).integers(
+            0, 256, (len(indices), self.size, self.size, 3), np.uint8
+        )
+        return {"image": images, "label": (indices % 3).astype(np.int32)}
+
+
+def test_memory_is_flat_from_1k_to_10k_images(judge):
+    """All images would be 30 MB of floats; a batch is 0.2 MB."""
+
+    def peak(count: int) -> int:
+        source = Endless(count)
+        tracemalloc.start()
+        found = tokenizer_figures(tiny.tokenizer(), source, judge=judge)
+        found |= prior_figures(tiny.prior(), tiny.tokenizer(), source)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert found["images"] == count and source.largest == 256
+        return most
+
+    peak(300)  # compiles
+    small, large = peak(1_000), peak(10_000)
+    assert large < small + 1e6
+
+
+RESIDENT = """
+import resource, sys
+from minivim import classifier
+from minivim.config import ClassifierConfig
+from minivim.evaluate import tokenizer_figures
+from tests import tiny
+from tests.evaluate.test_figures import Endless
+
+config = ClassifierConfig(kind="residual", num_classes=3, width=8)
+tokenizer = tiny.tokenizer(image_size=64, patch_size=32)
+judge = tiny.build(classifier.build, config)
+source = Endless(int(sys.argv[1]), 64)
+tokenizer_figures(tokenizer, source, judge=judge, batch_size=64)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.slow
+def test_resident_memory_is_flat_from_1k_to_10k_images():
+    """JAX's own buffers too. 9,000 more images would be 440 MB of floats."""
+
+    def peak(count: int) -> int:
+        done = subprocess.run(
+            [sys.executable, "-c", RESIDENT, str(count)],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return int(done.stdout)
+
+    assert peak(10_000) < peak(1_000) + 60e6

@@ -1,0 +1,121 @@
+"""What comes with the package, measured: on a family of tiny weights."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from minivim import classifier, recipes, reproduce, weights
+from minivim.config import ClassifierConfig, PaletteRecipe
+from minivim.data import ArraySource
+from minivim.reproduce import shipped
+from tests import tiny
+
+RESULTS = Path(__file__).parents[1] / "book" / "results"
+SIZE = {"image_size": 16, "patch_size": 8}
+NAMES = [f"class {i}" for i in range(tiny.CLASSES)]
+
+
+def source(count: int, seed: int) -> ArraySource:
+    rows = {
+        "image": tiny.images(count, size=16, seed=seed),
+        "label": np.arange(count, dtype=np.int32) % tiny.CLASSES,
+    }
+    return ArraySource(rows, class_names=NAMES)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Weights of a made-up family, and a place that reads made-up pictures."""
+    folder = tmp_path_factory.mktemp("weights")
+    tokenizer = tiny.tokenizer(**SIZE)
+    weights.save(folder / "tiny/tokenizer", tokenizer, kind="tokenizer", card={})
+    card = {
+        "tokenizer": str(folder / "tiny/tokenizer"),
+        "tokenizer_hash": weights.weights_hash(tokenizer),
+        "class_names": NAMES,
+        "train_seconds": 60.0,
+        "steps": 6,
+    }
+    for name, prior in (
+        ("prior", tiny.prior()),
+        ("prior-unlabelled", tiny.prior(num_classes=0)),
+    ):
+        weights.save(folder / "tiny" / name, prior, kind="prior", card=card)
+    for name, kind in (("classifier", "cnn"), ("judge", "residual")):
+        config = ClassifierConfig(kind=kind, num_classes=tiny.CLASSES, width=8)
+        network = tiny.build(classifier.build, config)
+        weights.save(folder / "tiny" / name, network, kind="classifier", card={})
+
+    small = {
+        "tokenizer": PaletteRecipe(name="tiny", model=replace(tiny.PALETTE, **SIZE)),
+        "prior": replace(tiny.PRIOR_RECIPE, model=replace(tiny.PRIOR, num_classes=0)),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights, "HERE", folder)
+        patch.setattr(recipes, "recipe", lambda stage, _: small[stage])
+        patch.setattr(shipped, "PROBE", {"tiny": (48, 24)})
+        patch.setattr(shipped.data, "open_source", lambda _, split, **__: source(
+            *{"train": (48, 1), "test": (258, 2)}[split]
+        ))  # fmt: skip
+        out = tmp_path_factory.mktemp("runs")
+        yield shipped.Place(family="tiny", spec="tiny", out=out, samples=12, quiet=True)
+
+
+@pytest.fixture(scope="module")
+def found(place):
+    return shipped.run(place)
+
+
+def test_rejection_is_measured_beside_the_plain_draw(place, found):
+    rejection = found["rejection"]
+    assert rejection["samples"] == rejection["real_images"] == 12
+    drawn, labels, names = shipped._drawn(place, 12)
+    assert names == NAMES and len(drawn.labels) == 24
+    np.testing.assert_array_equal(labels, np.arange(12) % tiny.CLASSES)
+    right = classifier.accuracy(place.load("judge"), drawn.images[:12], labels)
+    assert rejection["before"]["judge_agrees"] == pytest.approx(right)
+    chosen = classifier.accuracy(
+        place.load("judge"), drawn.images[drawn.chosen], labels
+    )
+    assert rejection["after"]["judge_agrees"] == pytest.approx(chosen)
+    assert set(rejection["after"]["judge_agrees_by_class"]) == set(NAMES)
+
+
+def test_igpt_is_trained_once_and_probed_alike(place, found, monkeypatch):
+    assert found["igpt"]["images"] == found["probe"]["images"] == [48, 24]
+    assert len(found["igpt"]["blocks"]) == len(found["probe"]["blocks"])
+    assert found["igpt"]["parameters"] == found["probe"]["parameters"]
+    monkeypatch.delattr(shipped, "train")
+    monkeypatch.delattr(shipped, "reject")
+    assert shipped.run(place) == found
+
+
+def test_the_page_is_what_the_figures_say(place, found, tmp_path):
+    shipped.write_page([place], page=tmp_path)
+    assert json.loads((tmp_path / "shipped.json").read_text()) == [found]
+    text = (tmp_path / "shipped.md").read_text()
+    for name in ("reconstructions", "samples", "chosen"):
+        assert f"shipped-tiny-{name}.png" in text
+        assert (tmp_path / f"shipped-tiny-{name}.png").stat().st_size > 1000
+    lines = shipped.summary([found, found]).splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    agrees = 100 * found["rejection"]["after"]["judge_agrees"]
+    assert any(f"{agrees:.1f} %" in line for line in lines)
+
+
+def test_options_that_it_does_not_have_are_refused():
+    for options, message in (
+        ({"seeds": (1,)}, "leave out --seeds"),
+        ({"only": ("mnist",)}, "nothing is shipped for 'mnist'; there are shapes"),
+    ):
+        with pytest.raises(reproduce.UserError, match=message):
+            reproduce.main("shipped", reproduce.Options(**options))
+
+
+@pytest.mark.skipif(not (RESULTS / "shipped.json").exists(), reason="not measured")
+def test_the_committed_page_says_what_the_figures_say():
+    found = json.loads((RESULTS / "shipped.json").read_text("utf-8"))
+    assert (RESULTS / "shipped.md").read_text("utf-8") == shipped.markdown(found)
