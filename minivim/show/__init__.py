@@ -19,6 +19,7 @@ from minivim.show.plots import (
     usage_histogram,
 )
 from minivim.show.report import Report
+from minivim.show.seeds import seeds
 
 __all__ = [
     "Explorer",
@@ -40,6 +41,7 @@ __all__ = [
     "probe_curve",
     "reconstructions",
     "samples_by_class",
+    "seeds",
     "to_png",
     "usage_histogram",
 ]
