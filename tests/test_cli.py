@@ -19,7 +19,7 @@ from minivim.data import open_source, shapes, stack
 from minivim.experiments import encode_all
 from minivim.metrics import inception
 from minivim.metrics.inception import Inception, InceptionConfig
-from minivim.tokenizer import perceptual
+from minivim.tokenizer import Palette, perceptual
 from minivim.tokenizer.perceptual import PerceptualConfig
 from minivim.training import read_metrics
 from tests import tiny
@@ -301,6 +301,21 @@ def test_evaluate_by_networks_that_the_user_gives(home, networks, capsys):
         assert origin["seed"] == 3 and "bicubic" in origin["pixels"]
         assert origin["networks"]["inception"]["name"] == str(home / "inception")
         assert len(origin["weights"]["hash"]) == 64
+
+
+def test_a_palette_has_the_figures_of_a_tokenizer(home, capsys):
+    palette = tiny.build(Palette, tiny.PALETTE)
+    weights.save(home / "palette", palette, kind="palette", card={})
+    command = ["evaluate", home / "palette", "--data", home / "pictures", "--quiet"]
+    assert cli.main([str(word) for word in command]) == 0
+    assert "psnr" in capsys.readouterr().out
+
+
+def test_networks_of_other_classes_are_refused(home, capsys):
+    command = ["evaluate", "--data", home / "pictures", "--quiet"]
+    says = "8 classes and the data have 3", "trained on these data"
+    refused(capsys, [*command, home / "tok", "--judge", "shapes/judge"], *says)
+    refused(capsys, [*command, "shapes/classifier"], "shapes/classifier knows", *says)
 
 
 def test_evaluate_seeks_neighbours(home, capsys):
@@ -733,7 +748,7 @@ def test_sample_keeps_what_a_classifier_likes(home, capsys, chooser):
     refused(capsys, [*command, chooser / "residual"], "is a judge")
     refused(capsys, command[:-1], "--acceptance 0.5 --classifier FOLDER")
     command[-2] = "0"
-    refused(capsys, [*command, chooser / "cnn"], "value in (0, 1]")
+    refused(capsys, [*command, chooser / "cnn"], "0 must be above 0 and at most 1")
 
 
 def test_complete_draws_the_rest_of_images(home, capsys):
@@ -746,6 +761,8 @@ def test_complete_draws_the_rest_of_images(home, capsys):
     assert cli.main([*map(str, command), "--first", "2", "--count", "3"]) == 0
     assert f"3 completions of 2 images: {out}" in capsys.readouterr().out
     refused(capsys, [*command, "--keep", "1"], "rows=2", "keep 1 to 1")
+    refused(capsys, [*command, "--keep", "nan"], "nan must be above 0 and at most 1")
+    refused(capsys, [*command, "--seed", str(2**32)], "use less than 2^32")
     refused(capsys, [*command, "--label", "7"], "label 7 is out of range")
     command[2] = home / "prior" / "card.json"
     refused(capsys, command, "card.json is not a readable image")

@@ -35,6 +35,29 @@ def natural(text: str) -> int:
     return int(text)
 
 
+def share(text: str) -> float:
+    """A share on the command line, above zero and at most one."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found <= 1:
+        raise argparse.ArgumentTypeError(f"{text} must be above 0 and at most 1")
+    return found
+
+
+def add_seed(one: argparse.ArgumentParser, text: str | None = None) -> None:
+    """--seed, of 32 bits as JAX's keys take it."""
+    one.add_argument("--seed", type=_seed, default=0, help=text)
+
+
+def _seed(text: str) -> int:
+    found = natural(text)
+    if found >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is too large; use less than 2^32")
+    return found
+
+
 def add_data(one: argparse.ArgumentParser) -> None:
     """--data."""
     one.add_argument(

@@ -9,10 +9,12 @@ from typing import Any
 from minivim.cli.arguments import (
     Command,
     add_data,
+    add_seed,
     add_subset,
     open_split,
     open_tokenizer,
     positive,
+    share,
     writable,
 )
 from minivim.errors import UserError
@@ -35,7 +37,7 @@ def _add_sample(one: argparse.ArgumentParser) -> None:
     one.add_argument("--count", type=positive, default=8, help="images per label")
     _add_drawing(one)
     one.add_argument(
-        "--acceptance", type=float, metavar="A",
+        "--acceptance", type=share, metavar="A",
         help="draw more, and keep the share that the classifier likes best",
     )  # fmt: skip
     one.add_argument("--classifier", help="labelled network that chooses; no judge")
@@ -47,7 +49,7 @@ def _add_complete(one: argparse.ArgumentParser) -> None:
     one.add_argument("--split", default="test", choices=("train", "test"))
     one.add_argument("--first", type=positive, default=4, metavar="N",
                      help="the first N images of a data set")  # fmt: skip
-    one.add_argument("--keep", type=float, default=0.5, metavar="SHARE",
+    one.add_argument("--keep", type=share, default=0.5, metavar="SHARE",
                      help="of the rows, from the top")  # fmt: skip
     one.add_argument("--count", type=positive, default=4, help="for each image")
     one.add_argument("--label", type=int, help="of all images (default: none)")
@@ -59,7 +61,7 @@ def _add_complete(one: argparse.ArgumentParser) -> None:
 def _add_drawing(one: argparse.ArgumentParser) -> None:
     one.add_argument("--out", required=True, help="a .png file")
     one.add_argument("--tokenizer", help="default: the one the prior's card names")
-    one.add_argument("--seed", type=int, default=0)
+    add_seed(one)
     one.add_argument("--temperature", type=float, default=1.0)
     one.add_argument("--top-k", type=int)
     one.add_argument("--top-p", type=float)

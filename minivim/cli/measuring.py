@@ -9,6 +9,7 @@ from pathlib import Path
 from minivim.cli.arguments import (
     Command,
     Parser,
+    add_seed,
     add_subset,
     natural,
     positive,
@@ -40,7 +41,7 @@ def _add_evaluate(one: argparse.ArgumentParser) -> None:
         help="seek the training images nearest to samples, by features or pixels",
     )  # fmt: skip
     one.add_argument("--batch-size", type=positive, default=256)
-    one.add_argument("--seed", type=int, default=0, help="of samples and of halves")
+    add_seed(one, "of samples and of halves")
     one.add_argument("--json", help="also write the figures to this file")
     one.add_argument("--quiet", action="store_true", help="no progress bar")
 

@@ -11,6 +11,7 @@ from minivim.cli.arguments import (
     STAGES,
     Command,
     add_data,
+    add_seed,
     add_settings,
     add_workers,
     open_tokenizer,
@@ -24,7 +25,7 @@ def add_commands(command: Command) -> None:
     """demo, recipes, train, encode and plan."""
     demo = command("demo", _demo, "both stages and the probe on embedded data")
     demo.add_argument("--out", default="runs/demo", help="folder of the report")
-    demo.add_argument("--seed", type=int, default=0)
+    add_seed(demo)
     one = command("recipes", _recipes, "list the recipes, or print one in full")
     one.add_argument("name", nargs="?")
     _add_train(command("train", _train, "train a recipe, or go on with it"))
@@ -72,7 +73,7 @@ def _add_encode(one: argparse.ArgumentParser) -> None:
         "--crop", type=float, default=1.0, metavar="A",
         help="crop views to a share of at least A of the area",
     )  # fmt: skip
-    one.add_argument("--seed", type=int, default=0, help="of the views")
+    add_seed(one, "of the views")
     add_workers(one)
     one.add_argument("--quiet", action="store_true", help="no progress bar")
 

@@ -82,9 +82,10 @@ def judged_figures(
     and so are those of classes for a prior that has none.
 
     With training images, the median distance of the first 1,024 samples from the
-    nearest of these, by `neighbours` "judge" (its features) or "pixels", with that of
-    as many real images of `source` beside; `neighbours_nearer` is how often a sample is
-    nearer than a real image: 1/2 where they are alike, 1 for copies.
+    nearest of these, by `neighbours` "judge" (its features) or "pixels". Beside it
+    stands that of as many real images of `source`, reconstructed: what the tokenizer
+    blurs is nearer to any image. `neighbours_nearer` is how often a sample is nearer
+    than one of these: 1/2 where they are alike, 1 for copies.
     """
     count = len(source) if count is None else min(count, len(source))
     size = min(batch_size, max(count, samples))
@@ -100,7 +101,7 @@ def judged_figures(
     for batch in read:
         images, labels = batch["image"], batch["label"]
         panel.see("real", images, labels)
-        if panel.graded:
+        if panel.graded or rows is not None:
             codes = encode_all(tokenizer, images, batch_size=size)
             panel.see("recon", decode_all(tokenizer, codes, batch_size=size), labels)
     drawn = draw(prior, tokenizer, samples=samples, seed=seed, size=size, **options)
@@ -134,13 +135,13 @@ def _class_names(prior: Prior, source: Source) -> list[str]:
 
 
 class _Rows:
-    """What neighbours are sought of: the first samples, and real images drawn."""
+    """What neighbours are sought of: the first samples, and reconstructions drawn."""
 
     def __init__(self, by: str, *, real: int, samples: int, seed: int):
         self.by, self.count = by, min(samples, SOUGHT)
         order = np.random.default_rng(seed).permutation(real)
         self._kept = {
-            "real": order < self.count,
+            "recon": order < self.count,
             "samples": np.arange(samples) < SOUGHT,
         }
         self._at = dict.fromkeys(self._kept, 0)
@@ -154,12 +155,12 @@ class _Rows:
     def figures(
         self, train: Source, looks: dict[str, Extractor], *, size: int, quiet: bool
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Of samples, and of real images."""
+        """Of samples, and of reconstructions of real images."""
 
         def look(images: np.ndarray) -> np.ndarray:
             return looks[self.by](images)[0] if self.by in looks else pixels(images)
 
-        both = np.concatenate([*self._rows["samples"], *self._rows["real"]])
+        both = np.concatenate([*self._rows["samples"], *self._rows["recon"]])
         found = nearest(both, train, look, batch_size=size, quiet=quiet).distances
         ours, real = found[: self.count], found[self.count :]
         name = f"neighbour_distance_{self.by}"
@@ -186,8 +187,8 @@ class _Panel:
         self._right: dict[str, list[np.ndarray]] = {}
 
     def see(self, kind: str, images: np.ndarray, labels: np.ndarray) -> None:
-        """Images of a kind: "real", "recon" (graded only) or "samples"."""
-        if kind != "recon" and self.rows is not None and self.rows.by == "pixels":
+        """Images of a kind: "real", "recon" (for grades and rows) or "samples"."""
+        if kind != "real" and self.rows is not None and self.rows.by == "pixels":
             self.rows.add(kind, pixels(images))
         for look, comparison in self.compared:
             if kind == "recon" and look.name != "judge":
@@ -198,7 +199,7 @@ class _Panel:
                 comparison.add(role, seen, labels)
             if look.name != "judge":
                 continue
-            if kind != "recon" and self.rows is not None and self.rows.by == "judge":
+            if kind != "real" and self.rows is not None and self.rows.by == "judge":
                 self.rows.add(kind, seen[0])
             right = seen[1].argmax(axis=-1) == labels
             self._right.setdefault(kind, []).append(right)

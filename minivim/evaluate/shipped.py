@@ -131,11 +131,12 @@ def _figures(ref: str, how: Evaluation) -> dict[str, Any]:
         if kind == "classifier"
         else tokenizer.config.image_shape
     )
-    _check_judge(how.judge, shape)
     source = how.source(**shape)
+    _check_judge(how.judge, shape, classes=source.num_classes)
     if kind == "classifier":
+        _check_classes(ref, model, source.num_classes)
         figures = classifier_figures(model, source, count=how.count, **how.reading)
-    elif kind == "tokenizer":
+    elif isinstance(model, Tokenizer):
         figures = tokenizer_figures(
             model, source, count=how.count, judge=how.judge, inception=how.inception,
             lpips=how.lpips, seed=how.seed, **how.reading,
@@ -193,8 +194,17 @@ def _figures_of_prior(
     return figures
 
 
-def _check_judge(judge: Any, shape: dict[str, int]) -> None:
-    """The judge must be able to read images of this shape."""
+def _check_classes(what: str, model: Any, classes: int) -> None:
+    """A labelled network can only be asked of its own classes."""
+    if classes and classes != model.config.num_classes:
+        raise UserError(
+            f"{what} knows {model.config.num_classes} classes and the data have "
+            f"{classes}; use one that was trained on these data"
+        )
+
+
+def _check_judge(judge: Any, shape: dict[str, int], *, classes: int) -> None:
+    """The judge must be able to read images of this shape, and name their classes."""
     if judge is None:
         return
     size, channels = shape["image_size"], shape["channels"]
@@ -204,6 +214,7 @@ def _check_judge(judge: Any, shape: dict[str, int]) -> None:
             f"that are multiples of 8, not {size} x {size} x {channels}; give --judge "
             "one for these images"
         )
+    _check_classes("the judge", judge, classes)
 
 
 def data_size(model: Any) -> int:

@@ -20,6 +20,7 @@ from minivim.evaluate import (
 )
 from minivim.experiments import decode_all, encode_all, nats_per_token
 from minivim.metrics.inception import Inception, InceptionConfig
+from minivim.metrics.neighbours import nearest, pixels
 from minivim.prior import sample
 from minivim.tokenizer.perceptual import LPIPS, PerceptualConfig
 from tests import tiny
@@ -167,6 +168,22 @@ def test_samples_learnt_by_heart_are_noticed(judge, by):
     assert "24 of arrays" in found["provenance"]["train"]
     honest = of_prior(judge, samples=24, train=tiny.source(40, seed=1), neighbours=by)
     assert honest[name] > 10 * found[name]
+
+
+def test_the_control_of_neighbours_goes_through_the_tokenizer(judge):
+    """What the tokenizer makes of held-out images, as training images: all are copies.
+
+    Held-out images as they are would be far from these, and hide that.
+    """
+    images = data.stack(tiny.source(48))["image"].astype(np.float32) / 255
+    recon = decode_all(tiny.tokenizer(), encode_all(tiny.tokenizer(), images))
+    arrays = {"image": np.rint(255 * recon).astype(np.uint8)}
+    train = ArraySource({**arrays, "label": np.zeros(48, np.int32)})
+    found = of_prior(judge, samples=48, train=train, neighbours="pixels")
+    near = found["real"]["neighbour_distance_pixels"]
+    assert near < 0.02
+    raw = nearest(pixels(images), train, pixels, batch_size=48).distances
+    assert np.median(raw) > 10 * near  # the bug
 
 
 def test_inception_gives_fid_and_its_score_their_names():
