@@ -70,18 +70,26 @@ def found(place):
 
 
 def test_rejection_is_measured_beside_the_plain_draw(place, found):
-    rejection = found["rejection"]
-    assert rejection["samples"] == rejection["real_images"] == 12
+    before, after = (found["samples"][side] for side in ("before", "after"))
+    assert before["samples"] == after["samples"] == before["real"]["images"] == 12
     drawn, labels, names = shipped._drawn(place, 12)
     assert names == NAMES and len(drawn.labels) == 24
     np.testing.assert_array_equal(labels, np.arange(12) % tiny.CLASSES)
-    right = classifier.accuracy(place.load("judge"), drawn.images[:12], labels)
-    assert rejection["before"]["judge_agrees"] == pytest.approx(right)
-    chosen = classifier.accuracy(
-        place.load("judge"), drawn.images[drawn.chosen], labels
-    )
-    assert rejection["after"]["judge_agrees"] == pytest.approx(chosen)
-    assert set(rejection["after"]["judge_agrees_by_class"]) == set(NAMES)
+    judge = place.load("judge")
+    for side, rows in ((before, slice(12)), (after, drawn.chosen)):
+        right = classifier.accuracy(judge, drawn.images[rows], labels)
+        assert side["judge_agrees"] == pytest.approx(right)
+        assert set(side["judge_agrees_by_class"]) == set(NAMES)
+
+
+def test_other_images_are_measured_anew(place, found, monkeypatch):
+    monkeypatch.setattr(shipped, "_tokenizer", lambda _: {"psnr": 1.0})
+    for part in ("_prior", "_samples", "_probe", "_igpt"):
+        monkeypatch.setattr(shipped, part, lambda _: {})
+    assert shipped.run(place) == found
+    other = shipped.run(replace(place, seed=1))
+    assert other["tokenizer"] == {"psnr": 1.0} and other["origin"]["seed"] == 1
+    (place.out / "tiny/figures.json").write_text(json.dumps(found))
 
 
 def test_igpt_is_trained_once_and_probed_alike(place, found, monkeypatch):
@@ -102,7 +110,7 @@ def test_the_page_is_what_the_figures_say(place, found, tmp_path):
         assert (tmp_path / f"shipped-tiny-{name}.png").stat().st_size > 1000
     lines = shipped.summary([found, found]).splitlines()
     assert len({line.count("|") for line in lines}) == 1
-    agrees = 100 * found["rejection"]["after"]["judge_agrees"]
+    agrees = 100 * found["samples"]["after"]["judge_agrees"]
     assert any(f"{agrees:.1f} %" in line for line in lines)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -69,6 +69,7 @@ def judged_figures(
     inception: Any = None,
     train: Source | None = None,
     neighbours: str = "pixels",
+    drawn: Iterable[tuple[np.ndarray, np.ndarray]] | None = None,
     batch_size: int = 256,
     quiet: bool = True,
     **options: Any,
@@ -76,10 +77,11 @@ def judged_figures(
     """What networks say of real images, of reconstructions and of samples.
 
     Samples are drawn in equal numbers per class, by default at temperature 1 without
-    filters; `options` go to `sample`. `judge_agrees` is the share of samples that the
-    judge takes for their class. Figures that end in `_samples` compare them with as
-    many real images, or are of them. Without a judge (None) its figures are left out,
-    and so are those of classes for a prior that has none.
+    filters; `options` go to `sample`. Or they are `drawn` otherwise: images and labels,
+    the classes in turn, `samples` of them in all. `judge_agrees` is the share of samples
+    that the judge takes for their class. Figures that end in `_samples` compare them
+    with as many real images, or are of them. Without a judge (None) its figures are left
+    out, and so are those of classes for a prior that has none.
 
     With training images, the median distance of the first 1,024 samples from the
     nearest of these, by `neighbours` "judge" (its features) or "pixels". Beside it
@@ -95,16 +97,9 @@ def judged_figures(
     if train is not None:
         rows = _Rows(neighbours, real=count, samples=samples, seed=seed)
     panel = _Panel(compared, rows, graded=bool(judge and prior.config.num_classes))
-    read = data.in_order(
-        source, count=count, batch_size=size, desc="real images", quiet=quiet
-    )
-    for batch in read:
-        images, labels = batch["image"], batch["label"]
-        panel.see("real", images, labels)
-        if panel.graded or rows is not None:
-            codes = encode_all(tokenizer, images, batch_size=size)
-            panel.see("recon", decode_all(tokenizer, codes, batch_size=size), labels)
-    drawn = draw(prior, tokenizer, samples=samples, seed=seed, size=size, **options)
+    panel.see_real(tokenizer, source, count=count, size=size, quiet=quiet)
+    if drawn is None:
+        drawn = draw(prior, tokenizer, samples=samples, seed=seed, size=size, **options)
     with tqdm(total=samples, desc="samples", unit="image", disable=quiet) as bar:
         for images, labels in drawn:
             panel.see("samples", images, labels)
@@ -185,6 +180,27 @@ class _Panel:
         self.compared, self.rows, self.graded = compared, rows, graded
         self.looks = {look.name: look for look, _ in compared}
         self._right: dict[str, list[np.ndarray]] = {}
+
+    def see_real(
+        self,
+        tokenizer: Tokenizer,
+        source: Source,
+        *,
+        count: int,
+        size: int,
+        quiet: bool,
+    ) -> None:
+        """Real images, and their reconstructions where these are asked for."""
+        read = data.in_order(
+            source, count=count, batch_size=size, desc="real images", quiet=quiet
+        )
+        for batch in read:
+            images, labels = batch["image"], batch["label"]
+            self.see("real", images, labels)
+            if self.graded or self.rows is not None:
+                codes = encode_all(tokenizer, images, batch_size=size)
+                recon = decode_all(tokenizer, codes, batch_size=size)
+                self.see("recon", recon, labels)
 
     def see(self, kind: str, images: np.ndarray, labels: np.ndarray) -> None:
         """Images of a kind: "real", "recon" (for grades and rows) or "samples"."""

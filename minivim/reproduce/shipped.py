@@ -16,15 +16,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from minivim import classifier, data, recipes, show, weights
+from minivim import data, recipes, show, weights
 from minivim.config import PaletteRecipe, PriorRecipe, ProbeRecipe, with_overrides
 from minivim.data import Source
 from minivim.evaluate import judged_figures, prior_figures, tokenizer_figures
 from minivim.experiments import decode_all, encode_all, probe, train, train_palette
-from minivim.metrics import judge_distance
 from minivim.prior import reject
 
 SPECS = {"shapes": "shapes", "cifar10": "uoft-cs/cifar10"}
+WEIGHTS = ("tokenizer", "prior", "prior-unlabelled", "classifier", "judge")
 ACCEPTANCE = 0.5
 # Training and test images of a probe.
 PROBE = {"shapes": (4096, 2048), "cifar10": (20000, 10000)}
@@ -52,23 +52,35 @@ class Place:
 
 
 def run(place: Place) -> dict[str, Any]:
-    """All figures of a family; a part that is there already is not computed again."""
+    """All figures of a family; a part that is there already is not computed again.
+
+    What they were measured on stands beside them: with other weights or images all are
+    measured anew.
+    """
     parts = {
         "tokenizer": _tokenizer,
         "prior": _prior,
-        "rejection": _rejection,
+        "samples": _samples,
         "probe": _probe,
         "igpt": _igpt,
     }
-    found: dict[str, Any] = {"family": place.family}
+    origin = {
+        "family": place.family,
+        "of": {name: weights.weights_hash(place.load(name)) for name in WEIGHTS},
+        "data": [place.source(split).fingerprint for split in ("train", "test")],
+        "samples": place.samples,
+        "seed": place.seed,
+    }
+    file = place.out / place.family / "figures.json"
+    found = json.loads(file.read_text()) if file.exists() else {}
+    if found.get("origin") != origin:
+        found = {"origin": origin}
     for name, measure in parts.items():
-        file = place.out / place.family / f"{name}.json"
-        if not file.exists():
-            part = measure(place)
+        if name not in found:
+            found[name] = measure(place)
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(part, indent=1) + "\n")
-        found[name] = json.loads(file.read_text())
-    return found
+            file.write_text(json.dumps(found, indent=1) + "\n")
+    return json.loads(file.read_text())
 
 
 def _tokenizer(place: Place) -> dict[str, Any]:
@@ -80,13 +92,7 @@ def _tokenizer(place: Place) -> dict[str, Any]:
 
 def _prior(place: Place) -> dict[str, Any]:
     tokenizer, prior = weights.load_pair(f"{place.family}/prior")
-    test = place.source("test")
-    found = prior_figures(prior, tokenizer, test, quiet=place.quiet)
-    return found | judged_figures(
-        prior, tokenizer, place.load("judge"), test, samples=place.samples,
-        seed=place.seed, train=place.source("train"), neighbours="pixels",
-        quiet=place.quiet,
-    )  # fmt: skip
+    return prior_figures(prior, tokenizer, place.source("test"), quiet=place.quiet)
 
 
 def _drawn(place: Place, count: int) -> tuple[Any, np.ndarray, list[str]]:
@@ -101,33 +107,24 @@ def _drawn(place: Place, count: int) -> tuple[Any, np.ndarray, list[str]]:
     return found, labels, names
 
 
-def _rejection(place: Place) -> dict[str, Any]:
-    """Agreement and distance of as many samples, before and after."""
-    found, labels, names = _drawn(place, place.samples)
-    judge, test = place.load("judge"), data.stack(place.source("test"))
-    real = _evenly(test, place.samples)
-    sides: dict[str, Any] = {"samples": place.samples, "acceptance": ACCEPTANCE}
-    sides["real_images"] = len(real)
-    for side, rows in (("before", slice(place.samples)), ("after", found.chosen)):
-        images = found.images[rows]
-        right = classifier.predict(judge, images) == labels
-        sides[side] = {
-            "judge_agrees": float(right.mean()),
-            "judge_agrees_by_class": {
-                name: float(right[labels == number].mean())
-                for number, name in enumerate(names)
-            },
-            "judge_distance_samples": judge_distance(judge, images, real),
-        }
-    return sides
-
-
-def _evenly(rows: Mapping[str, np.ndarray], count: int) -> np.ndarray:
-    """The first images of every class, as many of each."""
-    labels = np.asarray(rows["label"])
-    each = -(-count // (labels.max() + 1))
-    kept = [np.flatnonzero(labels == c)[:each] for c in range(labels.max() + 1)]
-    return rows["image"][np.concatenate(kept)]
+def _samples(place: Place) -> dict[str, Any]:
+    """What the judge says of as many samples before rejection and after it."""
+    found, labels, _ = _drawn(place, place.samples)
+    tokenizer, prior = weights.load_pair(f"{place.family}/prior")
+    train = place.source("train")
+    return {
+        "acceptance": ACCEPTANCE,
+        **{
+            side: judged_figures(
+                prior, tokenizer, place.load("judge"), place.source("test"),
+                samples=place.samples, seed=place.seed, train=train,
+                drawn=[(found.images[rows], labels)], quiet=place.quiet,
+            )
+            for side, rows in (
+                ("before", slice(place.samples)), ("after", found.chosen)
+            )
+        },
+    }  # fmt: skip
 
 
 def _probed(place: Place, prior_ref: str | Path) -> dict[str, Any]:
@@ -179,7 +176,8 @@ def markdown(found: Sequence[Mapping[str, Any]]) -> str:
     """The section of the results page, from `shipped.json` alone."""
     parts = ["## The shipped weights", summary(found)]
     for family in found:
-        name, rejection = family["family"], family["rejection"]
+        name, samples = family["origin"]["family"], family["samples"]
+        count = samples["before"]["samples"]
         parts += [
             f"### {name}",
             f"![test images of {name} above their reconstructions]"
@@ -190,8 +188,8 @@ def markdown(found: Sequence[Mapping[str, Any]]) -> str:
             f"Of twice as many, the half that `{name}/classifier` takes most for its "
             "class:",
             f"![the same after rejection](./shipped-{name}-chosen.png)",
-            f"The judge's agreement by class, {rejection['samples']:,} samples each:",
-            by_class(rejection),
+            f"The judge's agreement by class, of {count:,} samples:",
+            by_class(samples),
         ]
     return "\n\n".join(parts) + "\n"
 
@@ -199,8 +197,9 @@ def markdown(found: Sequence[Mapping[str, Any]]) -> str:
 def summary(found: Sequence[Mapping[str, Any]]) -> str:
     """One line for each figure, one column for each family."""
     columns = [_column(family) for family in found]
+    names = [family["origin"]["family"] for family in found]
     lines = [
-        f"| figure | {' | '.join(family['family'] for family in found)} |",
+        f"| figure | {' | '.join(names)} |",
         "|---" * (1 + len(found)) + "|",
     ]
     for title in columns[0]:
@@ -211,7 +210,7 @@ def summary(found: Sequence[Mapping[str, Any]]) -> str:
 
 def _column(family: Mapping[str, Any]) -> dict[str, str]:
     tokenizer, prior = family["tokenizer"], family["prior"]
-    before, after = (family["rejection"][side] for side in ("before", "after"))
+    before, after = (family["samples"][side] for side in ("before", "after"))
     vim, igpt = family["probe"], family["igpt"]
     agrees, apart = "judge_agrees", "judge_distance_samples"
 
@@ -233,15 +232,18 @@ def _column(family: Mapping[str, Any]) -> dict[str, str]:
             prior["nll"], prior["nll_without_label"], digits=3
         ),
         "judge agrees: real, reconstructed": percent(
-            prior["judge_on_real"], prior["judge_on_recon"]
+            before["judge_on_real"], before["judge_on_recon"]
         ),
         "judge agrees: samples before rejection, after": percent(
             before[agrees], after[agrees]
         ),
+        "samples, and real images they are compared with": f"{before['samples']:,}, "
+        f"{before['real']['images']:,}",
         "judge distance: before, after": plain(before[apart], after[apart]),
-        "judge distance: real images from others": plain(prior["real"][apart]),
-        "samples nearer to a training image than test images are": percent(
-            prior["neighbours_nearer"]
+        "judge distance of real images, in halves": plain(before["real"][apart])
+        + f" ({' from '.join(f'{half:,}' for half in before['real']['halves'])})",
+        "nearer to a training image than reconstructed test images": percent(
+            before["neighbours_nearer"]
         ),
         "probe: VIM, iGPT": percent(vim["accuracy"], igpt["accuracy"]),
         "chosen block: VIM, iGPT": f"{vim['block']} of {len(vim['blocks'])}, "
@@ -257,10 +259,10 @@ def _column(family: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def by_class(rejection: Mapping[str, Any]) -> str:
+def by_class(samples: Mapping[str, Any]) -> str:
     """Agreement of every class before and after rejection."""
     before, after = (
-        rejection[side]["judge_agrees_by_class"] for side in ("before", "after")
+        samples[side]["judge_agrees_by_class"] for side in ("before", "after")
     )
     lines = ["| class | before, % | after, % |", "|---|---|---|"]
     lines += [f"| {c} | {100 * before[c]:.0f} | {100 * after[c]:.0f} |" for c in before]
