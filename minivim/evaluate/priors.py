@@ -78,10 +78,10 @@ def judged_figures(
 
     Samples are drawn in equal numbers per class, by default at temperature 1 without
     filters; `options` go to `sample`. Or they are `drawn` otherwise: images and labels,
-    the classes in turn, `samples` of them in all. `judge_agrees` is the share of samples
-    that the judge takes for their class. Figures that end in `_samples` compare them
-    with as many real images, or are of them. Without a judge (None) its figures are left
-    out, and so are those of classes for a prior that has none.
+    the classes in turn, `samples` of them in all. `judge_agrees` is the share of
+    samples that the judge takes for their class. Figures that end in `_samples` compare
+    them with as many real images, or are of them. Without a judge (None) its figures
+    are left out, and so are those of classes for a prior that has none.
 
     With training images, the median distance of the first 1,024 samples from the
     nearest of these, by `neighbours` "judge" (its features) or "pixels". Beside it
