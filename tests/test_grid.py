@@ -164,6 +164,7 @@ def test_a_tiny_row_from_end_to_end(tmp_path, monkeypatch):
     assert base["hash"] == keys_of(row, here)[0]
     assert 2 <= base["figures"]["images"] <= 30 and base["figures"]["psnr"] > 0
     drawn = page.samples_picture(here)
+    assert drawn is not None
     assert "unconditional prior" in drawn.alt and "rejection" not in drawn.alt
 
 
@@ -272,7 +273,8 @@ def test_speeds_are_measured_in_turns_of_all_timed_rows(tmp_path, monkeypatch):
     runs.run_rows(rows, [0], here)
     assert len(turns) == len(timed) * tokenizers.TURNS  # read, not measured
     other = replace(here, family=replace(TINY, tokenizer=(*TINY.tokenizer, "l2=2")))
-    assert "images_per_second" not in runs.read_row(rows[0], 0, other)["figures"]
+    again = runs.read_row(rows[0], 0, other)
+    assert again is not None and "images_per_second" not in again["figures"]
     runs.run_rows(rows[1:], [0], other)  # none of these is timed
     assert len(turns) == len(timed) * tokenizers.TURNS
 
