@@ -2,6 +2,8 @@
 
 import json
 import shlex
+import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +14,7 @@ from minivim import cli, reproduce, show, weights
 from minivim.config import TokenizerRecipe, with_overrides
 from minivim.errors import UserError
 from minivim.prior import Prior
-from minivim.reproduce import grid, page, runs, verdicts
+from minivim.reproduce import grid, page, runs, tokenizers, verdicts
 from minivim.reproduce.claims import CLAIMS
 from minivim.reproduce.grid import FAMILIES, ROWS, Row, row_named
 from minivim.reproduce.verdicts import FIGURES, OPPOSITE, SAME, UNDECIDED
@@ -46,9 +48,8 @@ def place(out: Path, family: grid.Family = TINY, *, spec: str = "shapes") -> run
 
 
 def test_rows_and_claims_are_enough_and_named_once():
-    assert len(ROWS) == len(NAMES) >= 16
-    assert len(CLAIMS) >= 14
-    assert len({claim.statement for claim in CLAIMS}) == len(CLAIMS)
+    assert len(ROWS) == len(NAMES) == 21
+    assert len({claim.statement for claim in CLAIMS}) == len(CLAIMS) == 33
     compared = {name for claim in CLAIMS for name in (claim.better, claim.worse)}
     assert compared <= NAMES
     assert {name for claim in CLAIMS for name in claim.figures} <= FIGURES.keys()
@@ -112,6 +113,18 @@ def test_a_hash_is_of_what_makes_the_weights():
         assert key != runs.recipe_hash(changed, data="a"), setting
 
 
+def test_a_perceptual_network_counts_by_its_weights(tmp_path, monkeypatch):
+    recipe = grid.tokenizer_recipe(
+        row_named("StyleGAN2, full loss"), TINY, 0, classifier="shapes/classifier"
+    )
+    key = runs.recipe_hash(recipe, data="a")
+    copied = str(shutil.copytree(weights.find("shapes/classifier"), tmp_path / "mine"))
+    moved = replace(recipe, perceptual_net=copied)
+    assert runs.recipe_hash(moved, data="a") == key
+    monkeypatch.setattr(runs, "network_hash", lambda ref: "other weights")
+    assert runs.recipe_hash(recipe, data="a") != key
+
+
 def test_a_setting_of_a_later_version_changes_no_hash():
     """At its default it is what was there before."""
     plain = runs._changed(tiny.TOKENIZER_RECIPE)
@@ -123,7 +136,7 @@ def test_a_setting_of_a_later_version_changes_no_hash():
 
 
 FITTED = SimpleNamespace(
-    accuracy=0.5, block_accuracy=(0.4, 0.5, 0.3), block_held_out=(0.4, 0.6, 0.5),
+    accuracy=0.5, block_accuracy=(0.4, 0.5, 0.3),
     baselines={"pixels": (0.3, 0.2)},
 )  # fmt: skip
 
@@ -147,10 +160,11 @@ def test_a_tiny_row_from_end_to_end(tmp_path, monkeypatch):
     assert folders == {f"tokenizer-{keys_of(row, here)[0]}", f"prior-{record['hash']}"}
     # The tokenizer of this row is the row BB's: only its figures are missing.
     monkeypatch.delattr(runs, "train")
-    base = runs.run_row(replace(row_named("BB"), timed=False), 0, here)
+    base = runs.run_row(row_named("BB"), 0, here)
     assert base["hash"] == keys_of(row, here)[0]
     assert 2 <= base["figures"]["images"] <= 30 and base["figures"]["psnr"] > 0
     drawn = page.samples_picture(here)
+    assert drawn is not None
     assert "unconditional prior" in drawn.alt and "rejection" not in drawn.alt
 
 
@@ -182,13 +196,87 @@ def test_what_is_there_is_not_computed_again(tmp_path, monkeypatch):
     assert (figures["nll"], figures["sample_distance"]) == (2.0, 3.0)
     assert figures["probe_blocks"] == [0.4, 0.5, 0.3]
     assert (figures["probe_middle"], figures["probe_last"]) == (0.5, 0.3)
-    assert figures["best_block"] == pytest.approx(2 / 3)
     assert figures["probe_pixels"] == 0.2
     assert runs.run_row(row, 0, here) == runs.read_row(row, 0, here) == record
     assert len(done) == 5
     # Another way to sample shares both runs: only its samples are new.
     runs.run_row(replace(row, acceptance=0.5), 0, here)
     assert done[5:] == ["_sample_figures"]
+
+
+def test_figures_of_other_networks_or_sizes_are_measured_again(tmp_path, monkeypatch):
+    done, row = [], replace(row_named("rejection at 0.5"), prior=grid.NONE)
+    here = place(tmp_path)
+
+    def count(name: str) -> None:
+        monkeypatch.setattr(
+            runs, name, lambda *_, **__: done.append(name) or {"parameters": 1}
+        )
+
+    for name in ("_prior_figures", "_sample_figures", "_probe_figures"):
+        count(name)
+    monkeypatch.setattr(runs, "network_hash", lambda ref: f"weights of {ref}")
+    for stage in runs.stages(row, 0, here):
+        stage.folder.mkdir()
+        card = {"kind": "prior", "machine": "one"}
+        (stage.folder / weights.CARD).write_text(json.dumps(card))
+
+    def measured(**changes) -> list[str]:
+        """What is measured where these are other than at first."""
+        sizes = {k: v for k, v in changes.items() if hasattr(TINY, k)}
+        others = {k: v for k, v in changes.items() if k not in sizes}
+        now = replace(here, family=replace(TINY, **sizes), **others)
+        runs.run_row(row, 0, here)
+        assert runs.read_row(row, 0, now) is None or not changes
+        done.clear()
+        runs.run_row(row, 0, now)
+        return [*done]
+
+    assert measured() == []
+    assert measured(judge="other") == ["_sample_figures"]
+    assert measured(classifier="other") == ["_sample_figures"]
+    assert measured(samples=17) == ["_sample_figures"]
+    assert measured(images=99) == ["_prior_figures"]
+    assert measured(probe=(20, 9)) == ["_probe_figures"]
+    # Figures as an earlier version left them, without what they depend on.
+    runs.run_row(row, 0, here)
+    (runs.stages(row, 0, here)[1].folder / runs.FIGURES).write_text('{"nll": 1}')
+    assert runs.read_row(row, 0, here) is None
+    # Of a tokenizer the judge counts, and the images do.
+    [(_, of, _)] = runs._measures(row_named("BB"), 0, here)
+    assert of == {"images": 256, "judge": "weights of shapes/judge"}
+
+
+def test_speeds_are_measured_in_turns_of_all_timed_rows(tmp_path, monkeypatch):
+    timed = [row.name for row in ROWS if row.timed]
+    here, turns, trained = place(tmp_path), [], []
+
+    def clock(recipe, source, *, timer):
+        assert timer is time.process_time
+        return lambda: turns.append(recipe.name.removeprefix("grid ")) or 0.5
+
+    monkeypatch.setattr(tokenizers, "step_clock", clock)
+    monkeypatch.setattr(
+        runs, "run_row",
+        lambda row, *_: trained.append((row.name, len(turns))) or {"seconds": 1},
+    )  # fmt: skip
+    rows = [row_named(name) for name in ("BB", "code dim 4")]
+    monkeypatch.setattr(runs, "_measures", lambda *_: [])  # no other figures
+    monkeypatch.setattr(weights, "read_card", lambda folder: {"machine": "one"})
+    found = runs.run_rows(rows, [0], here)
+    # After training, one step of each row, then again.
+    assert trained == [("BB", 0), ("code dim 4", 0)]
+    assert turns == timed * tokenizers.TURNS
+    assert [record["figures"] for record in found] == [
+        {"images_per_second": 8 / 0.5, "pace": runs.PACE}, {}
+    ]  # fmt: skip
+    runs.run_rows(rows, [0], here)
+    assert len(turns) == len(timed) * tokenizers.TURNS  # read, not measured
+    other = replace(here, family=replace(TINY, tokenizer=(*TINY.tokenizer, "l2=2")))
+    again = runs.read_row(rows[0], 0, other)
+    assert again is not None and "images_per_second" not in again["figures"]
+    runs.run_rows(rows[1:], [0], other)  # none of these is timed
+    assert len(turns) == len(timed) * tokenizers.TURNS
 
 
 def keys_of(row: Row, where: runs.Place) -> list[str]:
@@ -211,14 +299,39 @@ def test_data_of_ones_own_takes_the_sizes_of_cifar10(tmp_path, monkeypatch):
         runs, "run_rows", lambda rows, seeds, where: seen.update(place=where) or []
     )
     options = reproduce.Options(data="some/parquet", out=tmp_path, judge="mine")
-    with pytest.raises(UserError, match="no weights at 'mine'"):
-        reproduce.main("grid", options)
-    monkeypatch.setattr(weights, "find", lambda name: None)
+    monkeypatch.setattr(runs, "check_networks", lambda place: None)
     reproduce.main("grid", options)
     where = seen["place"]
     assert where.family is FAMILIES["cifar10"] and where.judge == "mine"
     assert where.classifier == "runs/cifar10-classifier"
-    assert runs.command(ROWS[0], 2, where).endswith("--seeds 2 --data some/parquet")
+    assert runs.command(ROWS[0], 2, where).endswith(
+        "--seeds 2 --data some/parquet --judge mine"
+    )
+
+
+@pytest.mark.parametrize(
+    ("networks", "message"),
+    [
+        ({"judge": "mine"}, "no weights at 'mine'"),
+        ({"judge": "shapes/classifier"}, "a classifier that methods may use"),
+        ({"judge": "shapes/tokenizer"}, "is a tokenizer; give a classifier of kind=re"),
+        ({"classifier": "shapes/judge"}, "--classifier shapes/judge is a judge, which"),
+        ({"classifier": "shapes/prior"}, "is a prior; give a classifier of kind=cnn"),
+    ],
+)
+def test_networks_are_refused_before_training(tmp_path, monkeypatch, networks, message):
+    monkeypatch.setattr(runs, "run_rows", lambda *_: pytest.fail("trained"))
+    with pytest.raises(UserError, match=message):
+        reproduce.main("grid", reproduce.Options(out=tmp_path, **networks))
+
+
+def test_networks_must_know_the_classes_of_the_data(tmp_path, monkeypatch):
+    here = place(tmp_path)
+    runs.check_networks(here)
+    ten = SimpleNamespace(num_classes=10)
+    monkeypatch.setattr(runs.Place, "source", lambda *_: ten)
+    with pytest.raises(UserError, match="the judge knows 8 classes and the data have"):
+        runs.check_networks(here)
 
 
 def test_rows_are_chosen_by_name_or_by_part(capsys, tmp_path, monkeypatch):
@@ -265,7 +378,8 @@ def test_verdicts(better, worse, paired, expected):
 def record(name: str, seed: int, **figures: float) -> dict:
     return {
         "name": name, "kind": runs.kind_of(row_named(name)), "seed": seed,
-        "hash": "0" * 12, "command": f"minivim reproduce grid --only {name}",
+        "hash": "0" * 12,
+        "command": f"minivim reproduce grid --only {name} --seeds {seed}",
         "figures": {"parameters": 1000, **figures}, "machine": "one", "seconds": 3,
     }  # fmt: skip
 
@@ -318,8 +432,10 @@ def test_the_page_says_what_the_figures_say():
     whole = json.loads((RESULTS / "grid.json").read_text("utf-8"))
     assert (RESULTS / "grid.md").read_text("utf-8") == page.markdown(whole)
     assert whole["claims"] == page.as_json(whole["rows"])["claims"]
-    assert {row["name"] for row in whole["rows"]} <= NAMES
-    for name in ("grid", "grid-blocks", "grid-samples"):
+    ran = [(row["name"], row["seed"]) for row in whole["rows"]]
+    assert ran == [(row.name, seed) for row in ROWS for seed in grid.SEEDS]
+    assert whole["pictures"] == ["grid", "grid-blocks", "grid-samples"]
+    for name in whole["pictures"]:
         assert (RESULTS / f"{name}.png").exists()
     place_of = place(Path("x"), FAMILIES["shapes"])
     for row in whole["rows"]:
@@ -333,13 +449,16 @@ def keys_of_row(row: dict, where: runs.Place) -> str:
 
 def test_tables_and_pictures_of_a_part(tmp_path):
     text = page.markdown(page.as_json(FOUND))
-    assert f"Of {len(CLAIMS)} statements 1 point the same way here, 0 the " in text
+    assert f"Of {len(CLAIMS)} statements 2 point the same way here, 0 the " in text
     lines = [line for line in text.splitlines() if line.startswith("| BB |")]
     assert lines == [
         "| BB | 3 | 1 k | 25.00 | 1.10 (1.00 to 1.20) | "
         "`minivim reproduce grid --only BB` |"
     ]
+    assert "](./grid" not in text and "The rows of stage 2" not in text
+    assert "--only BB --seeds 0 1` |" in page.table([*FOUND[:2], *FOUND[3:]])
     drawn = page.claims_picture(FOUND)
+    assert drawn is not None
     assert (
         f"Base networks reconstruct better than small ones: 1.9 ({SAME})" in drawn.alt
     )
@@ -353,6 +472,38 @@ def test_tables_and_pictures_of_a_part(tmp_path):
         show.bands({}, x="", y="")
     drawn = page.blocks_picture(curves)
     assert drawn is not None and "20, 50, 30" in drawn.alt
+
+
+def test_a_page_of_little_and_of_nothing(tmp_path, monkeypatch):
+    here, folder = place(tmp_path / "runs"), tmp_path / "page"
+    with pytest.raises(UserError, match="no row is finished"):
+        page.write([], place=here, folder=folder)
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / "grid.png").write_bytes(b"of an earlier page")
+    page.write([record("code dim 2", 1, psnr=20.0)], place=here, folder=folder)
+    assert {file.name for file in folder.iterdir()} == {"grid.json", "grid.md"}
+    assert ".png" not in (folder / "grid.md").read_text("utf-8")
+    # The seeds asked for are those of the page.
+    monkeypatch.setattr(
+        page, "read_row", lambda row, seed, _: record(row.name, seed) if seed else None
+    )
+    found = page.collected(here, (0, 4))
+    assert [r["seed"] for r in found] == [4] * len(ROWS)
+
+
+def test_the_readme_counts_as_the_page_does():
+    whole = json.loads((RESULTS / "grid.json").read_text("utf-8"))
+    count = [
+        sum(claim["verdict"] == verdict for claim in whole["claims"])
+        for verdict in (SAME, OPPOSITE, UNDECIDED)
+    ]
+    words = (
+        "of {} statements of the paper {} point the same way, {} the opposite way, "
+        "{} are not decidable"
+    )
+    readme = (RESULTS.parents[1] / "README.md").read_text("utf-8")
+    assert words.format(len(CLAIMS), *count) in readme
 
 
 def test_a_row_s_command_is_one_that_there_is():

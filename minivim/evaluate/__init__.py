@@ -8,14 +8,22 @@ not grow with their number.
 """
 
 from minivim.evaluate.priors import draw, judged_figures, prior_figures
-from minivim.evaluate.shipped import Evaluation, classifier_figures, shipped_figures
+from minivim.evaluate.shipped import (
+    Evaluation,
+    check_fits,
+    classifier_figures,
+    load_network,
+    shipped_figures,
+)
 from minivim.evaluate.tokenizers import tokenizer_figures
 
 __all__ = [
     "Evaluation",
+    "check_fits",
     "classifier_figures",
     "draw",
     "judged_figures",
+    "load_network",
     "prior_figures",
     "shipped_figures",
     "tokenizer_figures",

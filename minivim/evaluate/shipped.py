@@ -83,9 +83,9 @@ def shipped_figures(
     judge = judge or (f"{spec}/judge" if f"{spec}/judge" in weights.shipped() else None)
     how = Evaluation(
         spec=spec,
-        judge=_network("judge", judge),
-        inception=_network("inception", inception),
-        lpips=_network("lpips", lpips),
+        judge=load_network("judge", judge),
+        inception=load_network("inception", inception),
+        lpips=load_network("lpips", lpips),
         **options,
     )
     return {str(ref): _figures(ref, how) for ref in refs}
@@ -94,20 +94,30 @@ def shipped_figures(
 # Kind of the weights that an option takes, and where to get some.
 OPTIONS = {
     "judge": ("classifier", "a classifier of kind=residual, such as shapes/judge"),
+    "classifier": ("classifier", "a classifier of kind=cnn, such as shapes/classifier"),
     "inception": ("inception", "the folder that minivim convert inception wrote"),
     "lpips": ("perceptual", "the folder that minivim convert lpips wrote"),
 }
 
 
-def _network(option: str, ref: str | None) -> Any:
-    """Loaded weights of the kind that an option takes; None without a reference."""
+def load_network(option: str, ref: str | None) -> Any:
+    """Loaded weights of the kind that an option takes; None without a reference.
+
+    `option` is one of `OPTIONS`. Raises `UserError` for weights of another kind, for a
+    judge as classifier and the other way round.
+    """
     if ref is None:
         return None
     model: Any = weights.load(ref)
     kind, remedy = OPTIONS[option]
     if model.card["kind"] != kind:
         raise UserError(f"--{option} {ref} is a {model.card['kind']}; give {remedy}")
-    if isinstance(model, classifier.Classifier):
+    if option == "classifier" and isinstance(model, classifier.Judge):
+        raise UserError(
+            f"--classifier {ref} is a judge, which alone reports figures, so no method "
+            f"may use it; give {remedy}"
+        )
+    if option == "judge" and isinstance(model, classifier.Classifier):
         raise UserError(
             f"--judge {ref} is a classifier that methods may use, so no figure comes "
             f"from it; give {remedy}"
@@ -132,7 +142,7 @@ def _figures(ref: str, how: Evaluation) -> dict[str, Any]:
         else tokenizer.config.image_shape
     )
     source = how.source(**shape)
-    _check_judge(how.judge, shape, classes=source.num_classes)
+    check_fits("judge", how.judge, shape, classes=source.num_classes)
     if kind == "classifier":
         _check_classes(ref, model, source.num_classes)
         figures = classifier_figures(model, source, count=how.count, **how.reading)
@@ -203,18 +213,23 @@ def _check_classes(what: str, model: Any, classes: int) -> None:
         )
 
 
-def _check_judge(judge: Any, shape: dict[str, int], *, classes: int) -> None:
-    """The judge must be able to read images of this shape, and name their classes."""
-    if judge is None:
+def check_fits(
+    option: str, network: Any, shape: dict[str, int], *, classes: int
+) -> None:
+    """A judge or classifier must read images of this shape, and name their classes.
+
+    Raises `UserError` for one that does not.
+    """
+    if network is None:
         return
     size, channels = shape["image_size"], shape["channels"]
-    if channels != judge.config.channels or size % 8:
+    if channels != network.config.channels or size % 8:
         raise UserError(
-            f"the judge reads images of {judge.config.channels} channels and of sides "
-            f"that are multiples of 8, not {size} x {size} x {channels}; give --judge "
-            "one for these images"
+            f"the {option} reads images of {network.config.channels} channels and of "
+            f"sides that are multiples of 8, not {size} x {size} x {channels}; give "
+            f"--{option} one for these images"
         )
-    _check_classes("the judge", judge, classes)
+    _check_classes(f"the {option}", network, classes)
 
 
 def data_size(model: Any) -> int:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minivim import weights
 from minivim.errors import UserError
 from minivim.reproduce import (
     claims,
@@ -143,11 +142,11 @@ def _grid(options: Options) -> str:
     )
     rows = _chosen(grid.ROWS, options.only)
     # Before hours of training, not after.
-    for network in (place.judge, place.classifier):
-        weights.find(network)
-    found = runs.run_rows(rows, options.seeds or grid.SEEDS, place)
+    runs.check_networks(place)
+    seeds = options.seeds or grid.SEEDS
+    found = runs.run_rows(rows, seeds, place)
     if options.page:
-        page.write(page.collected(place), place=place, folder=options.page)
+        page.write(page.collected(place, seeds), place=place, folder=options.page)
     return page.table(found)
 
 

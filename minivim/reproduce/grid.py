@@ -30,7 +30,6 @@ class Family:
     """What the grid is made of on one data set."""
 
     name: str
-    spec: str
     # Of the tokenizer's networks, by the letters of Table 1.
     sizes: dict[str, StackConfig]
     cnn: CNNConfig
@@ -58,7 +57,6 @@ def _stack(blocks: int, width: int, *, heads: int) -> StackConfig:
 FAMILIES = {
     "shapes": Family(
         name="shapes",
-        spec="shapes",
         sizes={
             "S": _stack(2, 32, heads=2),
             "B": _stack(2, 48, heads=3),
@@ -85,7 +83,6 @@ FAMILIES = {
     ),
     "cifar10": Family(
         name="cifar10",
-        spec="uoft-cs/cifar10",
         sizes={
             "S": _stack(4, 128, heads=4),
             "B": _stack(6, 192, heads=6),

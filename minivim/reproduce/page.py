@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from minivim import data, show, weights
+from minivim.errors import UserError
 from minivim.experiments import decode_all, encode_all
 from minivim.reproduce.claims import CLAIMS
 from minivim.reproduce.grid import ROWS, SEEDS, Row, row_named
@@ -35,32 +37,50 @@ PRIOR = ("nll", "nll_per_image", "sample_distance", "judge_agrees", "probe",
 # Rows whose reconstructions are drawn; of the priors all samples are.
 DRAWN = ("BB", "SL", "CNN", "code dim 4", "StyleGAN2, full loss")
 PICTURES = 12
+# The pictures of the page, and what they show.
+ALT = {
+    "grid": "the statements as dots, one for each seed: right of zero the paper's way",
+    "grid-blocks": "probe accuracy of every block",
+    "grid-samples": "test images, and samples of each prior of one seed",
+}
 
 Found = Sequence[Mapping[str, Any]]
 
 
-def collected(place: Place) -> list[dict[str, Any]]:
-    """The records of all rows and seeds that are finished, row by row."""
-    found = (read_row(row, seed, place) for row in ROWS for seed in SEEDS)
+def collected(place: Place, seeds: Sequence[int] = SEEDS) -> list[dict[str, Any]]:
+    """The records of all rows that are finished with these seeds, row by row."""
+    found = (read_row(row, seed, place) for row in ROWS for seed in seeds)
     return [record for record in found if record]
 
 
-def as_json(found: Found) -> dict[str, Any]:
-    """What `grid.json` holds."""
+def as_json(found: Found, pictures: Sequence[str] = ()) -> dict[str, Any]:
+    """What `grid.json` holds; `pictures` are the names of those that are there."""
     claims = [judged(claim, found) for claim in CLAIMS]
-    return {"rows": list(found), "claims": claims}
+    return {"rows": list(found), "claims": claims, "pictures": list(pictures)}
 
 
 def write(found: Found, *, place: Place, folder: Path) -> None:
-    """`grid.json`, `grid.md` and the pictures; those need the weights of seed 0."""
+    """`grid.json`, `grid.md` and the pictures that there is something to draw for.
+
+    Samples are those of the first seed. Raises `UserError` without a finished row.
+    """
+    if not found:
+        raise UserError("no row is finished, so there is no page; leave out --page")
+    drawn = {
+        "grid": claims_picture(found),
+        "grid-blocks": blocks_picture(found),
+        "grid-samples": samples_picture(place, found[0]["seed"]),
+    }
+    pictures = {name: show.to_png(plot) for name, plot in drawn.items() if plot}
+    whole = as_json(found, list(pictures))
+    text = markdown(whole)
     folder.mkdir(parents=True, exist_ok=True)
-    whole = as_json(found)
     (folder / "grid.json").write_text(json.dumps(whole, indent=1) + "\n")
-    (folder / "grid.md").write_text(markdown(whole))
-    pictures = {"grid": claims_picture(found), "grid-blocks": blocks_picture(found)}
-    for name, plot in {**pictures, "grid-samples": samples_picture(place)}.items():
-        if plot is not None:
-            (folder / f"{name}.png").write_bytes(show.to_png(plot))
+    (folder / "grid.md").write_text(text)
+    for name in drawn.keys() - pictures:
+        (folder / f"{name}.png").unlink(missing_ok=True)
+    for name, png in pictures.items():
+        (folder / f"{name}.png").write_bytes(png)
 
 
 def table(found: Found) -> str:
@@ -89,8 +109,17 @@ def _rows_table(found: Found, kinds: Sequence[str], columns: Sequence[str]) -> s
             _, digits, factor, _ = FIGURES[column]
             part = [factor * v for v in values(records, name, column).values()]
             cells.append(spread(part, digits))
-        lines.append(f"| {' | '.join(cells)} | `{records[0]['command']}` |")
+        lines.append(f"| {' | '.join(cells)} | `{_command(records)}` |")
     return "\n".join(lines)
+
+
+def _command(records: Found) -> str:
+    """What computes all seeds of a row again; the usual ones need no mention."""
+    plain = re.sub(r" --seeds \d+", "", records[0]["command"])
+    seeds = [record["seed"] for record in records]
+    if seeds == list(SEEDS):
+        return plain
+    return f"{plain} --seeds {' '.join(map(str, seeds))}"
 
 
 def claims_table(claims: Sequence[Mapping[str, str]]) -> str:
@@ -123,8 +152,8 @@ def markdown(whole: Mapping[str, Any]) -> str:
         f"{len(names)} rows from seeds {', '.join(map(str, seeds))}: "
         "`minivim reproduce grid`. The longest run, "
         f"*{longest['name']}*, took {longest['seconds']:,} seconds of processor time "
-        f"with its figures, all together {seconds / 60:,.0f} minutes "
-        f"({longest['machine']}).",
+        f"with its figures, all together {seconds / 60:,.0f} minutes, the measuring of "
+        f"speeds not counted ({longest['machine']}).",
         f"Of {len(claims)} statements {count[SAME]} point the same way here, "
         f"{count[OPPOSITE]} the opposite way, and {count[UNDECIDED]} are not "
         "decidable at this size. A direction counts where the ranges of the seeds do "
@@ -132,37 +161,52 @@ def markdown(whole: Mapping[str, Any]) -> str:
         "pairs*, where a seed stands for the same tokenizer on both sides and all "
         "seeds agree, by chance once in four.",
         claims_table(claims),
-        "![the statements as dots, one for each seed: right of zero the paper's way]"
-        "(./grid.png)",
+        *_linked(whole, "grid"),
     ]
     notes: dict[str, list[str]] = {}
     for claim in claims:
         if claim["note"]:
             notes.setdefault(claim["note"], []).append(f"*{claim['statement']}*")
     if notes:
-        parts.append("What is known of some of them:")
+        parts.append(
+            "Notes on some of them; they are explanations that were not tested."
+        )
         lines = (f"- {'; '.join(about)}. {note}" for note, about in notes.items())
         parts.append("\n".join(lines))
-    parts += [
-        "The rows of stage 1. The base tokenizer is BB with 8 dimensions; all are "
-        "trained with L2 alone but for the two with a full loss.",
-        _rows_table(found, ("tokenizer",), TOKENIZER),
-        "The rows of stage 2. Samples are as many as the test images they are compared "
-        "with, drawn at temperature 1.",
-        _rows_table(found, ("prior", "rejection"), PRIOR),
-        "![probe accuracy of every block](./grid-blocks.png)",
-        "![test images, and samples of each prior of seed 0](./grid-samples.png)",
-    ]
+    one = "The rows of stage 1. The base tokenizer is BB with 8 dimensions; all are "
+    one += "trained with L2 alone but for the two with a full loss."
+    paces = dict.fromkeys(r["figures"]["pace"] for r in _having(found, "pace"))
+    if paces:
+        one += f" Images per processor second: measured {'; '.join(paces)}."
+    two = "The rows of stage 2. Samples are as many as the test images they are "
+    two += "compared with, drawn at temperature 1."
+    for about, kinds, columns in (
+        (one, ("tokenizer",), TOKENIZER),
+        (two, ("prior", "rejection"), PRIOR),
+    ):
+        if any(record["kind"] in kinds for record in found):
+            parts += [about, _rows_table(found, kinds, columns)]
+    parts += [*_linked(whole, "grid-blocks"), *_linked(whole, "grid-samples")]
     return "\n\n".join(parts) + "\n"
 
 
-def claims_picture(found: Found) -> show.Plot:
+def _linked(whole: Mapping[str, Any], name: str) -> list[str]:
+    return [f"![{ALT[name]}](./{name}.png)"] if name in whole["pictures"] else []
+
+
+def _having(found: Found, figure: str) -> list[Mapping[str, Any]]:
+    return [record for record in found if figure in record["figures"]]
+
+
+def claims_picture(found: Found) -> show.Plot | None:
     """Every statement: how far each seed is on the paper's side."""
     rows = {}
     for claim in CLAIMS:
         ahead = gain(claim, found)
         if ahead:
             rows[claim.statement] = (ahead, judged(claim, found)["verdict"])
+    if not rows:
+        return None
     return show.dots(
         rows,
         x="doublings of the figure, to the right the paper's way",
@@ -182,13 +226,12 @@ def blocks_picture(found: Found) -> show.Plot | None:
 
 def _by_row(found: Found, figure: str) -> dict[str, list[Mapping[str, Any]]]:
     rows: dict[str, list[Mapping[str, Any]]] = {}
-    for record in found:
-        if figure in record["figures"]:
-            rows.setdefault(record["name"], []).append(record)
+    for record in _having(found, figure):
+        rows.setdefault(record["name"], []).append(record)
     return rows
 
 
-def samples_picture(place: Place, seed: int = SEEDS[0]) -> show.Plot:
+def samples_picture(place: Place, seed: int = SEEDS[0]) -> show.Plot | None:
     """Test images, reconstructions of some rows, and samples of every prior."""
     images = data.stack(place.source("test"), PICTURES)["image"]
     images = images.astype(np.float32) / 255
@@ -201,6 +244,8 @@ def samples_picture(place: Place, seed: int = SEEDS[0]) -> show.Plot:
     for row in ROWS:
         if row.prior is not None and read_row(row, seed, place):
             strips[row.name] = _samples(row, seed, place)
+    if len(strips) == 1:
+        return None
     labels = np.repeat(
         np.arange(len(strips)), [len(strip) for strip in strips.values()]
     )

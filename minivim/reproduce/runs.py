@@ -1,10 +1,12 @@
 """Trains and measures the rows of the grid, each stage once.
 
 A stage lives in a folder that is named by a hash of all that makes its weights: its
-recipe, seed and data, and of a prior also the hash of its tokenizer. Rows that begin
-alike so share their first stage. Runs go on where they stopped, and figures lie beside
-the weights they are of. A seed is part of every hash, so that processes with different
-seeds may work on one folder at once, without locks.
+recipe, seed and data, the weights of a perceptual network, and of a prior also the hash
+of its tokenizer. Rows that begin alike so share their first stage. Runs go on where
+they stopped. Figures lie beside the weights they are of, with the networks and sizes
+they depend on; where those are others now, they are measured again. A seed is part of
+every hash, so that processes with different seeds may work on one folder at once,
+without locks.
 """
 
 from __future__ import annotations
@@ -27,12 +29,19 @@ import numpy as np
 from minivim import classifier, data, metrics, prior, weights
 from minivim.config import PaletteRecipe, PriorRecipe, ProbeRecipe, TokenizerRecipe
 from minivim.data import Source
-from minivim.evaluate import prior_figures, tokenizer_figures
+from minivim.evaluate import (
+    check_fits,
+    load_network,
+    prior_figures,
+    tokenizer_figures,
+)
 from minivim.experiments import decode_all, encode_folder, probe, train, train_palette
-from minivim.reproduce.grid import Family, Row, prior_recipe, tokenizer_recipe
-from minivim.reproduce.tokenizers import TURNS, step_clock
+from minivim.reproduce.grid import ROWS, Family, Row, prior_recipe, tokenizer_recipe
+from minivim.reproduce.tokenizers import in_turns, network_of
 
 FIGURES = "figures.json"
+# How images per second are measured, as the page says it.
+PACE = "in turns within one process"
 StageRecipe = TokenizerRecipe | PaletteRecipe | PriorRecipe
 
 
@@ -57,6 +66,20 @@ def _source(spec: str, split: str, size: int) -> Source:
     return data.open_source(spec, split=split, image_size=size, channels=3)
 
 
+@cache
+def network_hash(ref: str) -> str:
+    """The hash of a network's weights, wherever they lie."""
+    return weights.weights_hash(weights.load(ref))
+
+
+def check_networks(place: Place) -> None:
+    """Raises `UserError` for a judge or a classifier that cannot grade or choose."""
+    classes = place.source("test").num_classes
+    shape = {"image_size": place.family.image_size, "channels": 3}
+    for option, ref in (("judge", place.judge), ("classifier", place.classifier)):
+        check_fits(option, load_network(option, ref), shape, classes=classes)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """A run of stage 1 or 2 and its folder."""
@@ -70,11 +93,13 @@ def recipe_hash(recipe: StageRecipe, *, data: str, below: str = "") -> str:
     """Twelve hex digits of what makes a run's weights: recipe, data, tokenizer.
 
     Names and places do not count, nor does a setting at its default, so that a setting
-    that a later version adds changes no hash.
+    that a later version adds changes no hash. Of a perceptual network the weights do.
     """
     plain = _changed(recipe)
     for name in ("name", "tokenizer"):
         plain.pop(name, None)
+    if isinstance(recipe, TokenizerRecipe) and recipe.perceptual_net:
+        plain["perceptual_net"] = network_hash(recipe.perceptual_net)
     whole = {"stage": recipe.stage, "data": data, "tokenizer": below, **plain}
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -109,19 +134,40 @@ def stages(row: Row, seed: int, place: Place) -> list[Stage]:
 
 
 def run_row(row: Row, seed: int, place: Place) -> dict[str, Any]:
-    """Train and measure what is not there yet; returns the row's record."""
+    """Train and measure what is not there yet; returns the row's record.
+
+    Images per second are not measured here but by `measure_pace`.
+    """
     for stage in stages(row, seed, place):
         if not (stage.folder / weights.CARD).exists():
             with metered(stage.folder / "train.seconds"):
                 _train(stage, place)
-    for file, measure in _measures(row, seed, place):
-        if not file.exists():
-            with metered(file.with_suffix(".seconds")):
-                found = measure()
-            file.write_text(json.dumps(found, indent=1) + "\n")
+    for file, of, measure in _measures(row, seed, place):
+        _measured(file, of, measure)
     record = read_row(row, seed, place)
     assert record is not None
     return record
+
+
+def _measured(file: Path, of: dict[str, Any], measure: Callable[[], Any]) -> None:
+    """Fill a file of figures, unless those in it depend on the same."""
+    if _read(file, of) is not None:
+        return
+    seconds = file.with_suffix(".seconds")
+    if file.exists():
+        file.unlink()
+        seconds.unlink(missing_ok=True)
+    with metered(seconds):
+        found = measure()
+    file.write_text(json.dumps({"of": of, "figures": found}, indent=1) + "\n")
+
+
+def _read(file: Path, of: dict[str, Any]) -> dict[str, Any] | None:
+    """Figures of a file; None without one or where they depend on something else."""
+    if not file.exists():
+        return None
+    whole = json.loads(file.read_text())
+    return whole["figures"] if whole.get("of") == of else None
 
 
 def _train(stage: Stage, place: Place) -> None:
@@ -151,13 +197,17 @@ def _codes(tokenizer: Path, place: Place) -> Path:
 
 def read_row(row: Row, seed: int, place: Place) -> dict[str, Any] | None:
     """The record of a finished row, or None."""
-    files = [file for file, _ in _measures(row, seed, place)]
-    if not all(file.exists() for file in files):
-        return None
+    files, figures = [], {}
+    for file, of, _ in _measures(row, seed, place):
+        part = _read(file, of)
+        if part is None:
+            return None
+        files.append(file)
+        figures |= part
     last = stages(row, seed, place)[-1]
-    figures: dict[str, Any] = {}
-    for file in files:
-        figures |= json.loads(file.read_text())
+    if row.timed and (pace := _read(*_pace_file(seed, place))):
+        figures["images_per_second"] = pace["images_per_second"][row.name]
+        figures["pace"] = pace["pace"]
     spent = [last.folder / "train.seconds", *(f.with_suffix(".seconds") for f in files)]
     return {
         "name": row.name,
@@ -183,6 +233,9 @@ def command(row: Row, seed: int, place: Place) -> str:
     words = ["minivim", "reproduce", "grid", "--only", row.name, "--seeds", str(seed)]
     if place.spec != "shapes":
         words += ["--data", place.spec]
+    for option, ref in (("judge", place.judge), ("classifier", place.classifier)):
+        if ref != network_of(place.family.name, option):
+            words += [f"--{option}", ref]
     return shlex.join(words)
 
 
@@ -201,28 +254,27 @@ def metered(file: Path) -> Iterator[None]:
         file.write_text(f"{before + time.process_time() - began:.1f}\n")
 
 
-def _measures(
-    row: Row, seed: int, place: Place
-) -> list[tuple[Path, Callable[[], dict[str, Any]]]]:
-    """Files of a row's figures, and what fills each."""
-    found = stages(row, seed, place)
+Measure = tuple[Path, dict[str, Any], Callable[[], dict[str, Any]]]
+
+
+def _measures(row: Row, seed: int, place: Place) -> list[Measure]:
+    """Files of a row's figures, what these depend on, and what fills each."""
+    folder, family = stages(row, seed, place)[-1].folder, place.family
+    figures, images = folder / FIGURES, {"images": family.images}
+    judge = {"judge": network_hash(place.judge)}
     if row.prior is None:
-        folder = found[0].folder
-        all_of = [(folder / FIGURES, lambda: _tokenizer_figures(folder, place))]
-        if row.timed:
-            pace = folder / "pace.json"
-            all_of.append((pace, lambda: _pace(found[0].recipe, place)))
-        return all_of
-    folder = found[1].folder
-    all_of = [
-        (folder / FIGURES, lambda: _prior_figures(folder, place)),
-        (
-            folder / f"samples-{row.acceptance:g}.json",
-            lambda: _sample_figures(folder, place, seed, row.acceptance),
-        ),
+        return [(figures, images | judge, lambda: _tokenizer_figures(folder, place))]
+    of = judge | {"samples": family.samples}
+    if row.acceptance < 1:
+        of["classifier"] = network_hash(place.classifier)
+    samples = folder / f"samples-{row.acceptance:g}.json"
+    all_of: list[Measure] = [
+        (figures, images, lambda: _prior_figures(folder, place)),
+        (samples, of, lambda: _sample_figures(folder, place, seed, row.acceptance)),
     ]
     if not row.prior.labels:
-        all_of.append((folder / "probe.json", lambda: _probe_figures(folder, place)))
+        probe, of = folder / "probe.json", {"probe": list(family.probe)}
+        all_of.append((probe, of, lambda: _probe_figures(folder, place)))
     return all_of
 
 
@@ -234,11 +286,29 @@ def _tokenizer_figures(folder: Path, place: Place) -> dict[str, Any]:
     return found | {"parameters": tokenizer.config.parameters}
 
 
-def _pace(recipe: Any, place: Place) -> dict[str, Any]:
-    """Images that one second of processor time trains, the median of some steps."""
-    clock = step_clock(recipe, place.source("test"), timer=time.process_time)
-    seconds = float(np.median([clock() for _ in range(TURNS)]))
-    return {"images_per_second": recipe.run.batch_size / seconds}
+def _pace_file(seed: int, place: Place) -> tuple[Path, dict[str, Any]]:
+    """Where the speeds of all timed rows of a seed are, and what they depend on."""
+    of = {row.name: stages(row, seed, place)[0].key for row in ROWS if row.timed}
+    return place.out / f"pace-{seed}.json", of
+
+
+def measure_pace(seed: int, place: Place) -> None:
+    """Images that one second of processor time trains, of every timed row.
+
+    All of them together, whichever rows are wanted, since only ratios of figures that
+    were measured in turns compare.
+    """
+    recipes: Any = {
+        row.name: stages(row, seed, place)[0].recipe for row in ROWS if row.timed
+    }
+
+    def measure() -> dict[str, Any]:
+        found = in_turns(
+            recipes, place.source("test"), timer=time.process_time, quiet=place.quiet
+        )
+        return {"pace": PACE, "images_per_second": found}
+
+    _measured(*_pace_file(seed, place), measure)
 
 
 def _prior_figures(folder: Path, place: Place) -> dict[str, Any]:
@@ -317,7 +387,6 @@ def _probe_figures(folder: Path, place: Place) -> dict[str, Any]:
         "probe_first": blocks[0],
         "probe_middle": blocks[(len(blocks) - 1) // 2],
         "probe_last": blocks[-1],
-        "best_block": (int(np.argmax(found.block_held_out)) + 1) / len(blocks),
         **{f"probe_{name}": pair[1] for name, pair in found.baselines.items()},
     }
 
@@ -325,14 +394,17 @@ def _probe_figures(folder: Path, place: Place) -> dict[str, Any]:
 def run_rows(
     rows: Sequence[Row], seeds: Sequence[int], place: Place
 ) -> list[dict[str, Any]]:
-    """The records of all rows, trained as far as need be.
+    """The records of all rows, trained as far as need be; then the speeds.
 
     Row by row, so that what is there when it is stopped has all its seeds.
     """
-    found = []
     for row in rows:
         for seed in seeds:
-            found.append(run_row(row, seed, place))
+            seconds = run_row(row, seed, place)["seconds"]
             if not place.quiet:
-                print(f"{row.name}, seed {seed}: {found[-1]['seconds']} s", flush=True)
-    return found
+                print(f"{row.name}, seed {seed}: {seconds} s", flush=True)
+    if any(row.timed for row in rows):
+        for seed in seeds:
+            measure_pace(seed, place)
+    found = (read_row(row, seed, place) for row in rows for seed in seeds)
+    return [record for record in found if record]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -155,22 +155,37 @@ def measured(folder: Path, study: Study, *, spec: str) -> dict[str, Any]:
 
 
 def speeds(study: Study, *, spec: str) -> dict[str, float]:
-    """Images per second that each row trains, measured in turns in this process.
-
-    The steps with R1 count as often as they occur.
-    """
+    """Images per second that each row trains."""
+    found = {row.name: recipe_of(row, study, 0) for row in study.rows}
     source = data.open_source(
-        spec, split="test", **recipe_of(study.rows[0], study, 0).model.image_shape
+        spec, split="test", **found[study.rows[0].name].model.image_shape
     )
+    return in_turns(found, source)
+
+
+def in_turns(
+    recipes: Mapping[str, TokenizerRecipe],
+    source: Source,
+    *,
+    timer: Callable[[], float] = time.perf_counter,
+    quiet: bool = False,
+) -> dict[str, float]:
+    """Images per second that each recipe trains, measured in turns in this process.
+
+    The median of some steps. The steps with R1 count as often as they occur.
+    """
     clocks = {
-        row.name: step_clock(recipe_of(row, study, 0), source) for row in study.rows
+        name: step_clock(recipe, source, timer=timer)
+        for name, recipe in recipes.items()
     }
     seconds: dict[str, list[float]] = {name: [] for name in clocks}
-    for _ in tqdm(range(TURNS), desc="speed", unit="turn"):
+    for _ in tqdm(range(TURNS), desc="speed", unit="turn", disable=quiet):
         for name, clock in clocks.items():
             seconds[name].append(clock())
-    batch = recipe_of(study.rows[0], study, 0).run.batch_size
-    return {name: batch / float(np.median(times)) for name, times in seconds.items()}
+    return {
+        name: recipes[name].run.batch_size / float(np.median(times))
+        for name, times in seconds.items()
+    }
 
 
 def step_clock(

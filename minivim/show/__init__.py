@@ -1,6 +1,6 @@
 """Pictures for notebooks and reports: explorers, plots and the static report."""
 
-from minivim.show.compare import bands, dots
+from minivim.show.compare import bands, dots, seeds
 from minivim.show.completion import completions
 from minivim.show.curves import curves
 from minivim.show.explorer import Explorer, Live, live
@@ -19,7 +19,6 @@ from minivim.show.plots import (
     usage_histogram,
 )
 from minivim.show.report import Report
-from minivim.show.seeds import seeds
 
 __all__ = [
     "Explorer",

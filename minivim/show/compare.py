@@ -5,9 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
-from minivim.show.plots import BLUE, COLOURS, GREY, INK, RED, Plot, _axes, _fit, _plot
+from minivim.show.plots import (
+    BLUE,
+    COLOURS,
+    GREY,
+    INK,
+    ORANGE,
+    RED,
+    Plot,
+    _axes,
+    _fit,
+    _plot,
+)
 
 
 def dots(
@@ -39,22 +51,92 @@ def dots(
     axes.axvline(0, color=INK, linewidth=1)
     named = set()
     for at, (values, kind) in enumerate(rows.values()):
-        for value in values:
-            shape = "o" if abs(value) <= limit else "<" if value < 0 else ">"
-            axes.plot(
-                np.clip(value, -limit, limit), at, shape, color=colours[kind],
-                markersize=5, alpha=0.75, clip_on=False,
-                label=None if kind in named else kind,
-            )  # fmt: skip
-            named.add(kind)
-        middle = np.clip(np.mean(values), -limit, limit)
-        axes.plot(middle, at, "|", color=INK, markersize=11)
-    axes.set_yticks(range(len(rows)), list(rows))
-    axes.set_ylim(len(rows) - 0.4, -0.6)
+        label = None if kind in named else kind
+        _line(axes, at, values, colour=colours[kind], limit=limit, label=label)
+        named.add(kind)
+    _named(axes, rows)
     axes.set_xlim(-1.05 * limit, 1.05 * limit)
     axes.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1),
                 ncols=len(kinds))  # fmt: skip
     return _fit(plot)
+
+
+def seeds(
+    ours: Mapping[str, ArrayLike],
+    paper: Mapping[str, float | int] | None = None,
+    *,
+    title: str,
+    paper_title: str = "the paper",
+) -> Plot:
+    """One line for each row: a dot for each seed, a stroke at their mean.
+
+    Beside it, on a scale of its own, the paper's figure of the rows that have one: the
+    two measure different things, so only their order compares. Raises ValueError
+    without a value.
+    """
+    found = {name: np.ravel(values) for name, values in ours.items()}
+    if not any(len(values) for values in found.values()):
+        raise ValueError("there is no value to draw")
+    printed = {name: value for name, value in (paper or {}).items() if name in ours}
+    alt = f"{title}: {'; '.join(f'{n} {_spread(v)}' for n, v in found.items())}"
+    if printed:
+        words = ", ".join(f"{name} {value:g}" for name, value in printed.items())
+        alt += f". {paper_title}: {words}"
+    plot = _plot(alt, width=6.8, height=1.0 + 0.28 * len(found))
+    left = _axes(plot, title, x="", y="", position=(1, 2, 1))
+    right = _axes(plot, paper_title, x="", y="", position=(1, 2, 2))
+    for axes in (left, right):
+        _named(axes, found)
+        axes.margins(x=0.15)
+    right.set_yticklabels([])
+    for y, (name, values) in enumerate(found.items()):
+        if len(values):
+            _line(left, y, values, colour=BLUE)
+        if name in printed:
+            right.plot([printed[name]], [y], "D", color=ORANGE)
+        else:
+            right.text(
+                0.5, y, "not given", transform=right.get_yaxis_transform(),
+                ha="center", va="center", fontsize=8, color=GREY,
+            )  # fmt: skip
+    if not printed:
+        right.set_xticks([])
+    return _fit(plot)
+
+
+def _spread(values: np.ndarray) -> str:
+    if not len(values):
+        return "-"
+    return f"{values.mean():.4g} ({values.min():.4g} to {values.max():.4g})"
+
+
+def _line(
+    axes: Axes,
+    at: int,
+    values: ArrayLike,
+    *,
+    colour: str,
+    limit: float = np.inf,
+    label: str | None = None,
+) -> None:
+    """A dot for each seed, an arrow at the edge for one beyond, a tick for the mean."""
+    values = np.ravel(values)
+    middle = np.clip(values.mean(), -limit, limit)
+    axes.plot([middle], [at], "|", color=INK, markersize=13)
+    shapes = np.where(np.abs(values) <= limit, "o", np.where(values < 0, "<", ">"))
+    for shape in dict.fromkeys(shapes.tolist()):
+        mine = np.clip(values[shapes == shape], -limit, limit)
+        axes.plot(
+            mine, [at] * len(mine), shape, color=colour, markersize=5.5, alpha=0.75,
+            clip_on=False, label=label,
+        )  # fmt: skip
+        label = None
+
+
+def _named(axes: Axes, rows: Sequence[str] | Mapping[str, object]) -> None:
+    """Names on the left, the first on top."""
+    axes.set_yticks(range(len(rows)), list(rows), fontsize=8)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
 
 
 def bands(curves: Mapping[str, ArrayLike], *, x: str, y: str) -> Plot:
