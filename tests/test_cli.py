@@ -808,7 +808,7 @@ def test_ctrl_c_says_how_to_go_on(capsys, monkeypatch):
     def interrupted(options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_recipes", interrupted)
+    monkeypatch.setattr(cli.training, "_recipes", interrupted)
     assert cli.main(["recipes"]) == 130
     assert "the same command goes on" in capsys.readouterr().err
 
@@ -818,5 +818,5 @@ def test_other_disk_errors_are_one_line(capsys, monkeypatch, error):
     def fail(options):
         raise error
 
-    monkeypatch.setattr(cli, "_recipes", fail)
+    monkeypatch.setattr(cli.training, "_recipes", fail)
     refused(capsys, ["recipes"], "x.npz", "No space left", "run the same command")

@@ -41,6 +41,8 @@ def prior_figures(
     """Negative log-likelihood of the first `count` held-out images, nats per token."""
     count = len(source) if count is None else min(count, len(source))
     conditional = bool(prior.config.num_classes)
+    if conditional:
+        check_labels(prior, np.arange(source.num_classes))
     nll = without = 0.0
     read = encode_batches(
         tokenizer, source, count=count, batch_size=min(batch_size, count), quiet=quiet
