@@ -168,8 +168,6 @@ def test_what_is_shipped_has_a_recipe_and_a_size():
         assert found.run.seed == {"classifier": 1, "judge": 2}.get(
             name.split("/")[1], 0
         )
-    total = sum(path.stat().st_size for path in weights.HERE.rglob("*.safetensors"))
-    assert total < 20e6
 
 
 @pytest.mark.parametrize(

@@ -292,9 +292,10 @@ def test_shipped_weights_load_and_their_cards_are_complete(name):
 
 @pytest.mark.skipif(not weights.shipped(), reason="no weights are shipped yet")
 def test_shipped_weights_fit_their_limits():
-    sizes = [f.stat().st_size for f in weights.HERE.rglob("*") if f.is_file()]
-    assert sum(sizes) <= 10e6
-    priors = [n for n in weights.shipped() if n.startswith("shapes/prior")]
+    for family, limit in (("shapes", 10e6), ("cifar10", 20e6)):
+        files = (f for f in (weights.HERE / family).rglob("*") if f.is_file())
+        assert sum(f.stat().st_size for f in files) <= limit
+    priors = [n for n in weights.shipped() if "/prior" in n]
     for name in priors:
         tokenizer, prior = weights.load_pair(name)
         assert prior.card["tokenizer_hash"] == weights.weights_hash(tokenizer)
