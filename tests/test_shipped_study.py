@@ -115,6 +115,11 @@ def test_the_page_is_what_the_figures_say(place, found, tmp_path):
     assert any(f"{agrees:.1f} %" in line for line in lines)
 
 
+def test_what_is_not_shipped_is_said_before_anything_runs():
+    with pytest.raises(reproduce.UserError, match="nothing/judge is not shipped; make"):
+        shipped.check_there("nothing")
+
+
 def test_options_that_it_does_not_have_are_refused():
     for options, message in (
         ({"seeds": (1,)}, "leave out --seeds"),

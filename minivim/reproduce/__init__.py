@@ -160,6 +160,8 @@ def _shipped(options: Options) -> str:
         raise UserError(
             f"nothing is shipped for {options.only[0]!r}; there are {names}"
         )
+    for family in families:
+        shipped.check_there(family)
     places = [
         shipped.Place(
             family=family,

@@ -19,9 +19,11 @@ import numpy as np
 from minivim import data, recipes, show, weights
 from minivim.config import PaletteRecipe, PriorRecipe, ProbeRecipe, with_overrides
 from minivim.data import Source
+from minivim.errors import UserError
 from minivim.evaluate import judged_figures, prior_figures, tokenizer_figures
 from minivim.experiments import decode_all, encode_all, probe, train, train_palette
 from minivim.prior import reject
+from minivim.weights import shipped
 
 SPECS = {"shapes": "shapes", "cifar10": "uoft-cs/cifar10"}
 WEIGHTS = ("tokenizer", "prior", "prior-unlabelled", "classifier", "judge")
@@ -49,6 +51,16 @@ class Place:
     def source(self, split: str) -> Source:
         shape = self.load("tokenizer").config.image_shape
         return data.open_source(self.spec, split=split, **shape)
+
+
+def check_there(family: str) -> None:
+    """Raises `UserError` where one of a family's weights does not come with us."""
+    missing = [f"{family}/{n}" for n in WEIGHTS if f"{family}/{n}" not in shipped()]
+    if missing:
+        raise UserError(
+            f"{', '.join(missing)} is not shipped; make it with python -m "
+            f"minivim.weights.make {' '.join(missing)}, or use --only with another family"
+        )
 
 
 def run(place: Place) -> dict[str, Any]:
