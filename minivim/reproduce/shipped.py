@@ -59,7 +59,8 @@ def check_there(family: str) -> None:
     if missing:
         raise UserError(
             f"{', '.join(missing)} is not shipped; make it with python -m "
-            f"minivim.weights.make {' '.join(missing)}, or use --only with another family"
+            f"minivim.weights.make {' '.join(missing)}, or name another family by "
+            "--only"
         )
 
 
