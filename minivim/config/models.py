@@ -155,8 +155,30 @@ class QuantizerConfig(AnyQuantizerConfig):
         return projections + self.num_codes * self.code_dim
 
 
+class Patches:
+    """What follows from square images in square patches."""
+
+    image_size: int
+    patch_size: int
+    channels: int
+
+    @property
+    def grid(self) -> int:
+        """Tokens per side."""
+        return self.image_size // self.patch_size
+
+    @property
+    def num_tokens(self) -> int:
+        return self.grid**2
+
+    @property
+    def image_shape(self) -> dict[str, int]:
+        """What `open_source` has to know."""
+        return {"image_size": self.image_size, "channels": self.channels}
+
+
 @dataclass(frozen=True, kw_only=True)
-class TokenizerConfig:
+class TokenizerConfig(Patches):
     """ViT-VQGAN without its losses: image -> codes -> image (paper section 3)."""
 
     image_size: int
@@ -220,20 +242,6 @@ class TokenizerConfig:
                 f"{name}.width={stack.width} must be a multiple of 4 for sincos "
                 "positions; change it or use positions=learnt",
             )
-
-    @property
-    def grid(self) -> int:
-        """Tokens per side."""
-        return self.image_size // self.patch_size
-
-    @property
-    def num_tokens(self) -> int:
-        return self.grid**2
-
-    @property
-    def image_shape(self) -> dict[str, int]:
-        """What `open_source` has to know."""
-        return {"image_size": self.image_size, "channels": self.channels}
 
     @property
     def patch_dim(self) -> int:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from minivim.config.checks import require, require_positive
-from minivim.config.models import QuantizerConfig
+from minivim.config.models import Patches, QuantizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class PaletteConfig:
+class PaletteConfig(Patches):
     """A tokenizer that learns colours alone: the mean of a patch, rounded to one.
 
     With patches of 2 an image of 32 x 32 becomes the 256 pixels of 16 x 16. iGPT has
@@ -41,20 +41,6 @@ class PaletteConfig:
             factorised=False,
             l2_normalise=False,
         )
-
-    @property
-    def grid(self) -> int:
-        """Tokens per side."""
-        return self.image_size // self.patch_size
-
-    @property
-    def num_tokens(self) -> int:
-        return self.grid**2
-
-    @property
-    def image_shape(self) -> dict[str, int]:
-        """What `open_source` has to know."""
-        return {"image_size": self.image_size, "channels": self.channels}
 
     @property
     def parameters(self) -> int:

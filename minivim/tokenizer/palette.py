@@ -101,7 +101,8 @@ def spread_out(
         if not total[-1] > 0:
             raise UserError(
                 f"these images have {len(chosen)} colours, fewer than num_codes={k}; "
-                f"use --set num_codes={len(chosen)} or more images"
+                "use more images"
+                + (f" or --set num_codes={len(chosen)}" if len(chosen) > 1 else "")
             )
         # Up to a sum above zero, so that a point that is chosen already never is again.
         wanted = total[-1] * (1 - rng.random())

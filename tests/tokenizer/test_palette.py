@@ -90,7 +90,10 @@ def test_a_centre_without_points_stays():
 
 def test_too_few_colours_are_explained():
     flat = np.zeros((4, 8, 8, 3), np.float32)
-    with pytest.raises(UserError, match="have 1 colours.*num_codes=1 or more images"):
+    with pytest.raises(UserError, match="have 1 colours.*; use more images$"):
+        fit_palette(tiny.PALETTE, flat)
+    flat[0] = 1
+    with pytest.raises(UserError, match="have 2 colours.* or --set num_codes=2$"):
         fit_palette(tiny.PALETTE, flat)
 
 
