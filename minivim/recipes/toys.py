@@ -134,6 +134,7 @@ def shapes_igpt_palette() -> PaletteRecipe:
 def shapes_igpt() -> PriorRecipe:
     """iGPT on the toy: the unlabelled prior, over pixels instead of codes.
 
+    Four times the tokens, and so about a fourth of the steps in the same time:
     `minivim train prior shapes-igpt --data shapes --workdir runs/shapes-igpt-prior`
     """
     recipe = shapes_prior_unlabelled()
@@ -141,6 +142,7 @@ def shapes_igpt() -> PriorRecipe:
         recipe,
         name="shapes-igpt",
         model=replace(recipe.model, num_codes=64, grid=16),
+        run=replace(recipe.run, steps=350),
         tokenizer="runs/shapes-igpt",
     )
 
@@ -306,18 +308,19 @@ def cifar10_igpt_palette() -> PaletteRecipe:
 
 
 def cifar10_igpt() -> PriorRecipe:
-    """iGPT on CIFAR-10: the `cifar10` prior over pixels, and without labels.
+    """iGPT on CIFAR-10: the unlabelled prior, over pixels instead of codes.
 
+    Four times the tokens, and so about a fourth of the steps in the same time:
     `minivim train prior cifar10-igpt --data uoft-cs/cifar10
     --workdir runs/cifar10-igpt-prior`
     """
-    recipe = cifar10_prior()
+    recipe = cifar10_prior_unlabelled()
     return replace(
         recipe,
         name="cifar10-igpt",
-        model=replace(recipe.model, num_codes=512, grid=16, num_classes=0),
+        model=replace(recipe.model, num_codes=512, grid=16),
+        run=replace(recipe.run, steps=900),
         tokenizer="runs/cifar10-igpt",
-        label_dropout=0.0,
     )
 
 
