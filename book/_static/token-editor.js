@@ -70,7 +70,7 @@
     }
 
     place(token) {
-      return `row ${Math.floor(token / this.grid) + 1}, column ${(token % this.grid) + 1}`;
+      return `Row ${Math.floor(token / this.grid) + 1}, column ${(token % this.grid) + 1}`;
     }
 
     canvas(attributes) {
@@ -85,7 +85,7 @@
         (i) => this.start(i));
       this.tokens = chooser("the tokens of the picture", "tokens",
         this.data.codes[0].map(() => make("button", {})), (i) => this.select(i));
-      this.tokens.element.style.setProperty("--grid", this.grid);
+      box.style.setProperty("--grid", this.grid);
       const rows = Math.ceil(order.length / COLUMNS);
       this.palette = chooser("the code of the chosen token", "palette",
         order.map((code) => {
@@ -112,17 +112,27 @@
       box.replaceChildren(
         make("div", { class: "bar" }, this.pictures.element, reset),
         make("div", { class: "panels" },
-          figure([this.tokens.element], "1. choose a token"),
-          figure([this.picture, this.frame], "decoded in this page"),
-          figure([this.change], "change, twice as bright")),
+          figure([this.tokens.element], "1. Choose a token."),
+          figure([this.picture, this.frame], "Decoded here, in this page."),
+          figure([this.change], "The change, twice as bright.")),
         this.status,
-        make("p", { class: "title" }, "2. give it another code"),
+        make("p", { class: "title" }, "2. Give it another code (the most used come first)."),
         this.palette.element);
       box.classList.add("alive");
       // One after another, so that the page does not wait for all of them.
       this.pictures.buttons.forEach((button, i) =>
         setTimeout(() =>
           this.paint(button.firstChild, this.decoder.decode(this.data.codes[i]))));
+    }
+
+    paint(canvas, pixels) {
+      const image = new ImageData(this.size, this.size); // red, green, blue, opaque
+      const channels = pixels.length / this.size ** 2;
+      for (let i = 0; i < image.data.length; i++) {
+        const at = (i >> 2) * channels + ((i & 3) % channels);
+        image.data[i] = (i & 3) === 3 ? 255 : 255 * pixels[at];
+      }
+      canvas.getContext("2d").putImageData(image, 0, 0);
     }
 
     start(index) {
@@ -170,12 +180,15 @@
 
     words(change) {
       const [was, is] = [this.original[this.token], this.codes[this.token]];
-      const line = `${this.place(this.token)}: code ${was}`;
+      const chosen = `${this.place(this.token)}: code ${was}`;
+      const head = `${chosen}${was === is ? "" : ` became ${is}`}.`;
       const replaced = this.codes.filter((code, i) => code !== this.original[i]).length;
+      if (!replaced) return head;
       const [inside, all] = this.shares(change);
-      return `${line[0].toUpperCase()}${line.slice(1)}${was === is ? "" : ` became ${is}`}. ` +
-        (replaced ? `${replaced} of ${this.codes.length} codes replaced; ` +
-          `${Math.round((100 * inside) / all)} % of the change lies where they are.` : "");
+      const share = Math.round((100 * inside) / (all || 1));
+      return replaced === 1
+        ? `${head} One code replaced: ${share} % of the change lies in its own patch.`
+        : `${head} ${replaced} codes replaced: ${share} % of the change lies in their patches.`;
     }
 
     // The squared change in the patches of the replaced codes, and in all.

@@ -18,7 +18,7 @@ from einops import rearrange
 from matplotlib.colors import to_hex
 
 from minivim.show.explorer import _figure_html
-from minivim.show.picture import to_png
+from minivim.show.picture import enlarge, to_png
 from minivim.show.plots import _code_colours, code_map, image_grid
 from minivim.tokenizer import Tokenizer
 from minivim.weights import identity
@@ -31,8 +31,8 @@ _PAGE = """\
 <div style="display:flex;flex-wrap:wrap;gap:1em">
 {pictures}
 </div>
-<p>In the pages of the book this is an editor, and in a running notebook as well: choose \
-one of the {tokens} tokens, give it another code, and the picture is decoded anew.</p>
+<p>In the pages of the book and in a running notebook this is an editor: choose one of \
+the {tokens} tokens, give it another code, and the picture is decoded anew.</p>
 </div>"""
 
 
@@ -43,7 +43,7 @@ class TokenEditor(ipywidgets.VBox):
         tokenizer: decodes; the page decodes by itself if it holds the same weights.
         codes: int [n, N], the codes of n pictures to start from.
         names: what the n pictures show.
-        patches: [K, p, p, C], a picture for each code, to choose it by.
+        patches: [K, p, p, C], the mean patch of each code, to choose it by.
         counts: [K]; sorts the codes by use, most used first.
         start: the picture shown first.
         token: raster index of the token chosen first.
@@ -67,7 +67,9 @@ class TokenEditor(ipywidgets.VBox):
         self._grid, self._num_codes = config.grid, config.quantizer.num_codes
         self._tokenizer, self._names = tokenizer, [str(name) for name in names]
         self._originals = np.array(codes, np.int32)
-        self._patches, self._counts = np.asarray(patches), counts
+        self._patches = np.asarray(patches)
+        uses = np.zeros(self._num_codes) if counts is None else np.asarray(counts)
+        self._order = np.argsort(-uses, kind="stable")
         self._picture, self._token = start, token
         self._check(config.num_tokens)
         self._codes = self._originals[start].copy()
@@ -80,8 +82,12 @@ class TokenEditor(ipywidgets.VBox):
             raise ValueError(f"codes {shape}, but {count} names and {tokens} tokens")
         if not 0 <= self._originals.min() <= self._originals.max() < self._num_codes:
             raise ValueError(f"codes must lie in 0 ... {self._num_codes - 1}")
-        if len(self._patches) != self._num_codes:
-            raise ValueError(f"{len(self._patches)} patches, {self._num_codes} codes")
+        config = self._tokenizer.config
+        patch = (config.patch_size, config.patch_size, config.channels)
+        if self._patches.shape != (self._num_codes, *patch):
+            raise ValueError(
+                f"patches {self._patches.shape}, not {(self._num_codes, *patch)}"
+            )
         if not (0 <= self._picture < count and 0 <= self._token < tokens):
             raise ValueError(f"no picture {self._picture} or no token {self._token}")
 
@@ -103,8 +109,10 @@ class TokenEditor(ipywidgets.VBox):
             value=self._picture,
             description="picture",
         )
-        self._code = ipywidgets.BoundedIntText(
-            max=self._num_codes - 1, description="its code"
+        self._code = ipywidgets.SelectionSlider(
+            options=[(str(code), int(code)) for code in self._order],
+            description="its code",
+            layout={"width": "min(100%, 40em)"},
         )
         reset = ipywidgets.Button(description="reset")
         self._shown = ipywidgets.HTML()
@@ -150,8 +158,9 @@ class TokenEditor(ipywidgets.VBox):
         self._code.value = int(self._codes[self._token])
         before, after = self._decoded
         change = np.clip(2 * np.abs(after - before), 0, 1)
-        titles = ["decoded", "change, twice as bright"]
-        plot = image_grid([after, change], columns=2, scale=8, titles=titles)
+        patch = enlarge(self._patches[self._codes[self._token]], self._grid)
+        titles = ["decoded", "change, twice as bright", "mean patch of the code"]
+        plot = image_grid([after, change, patch], columns=3, scale=6, titles=titles)
         was = self._originals[self._picture, self._token]
         line = f"{self._place(self._token)}: code {was}"
         if was != self._codes[self._token]:
@@ -166,9 +175,6 @@ class TokenEditor(ipywidgets.VBox):
 
     def _data(self) -> dict[str, Any]:
         """What the site's script reads."""
-        order = np.arange(self._num_codes)
-        if self._counts is not None:
-            order = np.argsort(-np.asarray(self._counts), kind="stable")
         colours = _code_colours(np.arange(self._num_codes))
         return {
             **identity(self._tokenizer),
@@ -176,7 +182,7 @@ class TokenEditor(ipywidgets.VBox):
             "names": self._names,
             "picture": self._picture,
             "token": self._token,
-            "order": order.tolist(),
+            "order": self._order.tolist(),
             "colours": "".join(to_hex(colour)[1:] for colour in colours),
             "patches": self._sprite(),
         }
