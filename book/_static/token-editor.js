@@ -183,7 +183,7 @@
       const chosen = `${this.place(this.token)}: code ${was}`;
       const head = `${chosen}${was === is ? "" : ` became ${is}`}.`;
       const replaced = this.codes.filter((code, i) => code !== this.original[i]).length;
-      if (!replaced) return head;
+      if (!replaced) return `${head} No code is replaced yet.`;
       const [inside, all] = this.shares(change);
       const share = Math.round((100 * inside) / (all || 1));
       return replaced === 1
