@@ -58,7 +58,7 @@
     constructor(box, decoder) {
       this.data = JSON.parse(box.dataset.editor);
       if (this.data.hash !== decoder.hash) {
-        throw Error(`these codes are of ${this.data.name}, with other weights than here`);
+        throw Error(`the codes are of ${this.data.name} with other weights`);
       }
       this.decoder = decoder;
       this.size = decoder.config.image_size;
@@ -139,7 +139,7 @@
       this.index = index;
       this.original = this.data.codes[index];
       this.codes = [...this.original];
-      this.before = this.decoder.decode(this.original);
+      this.before = this.after = this.decoder.decode(this.original);
       this.pictures.choose(index);
       this.show();
     }
@@ -151,14 +151,14 @@
 
     exchange(code) {
       this.codes[this.token] = code;
+      this.after = this.decoder.decode(this.codes);
       this.show();
     }
 
-    // Everything that depends on the state; the decoder takes nearly all of the time.
+    // Everything that a reader sees of the state.
     show() {
-      const after = this.decoder.decode(this.codes);
-      const change = after.map((value, i) => Math.abs(value - this.before[i]));
-      this.paint(this.picture, after);
+      const change = this.after.map((value, i) => Math.abs(value - this.before[i]));
+      this.paint(this.picture, this.after);
       this.paint(this.change, change.map((value) => Math.min(1, 2 * value)));
       const name = this.data.names[this.index];
       this.picture.setAttribute("aria-label", `${name}, decoded from the codes`);
@@ -210,9 +210,10 @@
     const boxes = [...document.querySelectorAll(".minivim-editor")];
     if (!boxes.length) return;
     const fail = (box, words) =>
-      box.append(make("p", { role: "alert" }, `No editor here: ${words}`));
+      box.append(make("p", { role: "alert" }, `No editor here: ${words}.`));
     const script = make("script", { src: WEIGHTS });
-    script.onerror = () => boxes.forEach((box) => fail(box, `${WEIGHTS} is missing`));
+    script.onerror = () =>
+      boxes.forEach((box) => fail(box, "shapes-decoder.js is missing beside this script"));
     script.onload = () =>
       boxes.forEach((box) => {
         try {

@@ -133,3 +133,14 @@ def test_everything_has_a_name(editor):
         found = editor.locator.get_by_role(role).all()
         names = [e.get_attribute("aria-label") or e.inner_text() for e in found]
         assert names and all(names)
+
+
+def test_without_weights_the_pictures_stay_and_a_line_says_why(browser):
+    page = browser.new_page()
+    page.route("http*://**", lambda route: route.abort())
+    page.route("**/shapes-decoder.js*", lambda route: route.abort())
+    page.goto(PAGE.as_uri())
+    words = page.locator(".minivim-editor [role=alert]").inner_text(timeout=60_000)
+    assert words.startswith("No editor here: shapes-decoder.js is missing")
+    assert page.locator(".minivim-editor img").count() == 2
+    page.close()
