@@ -71,3 +71,4 @@ weights: .venv/.installed-demo  ## train the shipped weights again
 clean:  ## remove everything that these commands made, the environment included
 	rm -rf .venv runs book/_build book/notebooks book/paper.md build *.egg-info
 	rm -rf .pytest_cache .hypothesis .ruff_cache
+	rm -f book/_static/shapes-decoder.js

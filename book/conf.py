@@ -7,6 +7,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
+import page_decoder  # noqa: E402
 import paper_table  # noqa: E402
 
 PYPROJECT = tomllib.loads((HERE.parent / "pyproject.toml").read_text("utf-8"))
@@ -21,6 +22,7 @@ shutil.copytree(
 )
 
 paper_table.write(HERE.parent, HERE / "paper.md")
+page_decoder.write(HERE / "_static" / "shapes-decoder.js")
 
 project = "minivim"
 author = "The minivim authors"
@@ -48,7 +50,8 @@ nb_mime_priority_overrides = [("html", "text/html", 0)]
 html_theme = "sphinx_book_theme"
 html_title = "minivim"
 html_static_path = ["_static"]
-html_css_files = ["minivim.css"]
+html_css_files = ["minivim.css", "token-editor.css"]
+html_js_files = ["decoder.js", "token-editor.js"]
 html_show_sourcelink = False
 html_theme_options = {
     "navbar_persistent": [],
