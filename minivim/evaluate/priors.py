@@ -19,6 +19,7 @@ from minivim.experiments import (
     nats_per_token,
 )
 from minivim.metrics.comparison import Comparison, Extractor
+from minivim.metrics.features import chunks
 from minivim.metrics.neighbours import nearest, pixels, share_nearer
 from minivim.prior import Prior, check_labels, sample
 from minivim.tokenizer import Tokenizer
@@ -103,9 +104,10 @@ def judged_figures(
     if drawn is None:
         drawn = draw(prior, tokenizer, samples=samples, seed=seed, size=size, **options)
     with tqdm(total=samples, desc="samples", unit="image", disable=quiet) as bar:
-        for images, labels in drawn:
-            panel.see("samples", images, labels)
-            bar.update(len(images))
+        for part in drawn:
+            for images, labels in zip(*(chunks(x, size) for x in part), strict=True):
+                panel.see("samples", images, labels)
+                bar.update(len(images))
     figures: dict[str, Any] = {"real_images": count}
     if panel.graded:
         figures |= panel.grades(_class_names(prior, source))

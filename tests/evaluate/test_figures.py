@@ -148,6 +148,18 @@ def test_what_the_judge_says_of_samples(judge):
     assert {"judge_distance_samples", "judge_score_samples"} <= set(found["real"])
 
 
+def test_samples_may_come_in_parts_of_any_size(judge):
+    [(images, labels)] = draw(tiny.prior(), tiny.tokenizer(), samples=30, size=30)
+    parts = [(images[:13], labels[:13]), (images[13:], labels[13:])]
+    options = {"samples": 30, "batch_size": 8}
+    want = flat(of_prior(judge, **options))
+    for drawn in ([(images, labels)], parts):
+        found = flat(of_prior(judge, drawn=drawn, **options))
+        assert found.keys() == want.keys()
+        for name, value in found.items():
+            assert value == pytest.approx(want[name], abs=1e-4), name
+
+
 def test_a_prior_without_classes_has_no_grades(judge):
     found = of_prior(judge, tiny.prior(num_classes=0), samples=20)
     assert "judge_distance_samples" in found
