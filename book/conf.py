@@ -7,7 +7,9 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
+import javascript  # noqa: E402
 import paper_table  # noqa: E402
+from sphinx.errors import ConfigError  # noqa: E402
 
 PYPROJECT = tomllib.loads((HERE.parent / "pyproject.toml").read_text("utf-8"))
 REPOSITORY = PYPROJECT["tool"]["minivim"]["repository"]
@@ -22,13 +24,18 @@ shutil.copytree(
 
 paper_table.write(HERE.parent, HERE / "paper.md")
 
+try:
+    javascript.install(HERE)
+except javascript.JavaScriptError as error:
+    raise ConfigError(str(error)) from None
+
 project = "minivim"
 author = "The minivim authors"
 copyright = "The minivim authors, CC BY 4.0 (prose), Apache-2.0 (code)"  # noqa: A001
 version = release = PYPROJECT["project"]["version"]
 
 extensions = ["myst_nb"]
-exclude_patterns = ["_build", "results/*", "**/.ipynb_checkpoints"]
+exclude_patterns = ["_build", "node_modules", "results/*", "**/.ipynb_checkpoints"]
 myst_enable_extensions = [
     "alert",
     "amsmath",
@@ -47,8 +54,14 @@ nb_mime_priority_overrides = [("html", "text/html", 0)]
 
 html_theme = "sphinx_book_theme"
 html_title = "minivim"
-html_static_path = ["_static"]
+html_static_path = ["_static", "node_modules/mathjax/es5/tex-svg.js"]
+html_extra_path = ["../LICENSE", "../LICENSE-prose"]
 html_css_files = ["minivim.css"]
+html_js_files = ["minivim.js"]
+# One file with its fonts in it, so formulas show without a network. The menu would
+# fetch more.
+mathjax_path = "tex-svg.js"
+mathjax3_config = {"options": {"enableMenu": False}}
 html_show_sourcelink = False
 html_theme_options = {
     "navbar_persistent": [],
