@@ -6,10 +6,10 @@ import tomllib
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-import javascript  # noqa: E402
-import paper_table  # noqa: E402
+sys.path.insert(0, str(HERE.parent))
 from sphinx.errors import ConfigError  # noqa: E402
+
+from book import javascript, paper_table  # noqa: E402
 
 PYPROJECT = tomllib.loads((HERE.parent / "pyproject.toml").read_text("utf-8"))
 REPOSITORY = PYPROJECT["tool"]["minivim"]["repository"]
