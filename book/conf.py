@@ -9,7 +9,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 from sphinx.errors import ConfigError  # noqa: E402
 
-from book import javascript, paper_table  # noqa: E402
+from book import chapters, javascript, paper_table  # noqa: E402
 
 PYPROJECT = tomllib.loads((HERE.parent / "pyproject.toml").read_text("utf-8"))
 REPOSITORY = PYPROJECT["tool"]["minivim"]["repository"]
@@ -80,3 +80,15 @@ if REPOSITORY:
             "notebook_interface": "jupyterlab",
         },
     }
+
+
+def setup(app):
+    """Put the measured line below the title of each chapter as it is read."""
+    recorded = chapters.records(HERE / "results" / "chapters.json")
+
+    def measured(app, docname, source):
+        folder, _, name = docname.rpartition("/")
+        if folder == "notebooks":
+            source[0] = chapters.with_line(source[0], name, recorded)
+
+    app.connect("source-read", measured)
