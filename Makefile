@@ -69,5 +69,6 @@ weights: .venv/.installed-demo  ## train the shipped weights again
 	$(BIN)/python -m minivim.weights.make
 
 clean:  ## remove everything that these commands made, the environment included
-	rm -rf .venv runs book/_build book/notebooks book/paper.md build *.egg-info
+	rm -rf .venv runs build *.egg-info book/_build book/node_modules
+	rm -rf book/notebooks book/api book/paper.md book/bibliography.md
 	rm -rf .pytest_cache .hypothesis .ruff_cache

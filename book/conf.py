@@ -9,7 +9,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 from sphinx.errors import ConfigError  # noqa: E402
 
-from book import chapters, javascript, paper_table  # noqa: E402
+from book import bibliography, chapters, javascript, paper_table, reference  # noqa: E402
 
 PYPROJECT = tomllib.loads((HERE.parent / "pyproject.toml").read_text("utf-8"))
 REPOSITORY = PYPROJECT["tool"]["minivim"]["repository"]
@@ -23,6 +23,8 @@ shutil.copytree(
 )
 
 paper_table.write(HERE.parent, HERE / "paper.md")
+bibliography.write(HERE.parent, HERE / "bibliography.md")
+reference.write(HERE.parent, HERE / "api")
 
 try:
     javascript.install(HERE)
@@ -42,6 +44,7 @@ myst_enable_extensions = [
     "attrs_block",
     "attrs_inline",
     "colon_fence",
+    "deflist",
     "dollarmath",
 ]
 myst_heading_anchors = 3
