@@ -99,7 +99,7 @@ def page(root: Path, module: str) -> str:
     chapters = ", ".join(
         f"[{int(c.split('_')[0])}](../notebooks/{c}.ipynb)" for c in MODULES[module]
     )
-    parts = [f"# `{module}`", prose(ast.get_docstring(ast.parse(text)) or "")]
+    parts = [f"# {module}", prose(ast.get_docstring(ast.parse(text)) or "")]
     if chapters:
         parts.append(f"Chapters: {chapters}.")
     parts += [entry(root, name) for name in public(root, module)]
@@ -109,7 +109,7 @@ def page(root: Path, module: str) -> str:
 def entry(root: Path, name: Name) -> str:
     """A name: signature, docstring, fields and methods."""
     where = f"<small>{name.path.relative_to(root)}</small>"
-    parts = [f"## `{name.name}`", where]
+    parts = [f"## {name.name}", where]
     node = name.node
     if isinstance(node, ast.FunctionDef):
         parts.append(_code(signature(node)))
