@@ -3,12 +3,16 @@ if (location.protocol === "file:" && window.DOCUMENTATION_OPTIONS) {
   DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
 }
 
-// Names that the theme gives to controls and that differ from the words on them: a
-// reader who speaks to the page could not call them.
+// Names of controls: the theme gives some that differ from the words on them, so that
+// one who speaks to the page could not call them, and none to the arrows of its sidebar.
 document.addEventListener("DOMContentLoaded", () => {
   for (const element of document.querySelectorAll(
     "summary[aria-label], .search-button-field[aria-label]",
   )) {
-    element.removeAttribute("aria-label");
+    if (element.textContent.trim()) element.removeAttribute("aria-label");
+  }
+  for (const summary of document.querySelectorAll(".bd-sidebar-primary summary")) {
+    const entry = summary.closest("li").querySelector("a").textContent.trim();
+    summary.setAttribute("aria-label", `Pages below ${entry}`);
   }
 });
