@@ -9,7 +9,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 from sphinx.errors import ConfigError  # noqa: E402
 
-from book import bibliography, chapters, javascript, paper_table, reference  # noqa: E402
+from book import bibliography, chapters, javascript, paper_table, reference, theme  # noqa: E402
 
 PYPROJECT = tomllib.loads((HERE.parent / "pyproject.toml").read_text("utf-8"))
 REPOSITORY = PYPROJECT["tool"]["minivim"]["repository"]
@@ -66,23 +66,7 @@ html_js_files = ["minivim.js"]
 mathjax_path = "tex-svg.js"
 mathjax3_config = {"options": {"enableMenu": False}}
 html_show_sourcelink = False
-html_theme_options = {
-    "navbar_persistent": [],
-    "use_download_button": True,
-    "show_toc_level": 2,
-}
-if REPOSITORY:
-    html_theme_options |= {
-        "repository_url": REPOSITORY,
-        "repository_branch": "main",
-        "path_to_docs": "",
-        "use_repository_button": True,
-        "launch_buttons": {
-            "colab_url": "https://colab.research.google.com",
-            "binderhub_url": "https://mybinder.org",
-            "notebook_interface": "jupyterlab",
-        },
-    }
+html_theme_options = theme.options(REPOSITORY)
 
 
 def setup(app):
