@@ -22,13 +22,17 @@ shutil.copytree(
     ignore=shutil.ignore_patterns("*.md", "*.py", "*.toml", ".*", "__pycache__"),
 )
 
-paper_table.write(HERE.parent, HERE / "paper.md")
-bibliography.write(HERE.parent, HERE / "bibliography.md")
-reference.write(HERE.parent, HERE / "api")
-
 try:
+    paper_table.write(HERE.parent, HERE / "paper.md")
+    bibliography.write(HERE.parent, HERE / "bibliography.md")
+    reference.write(HERE.parent, HERE / "api")
     javascript.install(HERE)
-except javascript.JavaScriptError as error:
+except (
+    paper_table.TableError,
+    bibliography.BibliographyError,
+    reference.MissingName,
+    javascript.JavaScriptError,
+) as error:
     raise ConfigError(str(error)) from None
 
 project = "minivim"
