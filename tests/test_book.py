@@ -1,15 +1,14 @@
-"""What the book is made of: buttons, measured lines, reference, works, JavaScript."""
+"""What the book is made of: measured lines, reference, works, JavaScript."""
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 
-from book import bibliography, chapters, javascript, reference, theme
+from book import bibliography, chapters, javascript, reference
 
 ROOT = Path(__file__).parents[1]
 CHAPTERS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -64,34 +63,6 @@ def test_a_time_of_other_code_is_not_shown():
     assert chapters.digest(changed) == chapters.digest(notebook)
     changed["cells"][1]["source"] = "1 + 2"
     assert chapters.digest(changed) != chapters.digest(notebook)
-
-
-def _built(folder: Path, repository: str) -> str:
-    """One page of a tiny book with the theme's settings."""
-    (folder / "notebooks").mkdir(parents=True)
-    nbformat.write(_notebook(), folder / "notebooks" / "x.ipynb")
-    (folder / "index.md").write_text("# Index\n\n```{toctree}\nnotebooks/x\n```\n")
-    (folder / "conf.py").write_text(
-        "extensions = ['myst_nb']\nnb_execution_mode = 'off'\n"
-        "html_theme = 'sphinx_book_theme'\n"
-        f"html_theme_options = {theme.options(repository)!r}\n"
-    )
-    command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html"]
-    subprocess.run([*command, str(folder), str(folder / "out")], check=True)
-    return (folder / "out" / "notebooks" / "x.html").read_text("utf-8")
-
-
-@pytest.mark.slow
-def test_buttons_need_an_address(tmp_path):
-    page = _built(tmp_path / "a", "https://github.com/someone/minivim")
-    for address in (
-        "https://colab.research.google.com/github/someone/minivim/blob/main/notebooks/x.ipynb",
-        "https://mybinder.org/v2/gh/someone/minivim/main?urlpath=lab/tree/notebooks/x.ipynb",
-        "https://github.com/someone/minivim",
-    ):
-        assert address in page
-    page = _built(tmp_path / "b", "")
-    assert not re.search("colab|mybinder|github", page)
 
 
 def test_reference_shows_signatures_and_docstrings():
