@@ -77,3 +77,4 @@ clean:  ## remove everything that these commands made, the environment included
 	rm -rf .venv runs build *.egg-info book/_build book/node_modules
 	rm -rf book/notebooks book/api book/paper.md book/bibliography.md
 	rm -rf .pytest_cache .hypothesis .ruff_cache
+	rm -f book/_static/shapes-decoder.js

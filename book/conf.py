@@ -9,7 +9,15 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 from sphinx.errors import ConfigError  # noqa: E402
 
-from book import bibliography, chapters, javascript, paper_table, reference, theme  # noqa: E402
+from book import (  # noqa: E402
+    bibliography,
+    chapters,
+    javascript,
+    page_decoder,
+    paper_table,
+    reference,
+    theme,
+)
 
 PYPROJECT = tomllib.loads((HERE.parent / "pyproject.toml").read_text("utf-8"))
 REPOSITORY = PYPROJECT["tool"]["minivim"]["repository"]
@@ -26,6 +34,7 @@ try:
     paper_table.write(HERE.parent, HERE / "paper.md")
     bibliography.write(HERE.parent, HERE / "bibliography.md")
     reference.write(HERE.parent, HERE / "api")
+    page_decoder.write(HERE / "_static" / "shapes-decoder.js")
     javascript.install(HERE)
 except (
     paper_table.TableError,
@@ -63,8 +72,8 @@ html_theme = "sphinx_book_theme"
 html_title = "minivim"
 html_static_path = ["_static", "node_modules/mathjax/es5/tex-svg.js"]
 html_extra_path = ["../LICENSE", "../LICENSE-prose"]
-html_css_files = ["minivim.css"]
-html_js_files = ["minivim.js"]
+html_css_files = ["minivim.css", "token-editor.css"]
+html_js_files = ["minivim.js", "decoder.js", "token-editor.js"]
 # One file with its fonts in it, so formulas show without a network. The menu would
 # fetch more.
 mathjax_path = "tex-svg.js"

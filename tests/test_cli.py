@@ -346,6 +346,21 @@ def test_impossible_evaluations(capsys, options, parts):
     refused(capsys, ["evaluate", "shapes/tokenizer", "--quiet", *options], *parts)
 
 
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (["shapes/prior", "--lpips", "x"], ["for a prior", "name a palette"]),
+        (["shapes/tokenizer", "--neighbours", "pixels"], ["for a tokenizer"]),
+        (["shapes/judge", "--judge", "shapes/judge"], ["--judge has no figures for a"]),
+        (["shapes/classifier", "--inception", "x"], ["a classifier; leave it out"]),
+    ],
+)
+def test_options_of_no_use_are_refused(capsys, tmp_path, options, parts):
+    file = tmp_path / "figures.json"
+    refused(capsys, ["evaluate", *options, "--json", str(file)], *parts)
+    assert not file.exists()
+
+
 def test_networks_that_have_no_figures_or_do_not_fit(home, networks, capsys):
     command = ["evaluate", "--data", home / "pictures"]
     for name in ("lpips", "inception"):

@@ -343,7 +343,7 @@ def test_rows_are_chosen_by_name_or_by_part(capsys, tmp_path, monkeypatch):
     assert cli.main(["reproduce", "grid", "--only", "CNN", "--seeds", "1"]) == 0
     assert cli.main(["reproduce", "grid", "--only", "code dim 3", "l2"]) == 0
     assert seen == [(["CNN"], (1,)), (["code dim 32", "without l2"], (0, 1, 2))]
-    assert cli.main(["reproduce", "grid", "--only", "none such"]) == 2
+    assert cli.main(["reproduce", "grid", "--only", "CNN", "none such"]) == 2
     assert "no row holds 'none such'; there are BB, " in capsys.readouterr().err
     assert cli.main(["reproduce", "grids"]) == 2
     assert "there is no study 'grids'; there are grid, " in capsys.readouterr().err

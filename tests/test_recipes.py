@@ -162,7 +162,7 @@ def test_the_shipped_sizes_stay_small():
 def test_what_is_shipped_has_a_recipe_and_a_size():
     assert set(weights.shipped()) <= set(make.RECIPES)
     families = {name.split("/")[0] for name in make.RECIPES}
-    assert families == set(make.SPECS) == set(make.STORAGE)
+    assert families == set(weights.DATA) == set(make.STORAGE)
     for name, (stage, recipe) in make.RECIPES.items():
         found = recipes.recipe(stage, recipe)
         assert found.run.seed == {"classifier": 1, "judge": 2}.get(

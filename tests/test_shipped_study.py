@@ -55,7 +55,7 @@ def place(tmp_path_factory):
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(weights, "HERE", folder)
-        patch.setitem(shipped.SPECS, "tiny", "tiny")
+        patch.setitem(weights.DATA, "tiny", "tiny")
         patch.setattr(recipes, "recipe", lambda stage, _: small[stage])
         patch.setattr(shipped, "PROBE", {"tiny": (48, 24)})
         patch.setattr(shipped.data, "open_source", lambda _, split, **__: source(

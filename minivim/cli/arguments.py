@@ -116,7 +116,11 @@ def writable(path: str, suffix: str) -> Path:
         raise UserError(f"--out {path} must end in {suffix}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        there = file.exists()
         file.touch()
+        # Whoever is refused later for something else keeps no empty file.
+        if not there:
+            file.unlink()
     except OSError as error:
         raise UserError(
             f"cannot write {path} ({error.strerror}); choose another place"

@@ -80,6 +80,8 @@ def shipped_figures(
     refs = refs or [name for name in weights.shipped() if name.startswith(f"{spec}/")]
     if not refs:
         raise UserError(f"nothing is shipped for {spec}; name the weights to evaluate")
+    given = {"judge": judge, "inception": inception, "lpips": lpips, **options}
+    _check_of_use(refs, [name for name in USES if given.get(name)])
     judge = judge or (f"{spec}/judge" if f"{spec}/judge" in weights.shipped() else None)
     how = Evaluation(
         spec=spec,
@@ -89,6 +91,26 @@ def shipped_figures(
         **options,
     )
     return {str(ref): _figures(ref, how) for ref in refs}
+
+
+# Kinds of weights that an option has figures for.
+USES = {
+    "judge": ("tokenizer", "palette", "prior"),
+    "inception": ("tokenizer", "palette", "prior"),
+    "lpips": ("tokenizer", "palette"),
+    "neighbours": ("prior",),
+}
+
+
+def _check_of_use(refs: list[str], options: list[str]) -> None:
+    """Raises `UserError` for an option that none of the weights has figures for."""
+    kinds = [str(weights.load(ref).card["kind"]) for ref in refs] if options else []
+    for option in options:
+        if not set(kinds) & set(USES[option]):
+            raise UserError(
+                f"--{option} has no figures for a {kinds[0]}; leave it out, or name a "
+                f"{USES[option][-1]}"
+            )
 
 
 # Kind of the weights that an option takes, and where to get some.

@@ -36,12 +36,6 @@ class Moments:
             self._add(len(rows), mean, (rows - mean).T @ (rows - mean))
         return self
 
-    def merge(self, other: Moments) -> Moments:
-        """Take in what another has seen."""
-        if other.count:
-            self._add(other.count, other._mean, other._scatter)
-        return self
-
     def gaussian(self) -> Gaussian:
         """Mean [D] and unbiased covariance [D, D].
 

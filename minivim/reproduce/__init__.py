@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from minivim import weights
 from minivim.errors import UserError
 from minivim.reproduce import (
     claims,
@@ -23,7 +24,7 @@ from minivim.reproduce import (
     tokenizers,
     verdicts,
 )
-from minivim.reproduce.tokenizers import SPECS, STUDIES
+from minivim.reproduce.tokenizers import STUDIES
 
 __all__ = [
     "STUDIES",
@@ -85,18 +86,20 @@ def _chosen(rows: tuple[Any, ...], only: tuple[str, ...]) -> list[Any]:
     """Rows of these names; a text that is no name means all that hold it."""
     names = [row.name for row in rows]
 
-    def wanted(name: str) -> bool:
-        return any(name == o or (o not in names and o in name) for o in only)
+    def meant(text: str) -> set[str]:
+        found = {name for name in names if text == name}
+        found = found or {name for name in names if text in name}
+        if not found:
+            raise UserError(f"no row holds {text!r}; there are {', '.join(names)}")
+        return found
 
-    kept = [row for row in rows if not only or wanted(row.name)]
-    if not kept:
-        raise UserError(f"no row holds {only[0]!r}; there are {', '.join(names)}")
-    return kept
+    wanted = set(names) if not only else set().union(*map(meant, only))
+    return [row for row in rows if row.name in wanted]
 
 
 def _tokenizers(name: str, options: Options) -> str:
     study = STUDIES[name]
-    spec = options.data or SPECS.get(study.family, study.family)
+    spec = options.data or weights.DATA[study.family]
     rows, out = _chosen(study.rows, options.only), options.out
     found = [
         tokenizers.run_row(row, study, seed, spec=spec, out=out, quiet=options.quiet)
@@ -154,11 +157,11 @@ def _shipped(options: Options) -> str:
     """Both families; `--data` is where the pictures of cifar10 are."""
     if options.seeds or options.speed:
         raise UserError("there is one set of weights; leave out --seeds and --speed")
-    families = [f for f in shipped.SPECS if not options.only or f in options.only]
-    if not families:
-        names = ", ".join(shipped.SPECS)
+    families = options.only or tuple(weights.DATA)
+    if unknown := [name for name in families if name not in weights.DATA]:
         raise UserError(
-            f"nothing is shipped for {options.only[0]!r}; there are {names}"
+            f"nothing is shipped for {unknown[0]!r}; there are "
+            f"{', '.join(weights.DATA)}"
         )
     for family in families:
         shipped.check_there(family)
@@ -169,7 +172,7 @@ def _shipped(options: Options) -> str:
             out=options.out / "shipped",
             quiet=options.quiet,
         )
-        for family, spec in shipped.SPECS.items()
+        for family, spec in weights.DATA.items()
         if family in families
     ]
     found = [shipped.run(place) for place in places]

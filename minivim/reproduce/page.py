@@ -256,7 +256,7 @@ def samples_picture(place: Place, seed: int = SEEDS[0]) -> show.Plot | None:
 
 def _samples(row: Row, seed: int, place: Place) -> np.ndarray:
     tokenizer, model = weights.load_pair(stages(row, seed, place)[1].folder)
-    images, _ = drawn(
+    parts = drawn(
         model, tokenizer, place, seed, acceptance=row.acceptance, count=PICTURES
     )
-    return images
+    return np.concatenate([images for images, _ in parts])

@@ -16,7 +16,7 @@ import hashlib
 import json
 import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -26,16 +26,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from minivim import classifier, data, metrics, prior, weights
+from minivim import data, prior, weights
 from minivim.config import PaletteRecipe, PriorRecipe, ProbeRecipe, TokenizerRecipe
 from minivim.data import Source
 from minivim.evaluate import (
     check_fits,
+    draw,
+    judged_figures,
     load_network,
     prior_figures,
     tokenizer_figures,
 )
-from minivim.experiments import decode_all, encode_folder, probe, train, train_palette
+from minivim.experiments import encode_folder, probe, train, train_palette
 from minivim.reproduce.grid import ROWS, Family, Row, prior_recipe, tokenizer_recipe
 from minivim.reproduce.tokenizers import in_turns, network_of
 
@@ -330,16 +332,18 @@ def _sample_figures(
 ) -> dict[str, Any]:
     """Samples beside as many test images, by the judge; at temperature 1."""
     tokenizer, model = weights.load_pair(folder)
-    judge, count = weights.load(place.judge), place.family.samples
-    images, labels = drawn(model, tokenizer, place, seed, acceptance=acceptance)
-    real = data.stack(place.source("test"), count)["image"]
-    found: dict[str, Any] = {
-        "samples": len(images),
-        "sample_distance": metrics.judge_distance(judge, images, real),
+    count = place.family.samples
+    found = judged_figures(
+        model, tokenizer, weights.load(place.judge), place.source("test"),
+        samples=count, count=count, seed=seed, quiet=place.quiet,
+        drawn=drawn(model, tokenizer, place, seed, acceptance=acceptance, count=count),
+    )  # fmt: skip
+    names = {
+        "samples": "samples",
+        "judge_distance_samples": "sample_distance",
+        "judge_agrees": "judge_agrees",
     }
-    if labels is not None:
-        found["judge_agrees"] = float(classifier.accuracy(judge, images, labels))
-    return found
+    return {ours: found[name] for name, ours in names.items() if name in found}
 
 
 def drawn(
@@ -348,25 +352,18 @@ def drawn(
     place: Place,
     seed: int,
     *,
-    acceptance: float = 1.0,
-    count: int | None = None,
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Images, and labels in equal numbers where the prior knows any."""
-    count = count or place.family.samples
-    key, classes = jax.random.key(seed), model.config.num_classes
-    if not classes:
-        codes = prior.sample(model, key=key, num_samples=count)
-        return decode_all(tokenizer, np.asarray(codes)), None
-    labels = np.arange(count, dtype=np.int32) % classes
-    if acceptance < 1:
-        network = weights.load(place.classifier)
-        found = prior.reject(
-            model, tokenizer, network, key=key, labels=labels, acceptance=acceptance,
-            quiet=True,
-        )  # fmt: skip
-        return found.images[found.chosen], labels
-    codes = prior.sample(model, key=key, labels=labels)
-    return decode_all(tokenizer, np.asarray(codes)), labels
+    acceptance: float,
+    count: int,
+) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+    """Images and labels, with or without rejection, in parts."""
+    if acceptance == 1:
+        return draw(model, tokenizer, samples=count, seed=seed)
+    labels = np.arange(count, dtype=np.int32) % model.config.num_classes
+    found = prior.reject(
+        model, tokenizer, weights.load(place.classifier), key=jax.random.key(seed),
+        labels=labels, acceptance=acceptance, quiet=True,
+    )  # fmt: skip
+    return [(found.images[found.chosen], labels)]
 
 
 def _probe_figures(folder: Path, place: Place) -> dict[str, Any]:

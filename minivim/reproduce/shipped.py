@@ -25,7 +25,6 @@ from minivim.experiments import decode_all, encode_all, probe, train, train_pale
 from minivim.prior import reject
 from minivim.weights import shipped
 
-SPECS = {"shapes": "shapes", "cifar10": "uoft-cs/cifar10"}
 WEIGHTS = ("tokenizer", "prior", "prior-unlabelled", "classifier", "judge")
 ACCEPTANCE = 0.5
 # Training and test images of a probe.
@@ -94,7 +93,7 @@ def run(place: Place) -> dict[str, Any]:
             file.parent.mkdir(parents=True, exist_ok=True)
             # Where a copy of the pictures lies is nobody's business.
             text = json.dumps(found, indent=1) + "\n"
-            file.write_text(text.replace(place.spec, SPECS[place.family]))
+            file.write_text(text.replace(place.spec, weights.DATA[place.family]))
     return json.loads(file.read_text())
 
 

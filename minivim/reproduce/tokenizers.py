@@ -26,7 +26,6 @@ from minivim.experiments import replaced, tokenizer_experiment, train
 from minivim.training import make_step, new_state, read_metrics, train_seconds
 
 FIGURES = "figures.json"
-SPECS = {"cifar10": "uoft-cs/cifar10"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from minivim.show.compare import bands, dots, seeds
 from minivim.show.completion import completions
 from minivim.show.curves import curves
+from minivim.show.editor import TokenEditor
 from minivim.show.explorer import Explorer, Live, live
 from minivim.show.health import gan_health, gan_verdict
 from minivim.show.picture import to_png
@@ -25,6 +26,7 @@ __all__ = [
     "Live",
     "Plot",
     "Report",
+    "TokenEditor",
     "attention_map",
     "bands",
     "code_map",

@@ -340,8 +340,7 @@ def code_map(
     plot.alt = f"{height} x {width} codes, {len(np.unique(codes))} different"
     axes = plot.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
-    golden = (codes * 0.61803398875) % 1.0
-    colours = colormaps["viridis"](0.08 + 0.92 * golden)
+    colours = _code_colours(codes)
     axes.imshow(colours, interpolation="nearest", aspect="auto")
     if numbers:
         for (row, column), code in np.ndenumerate(codes):
@@ -351,6 +350,12 @@ def code_map(
                 color="black" if light else "white",
             )  # fmt: skip
     return plot
+
+
+def _code_colours(codes: np.ndarray) -> np.ndarray:
+    """A colour [..., 4] per code, unlike for neighbouring numbers."""
+    golden = (codes * 0.61803398875) % 1.0
+    return colormaps["viridis"](0.08 + 0.92 * golden)
 
 
 def _on_grid(values: np.ndarray, grid: tuple[int, int] | None) -> np.ndarray:

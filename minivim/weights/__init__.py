@@ -35,6 +35,8 @@ from minivim.tokenizer import Palette, Tokenizer
 from minivim.tokenizer.perceptual import LPIPS, PerceptualConfig
 
 HERE = Path(__file__).parent
+# Families of shipped weights, and the public name of the data of each.
+DATA = {"shapes": "shapes", "cifar10": "uoft-cs/cifar10"}
 WEIGHTS, CARD = "model.safetensors", "card.json"
 KINDS: dict[str, tuple[type, Any]] = {
     "tokenizer": (TokenizerConfig, Tokenizer),

@@ -15,7 +15,7 @@ from typing import Any
 from minivim import recipes
 from minivim.evaluate import shipped_figures
 from minivim.experiments import train
-from minivim.weights import CARD, HERE, load, read_card, save
+from minivim.weights import CARD, DATA, HERE, load, read_card, save
 
 # Half the size of float32; the figures on the cards are those of the rounded weights.
 STORAGE = {"shapes": "float16", "cifar10": "bfloat16"}
@@ -31,7 +31,6 @@ RECIPES = {
     "cifar10/prior": ("prior", "cifar10"),
     "cifar10/prior-unlabelled": ("prior", "cifar10-unlabelled"),
 }
-SPECS = {"shapes": "shapes", "cifar10": "uoft-cs/cifar10"}
 NOTES = {
     "cifar10": "Trained on a copy of CIFAR-10 that was compressed as JPEG once more: "
     "the figures are not comparable with those of the original."
@@ -46,7 +45,7 @@ def make(name: str, runs: Path, destination: Path, *, spec: str) -> None:
     train(recipes.recipe(stage, recipe_name), spec=spec, workdir=workdir)  # type: ignore[arg-type]
     card = read_card(workdir).values
     card["command"] = f"python -m minivim.weights.make {name}"
-    card["data"] = f"{SPECS[family]} (train)"
+    card["data"] = f"{DATA[family]} (train)"
     card |= {"note": NOTES[family]} if family in NOTES else {}
     own = ("format", "kind", "model", "parameters", "storage")
     kept = {key: value for key, value in card.items() if key not in own}
@@ -59,7 +58,7 @@ def write_figures(names: list[str], *, spec: str) -> None:
     found: dict[str, dict[str, Any]] = shipped_figures(names, spec=spec)
     for name, figures in found.items():
         # Where a copy of the pictures lies is nobody's business.
-        origin, public = figures["provenance"], SPECS[name.split("/")[0]]
+        origin, public = figures["provenance"], DATA[name.split("/")[0]]
         origin["data"] = origin["data"].replace(spec, public)
         path = HERE / name / CARD
         card = json.loads(path.read_text())
@@ -71,12 +70,12 @@ def main(arguments: list[str] | None = None) -> None:
     """Make the named weights, or all of a family."""
     parser = argparse.ArgumentParser(prog="python -m minivim.weights.make")
     parser.add_argument("names", nargs="*", metavar="FAMILY/NAME", default=[])
-    parser.add_argument("--family", choices=sorted(SPECS), default="shapes")
+    parser.add_argument("--family", choices=sorted(DATA), default="shapes")
     parser.add_argument("--data", metavar="SPEC", help="default: the family's own")
     parser.add_argument("--runs", type=Path, default=Path("runs/weights"))
     chosen = parser.parse_args(arguments)
     family = chosen.names[0].split("/")[0] if chosen.names else chosen.family
-    spec = chosen.data or SPECS[family]
+    spec = chosen.data or DATA[family]
     names = chosen.names or [name for name in RECIPES if name.startswith(f"{family}/")]
     if unknown := [name for name in names if name not in RECIPES]:
         parser.error(f"{unknown[0]} is not shipped; there are {', '.join(RECIPES)}")

@@ -35,11 +35,11 @@ def shown(box) -> dict:
     return state
 
 
-def changed(before: dict, after: dict):
-    """Another picture with another value or caption."""
+def changed(before: dict, after: dict) -> bool:
+    """Another position with other words; whether it has another picture as well."""
     assert before["position"] != after["position"]
-    assert before["picture"] != after["picture"]
     assert (before["value"], before["caption"]) != (after["value"], after["caption"])
+    return before["picture"] != after["picture"]
 
 
 @pytest.mark.parametrize("name", chapters())
@@ -60,11 +60,12 @@ def test_every_explorer_moves(visit, name):
             x, y = (2 if at_end else size["width"] - 2), size["height"] / 2
             slider.click(position={"x": x, "y": y})
             clicked = shown(box)
-            changed(first, clicked)
+            other = changed(first, clicked)
             assert clicked["slider"] == (0 if at_end else clicked["last"])
             page.keyboard.press("ArrowRight" if at_end else "ArrowLeft")
             pressed = shown(box)
-            changed(clicked, pressed)
+            # Neighbours may look the same, but not all three.
+            assert changed(clicked, pressed) or other
             assert abs(pressed["slider"] - clicked["slider"]) == 1
         assert watch.faults == []
 
@@ -83,5 +84,5 @@ def test_a_slider_can_be_dragged(visit):
         goal = 8 if share > 0.5 else size["width"] - 8
         page.mouse.move(size["x"] + goal, middle, steps=8)
         page.mouse.up()
-        changed(before, shown(box))
+        assert changed(before, shown(box))
         assert watch.faults == []

@@ -102,6 +102,9 @@ def test_a_live_widget_computes_anew(lab, chromium):
     page = chromium.new_page()
     page.set_default_timeout(120_000)
     page.goto(f"{address}/lab/tree/live.ipynb?reset")
+    # Cells run before the kernel is there would be lost.
+    ready = page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]")
+    ready.wait_for(state="attached")
     cell = page.locator(".jp-Notebook .jp-CodeCell").first
     cell.locator(".cm-content").click()
     page.keyboard.press("Shift+Enter")

@@ -1,0 +1,224 @@
+"""An editor of codes: choose a token, give it another code, see what is decoded.
+
+With a kernel the controls are widgets and the tokenizer decodes. In the book's pages
+there is none, and no room for weights in a saved notebook: the HTML of the output
+carries two pictures and the codes, and the site's own scripts (`book/_static`) make an
+editor of it, with the same decoder in the page. Everywhere else it is two pictures.
+"""
+
+import json
+from base64 import b64encode
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import ipywidgets
+import numpy as np
+from einops import rearrange
+from matplotlib.colors import to_hex
+
+from minivim.show.explorer import _figure_html
+from minivim.show.picture import enlarge, to_png
+from minivim.show.plots import _code_colours, code_map, image_grid
+from minivim.tokenizer import Tokenizer
+from minivim.weights import identity
+
+COLUMNS = 16
+"""Patches in a row of the picture that holds the patch of every code."""
+
+_PAGE = """\
+<div class="minivim-editor" data-editor="{data}">
+<div style="display:flex;flex-wrap:wrap;gap:1em">
+{pictures}
+</div>
+<p>In the pages of the book and in a running notebook this is an editor: choose one of \
+the {tokens} tokens, give it another code, and the picture is decoded anew.</p>
+</div>"""
+
+
+class TokenEditor(ipywidgets.VBox):
+    """Codes that can be exchanged one by one, beside the picture decoded from them.
+
+    Args:
+        tokenizer: decodes; the page decodes by itself if it holds the same weights.
+        codes: int [n, N], the codes of n pictures to start from.
+        names: what the n pictures show.
+        patches: [K, p, p, C], the mean patch of each code, to choose it by.
+        counts: [K]; sorts the codes by use, most used first.
+        start: the picture shown first.
+        token: raster index of the token chosen first.
+
+    Raises:
+        ValueError: for arguments that do not fit the tokenizer or each other.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        codes,
+        *,
+        names: Sequence[str],
+        patches,
+        counts=None,
+        start: int = 0,
+        token: int = 0,
+    ):
+        config = tokenizer.config
+        self._grid, self._num_codes = config.grid, config.quantizer.num_codes
+        self._tokenizer, self._names = tokenizer, [str(name) for name in names]
+        self._originals = np.array(codes, np.int32)
+        self._patches = np.asarray(patches)
+        uses = np.zeros(self._num_codes) if counts is None else np.asarray(counts)
+        self._order = np.argsort(-uses, kind="stable")
+        self._picture, self._token = start, token
+        self._check(config.num_tokens)
+        self._codes = self._originals[start].copy()
+        self._decoded = self._decode()
+        super().__init__(self._parts())
+
+    def _check(self, tokens: int) -> None:
+        count, shape = len(self._names), self._originals.shape
+        if shape != (count, tokens) or not count:
+            raise ValueError(f"codes {shape}, but {count} names and {tokens} tokens")
+        if not 0 <= self._originals.min() <= self._originals.max() < self._num_codes:
+            raise ValueError(f"codes must lie in 0 ... {self._num_codes - 1}")
+        config = self._tokenizer.config
+        patch = (config.patch_size, config.patch_size, config.channels)
+        if self._patches.shape != (self._num_codes, *patch):
+            raise ValueError(
+                f"patches {self._patches.shape}, not {(self._num_codes, *patch)}"
+            )
+        if not (0 <= self._picture < count and 0 <= self._token < tokens):
+            raise ValueError(f"no picture {self._picture} or no token {self._token}")
+
+    def _decode(self) -> np.ndarray:
+        """The picture of the original codes, and that of the present ones."""
+        both = np.stack([self._originals[self._picture], self._codes])
+        return np.asarray(self._tokenizer.decode(both))
+
+    # With a kernel: widgets.
+
+    def _parts(self) -> tuple[ipywidgets.Widget, ...]:
+        cell = ipywidgets.Layout(width="2.9em", height="2.1em", margin="0", padding="0")
+        style = ipywidgets.ButtonStyle()  # one for all keeps the saved notebook small
+        self._buttons = [
+            ipywidgets.Button(layout=cell, style=style) for _ in self._codes
+        ]
+        self._choice = ipywidgets.Dropdown(
+            options=[(name, i) for i, name in enumerate(self._names)],
+            value=self._picture,
+            description="picture",
+        )
+        self._code = ipywidgets.SelectionSlider(
+            options=[(str(code), int(code)) for code in self._order],
+            description="its code",
+            layout={"width": "min(100%, 40em)"},
+        )
+        reset = ipywidgets.Button(description="reset")
+        self._shown = ipywidgets.HTML()
+        self._update()
+        for place, button in enumerate(self._buttons):
+            button.on_click(lambda _, place=place: self._choose(token=place))
+        self._choice.observe(lambda c: self._choose(picture=c["new"]), names="value")
+        self._code.observe(lambda c: self._exchange(c["new"]), names="value")
+        reset.on_click(lambda _: self._choose(picture=self._picture))
+        columns = f"repeat({self._grid}, max-content)"
+        grid = ipywidgets.GridBox(
+            self._buttons, layout={"grid_template_columns": columns, "grid_gap": "1px"}
+        )
+        wrap = {"flex_flow": "row wrap", "align_items": "flex-start"}
+        return (
+            ipywidgets.HBox([self._choice, reset]),
+            ipywidgets.HBox([grid, self._shown], layout=wrap),
+            self._code,
+        )
+
+    def _choose(self, *, picture: int | None = None, token: int | None = None) -> None:
+        if picture is not None:
+            self._picture = picture
+            self._codes = self._originals[picture].copy()
+            self._decoded = self._decode()
+        if token is not None:
+            self._token = token
+        self._update()
+
+    def _exchange(self, code: int) -> None:
+        if code == self._codes[self._token]:
+            return
+        self._codes[self._token] = code
+        self._decoded = self._decode()
+        self._update()
+
+    def _update(self) -> None:
+        for place, (button, code) in enumerate(
+            zip(self._buttons, self._codes, strict=True)
+        ):
+            button.description, button.tooltip = str(code), self._place(place)
+            button.button_style = "primary" if place == self._token else ""
+        self._code.value = int(self._codes[self._token])
+        before, after = self._decoded
+        change = np.clip(2 * np.abs(after - before), 0, 1)
+        patch = enlarge(self._patches[self._codes[self._token]], self._grid)
+        titles = ["decoded", "change, twice as bright", "mean patch of the code"]
+        plot = image_grid([after, change, patch], columns=3, scale=6, titles=titles)
+        was = self._originals[self._picture, self._token]
+        line = f"{self._place(self._token)}: code {was}"
+        if was != self._codes[self._token]:
+            line += f" became {self._codes[self._token]}"
+        alt = f"{self._names[self._picture]}, decoded, and what has changed"
+        self._shown.value = _figure_html(to_png(plot), alt=alt, caption=line)
+
+    def _place(self, token: int) -> str:
+        return f"row {token // self._grid + 1}, column {token % self._grid + 1}"
+
+    # Without: a page.
+
+    def _data(self) -> dict[str, Any]:
+        """What the site's script reads."""
+        colours = _code_colours(np.arange(self._num_codes))
+        return {
+            **identity(self._tokenizer),
+            "codes": self._originals.tolist(),
+            "names": self._names,
+            "picture": self._picture,
+            "token": self._token,
+            "order": self._order.tolist(),
+            "colours": "".join(to_hex(colour)[1:] for colour in colours),
+            "patches": self._sprite(),
+        }
+
+    def _sprite(self) -> str:
+        """The patches of all codes in one PNG, `COLUMNS` in a row, as a data URI."""
+        missing = -len(self._patches) % COLUMNS
+        padding = ((0, missing), *((0, 0),) * 3)
+        tiles = np.pad(self._patches, padding, constant_values=1)
+        whole = rearrange(tiles, "(r s) p q c -> (r p) (s q) c", s=COLUMNS)
+        png = b64encode(to_png(whole, width=1)).decode("ascii")
+        return f"data:image/png;base64,{png}"
+
+    def html(self) -> str:
+        """Two pictures and a sentence, and what makes an editor of them."""
+        name, codes = self._names[self._picture], self._originals[self._picture]
+        pictures = [
+            _figure_html(to_png(code_map(codes, cell=32)), alt=f"the codes of: {name}",
+                         caption="the codes"),
+            _figure_html(to_png(self._decoded[0]), alt=f"{name}, decoded",
+                         caption="decoded from them"),
+        ]  # fmt: skip
+        return _PAGE.format(
+            data=escape(json.dumps(self._data(), separators=(",", ":"))),
+            pictures="\n".join(pictures),
+            tokens=len(codes),
+        )
+
+    def __repr__(self) -> str:
+        codes = self._originals[self._picture].reshape(self._grid, self._grid)
+        rows = "\n".join("".join(f"{code:5}" for code in row) for row in codes)
+        return (
+            f"TokenEditor of {', '.join(self._names)}: {codes.size} tokens, "
+            f"{self._num_codes} codes\n{self._names[self._picture]}:\n{rows}"
+        )
+
+    def _repr_mimebundle_(self, **kwargs) -> dict:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        return (bundle or {}) | {"text/plain": repr(self), "text/html": self.html()}
