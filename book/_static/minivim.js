@@ -1,5 +1,5 @@
 // Pages opened from a disk may not read other pages, so a search shows titles only.
-if (location.protocol === "file:" && window.DOCUMENTATION_OPTIONS) {
+if (location.protocol === "file:" && typeof DOCUMENTATION_OPTIONS === "object") {
   DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
 }
 
@@ -16,3 +16,13 @@ document.addEventListener("DOMContentLoaded", () => {
     summary.setAttribute("aria-label", `Pages below ${entry}`);
   }
 });
+
+// A formula that scrolls can be reached by keyboard.
+function reachable() {
+  for (const formula of document.querySelectorAll("mjx-container[display=true]")) {
+    if (formula.scrollWidth > formula.clientWidth) formula.tabIndex = 0;
+    else formula.removeAttribute("tabindex");
+  }
+}
+window.addEventListener("load", () => window.MathJax?.startup?.promise?.then(reachable));
+window.addEventListener("resize", reachable);
