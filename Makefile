@@ -11,7 +11,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint lab book bench weights clean style types unit chapters
+.PHONY: help demo test lint lab book browser bench weights clean style types unit chapters
 
 help:
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -20,6 +20,7 @@ help:
 # pyproject.toml or constraints.txt changes.
 EXTRAS_demo :=
 EXTRAS_book := [book]
+EXTRAS_browser := [book,dev,browser]
 EXTRAS_test := [book,dev,parity]
 
 .venv/.installed-%: pyproject.toml constraints.txt
@@ -56,10 +57,14 @@ chapters:
 	  --nbval-sanitize-with tests/nbval_sanitize.cfg -p no:cacheprovider notebooks
 
 lab: .venv/.installed-book  ## open the chapters in JupyterLab
+	$(BIN)/jupyter trust notebooks/*.ipynb
 	$(BIN)/jupyter lab notebooks
 
 book: .venv/.installed-book  ## build the chapters as a site
-	$(BIN)/sphinx-build -W --keep-going -b html book book/_build/html
+	$(BIN)/sphinx-build -W --keep-going -b html -d book/_build/doctrees book book/_build/html
+
+browser: .venv/.installed-browser book  ## move every slider of the site in a Chromium
+	$(BIN)/python -m pytest -m browser tests/browser
 
 bench: .venv/.installed-test  ## measure against PyTorch twins, and the cost of each loss
 	$(BIN)/python -m benchmarks
@@ -69,6 +74,7 @@ weights: .venv/.installed-demo  ## train the shipped weights again
 	$(BIN)/python -m minivim.weights.make
 
 clean:  ## remove everything that these commands made, the environment included
-	rm -rf .venv runs book/_build book/notebooks book/paper.md build *.egg-info
+	rm -rf .venv runs build *.egg-info book/_build book/node_modules
+	rm -rf book/notebooks book/api book/paper.md book/bibliography.md
 	rm -rf .pytest_cache .hypothesis .ruff_cache
 	rm -f book/_static/shapes-decoder.js

@@ -6,9 +6,18 @@ import tomllib
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-import page_decoder  # noqa: E402
-import paper_table  # noqa: E402
+sys.path.insert(0, str(HERE.parent))
+from sphinx.errors import ConfigError  # noqa: E402
+
+from book import (  # noqa: E402
+    bibliography,
+    chapters,
+    javascript,
+    page_decoder,
+    paper_table,
+    reference,
+    theme,
+)
 
 PYPROJECT = tomllib.loads((HERE.parent / "pyproject.toml").read_text("utf-8"))
 REPOSITORY = PYPROJECT["tool"]["minivim"]["repository"]
@@ -21,8 +30,19 @@ shutil.copytree(
     ignore=shutil.ignore_patterns("*.md", "*.py", "*.toml", ".*", "__pycache__"),
 )
 
-paper_table.write(HERE.parent, HERE / "paper.md")
-page_decoder.write(HERE / "_static" / "shapes-decoder.js")
+try:
+    paper_table.write(HERE.parent, HERE / "paper.md")
+    bibliography.write(HERE.parent, HERE / "bibliography.md")
+    reference.write(HERE.parent, HERE / "api")
+    page_decoder.write(HERE / "_static" / "shapes-decoder.js")
+    javascript.install(HERE)
+except (
+    paper_table.TableError,
+    bibliography.BibliographyError,
+    reference.MissingName,
+    javascript.JavaScriptError,
+) as error:
+    raise ConfigError(str(error)) from None
 
 project = "minivim"
 author = "The minivim authors"
@@ -30,13 +50,14 @@ copyright = "The minivim authors, CC BY 4.0 (prose), Apache-2.0 (code)"  # noqa:
 version = release = PYPROJECT["project"]["version"]
 
 extensions = ["myst_nb"]
-exclude_patterns = ["_build", "results/*", "**/.ipynb_checkpoints"]
+exclude_patterns = ["_build", "node_modules", "results/*", "**/.ipynb_checkpoints"]
 myst_enable_extensions = [
     "alert",
     "amsmath",
     "attrs_block",
     "attrs_inline",
     "colon_fence",
+    "deflist",
     "dollarmath",
 ]
 myst_heading_anchors = 3
@@ -49,24 +70,25 @@ nb_mime_priority_overrides = [("html", "text/html", 0)]
 
 html_theme = "sphinx_book_theme"
 html_title = "minivim"
-html_static_path = ["_static"]
+html_static_path = ["_static", "node_modules/mathjax/es5/tex-svg.js"]
+html_extra_path = ["../LICENSE", "../LICENSE-prose"]
 html_css_files = ["minivim.css", "token-editor.css"]
-html_js_files = ["decoder.js", "token-editor.js"]
+html_js_files = ["minivim.js", "decoder.js", "token-editor.js"]
+# One file with its fonts in it, so formulas show without a network. The menu would
+# fetch more.
+mathjax_path = "tex-svg.js"
+mathjax3_config = {"options": {"enableMenu": False}}
 html_show_sourcelink = False
-html_theme_options = {
-    "navbar_persistent": [],
-    "use_download_button": True,
-    "show_toc_level": 2,
-}
-if REPOSITORY:
-    html_theme_options |= {
-        "repository_url": REPOSITORY,
-        "repository_branch": "main",
-        "path_to_docs": "",
-        "use_repository_button": True,
-        "launch_buttons": {
-            "colab_url": "https://colab.research.google.com",
-            "binderhub_url": "https://mybinder.org",
-            "notebook_interface": "jupyterlab",
-        },
-    }
+html_theme_options = theme.options(REPOSITORY)
+
+
+def setup(app):
+    """Put the measured line below the title of each chapter as it is read."""
+    recorded = chapters.records(HERE / "results" / "chapters.json")
+
+    def measured(app, docname, source):
+        folder, _, name = docname.rpartition("/")
+        if folder == "notebooks":
+            source[0] = chapters.with_line(source[0], name, recorded)
+
+    app.connect("source-read", measured)

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from book.paper_parts import EXPLAINED, PARTS, Part
+
 MARKER = re.compile(
     r" *# Paper( silent)?, ((?:section|Table|appendix) [\dA-C.]+\d?): (\S.*)"
 )
@@ -25,35 +27,22 @@ CELL = re.compile(
     r"^```\{code-cell\}[^\n]*\n(?:---\n.*?^---\n|(?::[^\n]*\n)*)(.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
-TITLES = {
-    "section 1": "Introduction",
-    "section 3": "Vector-quantized images",
-    "section 3.1": "VQGAN with Vision Transformers",
-    "section 3.2": "The codebook",
-    "section 3.3": "The losses of stage 1",
-    "section 4": "Vector-quantized image modelling",
-    "section 4.1": "Images from the prior",
-    "section 4.2": "Features from the prior",
-    "section 5.1": "Training stage 1",
-    "section 5.2": "Training stage 2, sampling",
-    "section 5.3": "The linear probe",
-    "Table 1": "Speed and quality of tokenizers",
-    "Table 2": "Sizes",
-    "Table 3": "Reconstruction",
-    "Table 4": "Ablations of stage 1",
-    "Table 6": "Class-conditional images",
-    "appendix A": "Which block to probe",
-}
+TITLES = {part.place: part.title for part in PARTS}
 INTRODUCTION = """\
 # From the paper to the code
 
 What Yu et al. (2022) state, where it stands in `minivim`, the test that would fail if
 it were otherwise, and the chapters that use it. A test's name is the sentence in the
-third column, with underscores. The page is made from comments in the code each time
-the book is built, and a statement without a test stops the build.
+third column, with underscores. A chapter in brackets speaks of the statement without
+using the symbol. The page is made from comments in the code each time the book is
+built; a statement without a test or a chapter stops the build, and so does a part of
+the paper with neither statements nor a reason.
 
 Where the paper leaves something open, we had to choose; those choices, and what we
 added, stand apart [at the end](#not-in-the-paper).
+
+## All parts
+
 """
 SILENT = """\
 ## Not in the paper
@@ -77,6 +66,7 @@ class Row:
     symbol: str
     tests: list[tuple[str, str]] = field(default_factory=list)
     chapters: list[str] = field(default_factory=list)
+    explained: str = ""
 
 
 def rows(root: Path) -> list[Row]:
@@ -85,21 +75,33 @@ def rows(root: Path) -> list[Row]:
     for path in sorted(root.glob("tests/**/test_*.py")):
         for statement, name in checked(path.read_text("utf-8")):
             tests.setdefault(statement, []).append((path.stem, name))
-    chapters = {
-        path.stem: Vocabulary.of(cells(path.with_suffix(".md").read_text("utf-8")))
+    texts = {
+        path.stem: path.with_suffix(".md").read_text("utf-8")
         for path in sorted(root.glob("notebooks/[0-9]*.ipynb"))
     }
+    chapters = {name: Vocabulary.of(cells(text)) for name, text in texts.items()}
     found = []
     for path in sorted(root.glob("minivim/**/*.py")):
         module = ".".join(path.relative_to(root / "minivim").with_suffix("").parts)
         module = module.removesuffix("__init__").removesuffix(".")
         for place, statement, silent, name in stated(path.read_text("utf-8")):
-            row = Row(place, statement, silent, f"{module}.{name}")
-            row.tests.extend(tests.get(statement, []))
-            row.chapters.extend(c for c, v in chapters.items() if v.has(row.symbol))
-            found.append(row)
+            symbol = f"{module}.{name}"
+            uses = [c for c, v in chapters.items() if v.has(symbol)]
+            elsewhere = "" if uses else explained(statement, texts)
+            tested = tests.get(statement, [])
+            found.append(Row(place, statement, silent, symbol, tested, uses, elsewhere))
     _check(found, tests)
     return sorted(found, key=lambda row: (row.silent, order(row.place)))
+
+
+def explained(statement: str, texts: dict[str, str]) -> str:
+    """The chapter that explains a statement in words, '' if none is named."""
+    chapter, words = EXPLAINED.get(statement, ("", ""))
+    if chapter and words not in texts.get(chapter, ""):
+        raise TableError(
+            f"EXPLAINED: {chapter} no longer says {words!r} of {statement!r}"
+        )
+    return chapter
 
 
 def stated(source: str) -> Iterator[tuple[str, str, bool, str]]:
@@ -206,12 +208,18 @@ def order(place: str) -> tuple:
 def page(found: Iterable[Row]) -> str:
     """The table as Markdown, a heading for each section."""
     found = list(found)
-    parts = [INTRODUCTION]
+    parts = [f"{INTRODUCTION}{_parts(found)}"]
     for place in dict.fromkeys(row.place for row in found if not row.silent):
-        title = f"{place[0].upper()}{place[1:]}: {TITLES[place]}"
-        parts.append(f"## {title}\n\n{_table(found, place)}")
+        parts.append(
+            f"({anchor(place)})=\n## {_heading(place)}\n\n{_table(found, place)}"
+        )
     parts.append(f"{SILENT}\n{_table(found, None)}")
     return "\n".join(parts)
+
+
+def anchor(place: str) -> str:
+    """The name by which a heading is linked."""
+    return f"paper-{place.lower().replace(' ', '-').replace('.', '-')}"
 
 
 def write(root: Path, target: Path) -> None:
@@ -235,9 +243,66 @@ def _check(found: list[Row], tests: dict[str, list]) -> None:
     loose = sorted(set(tests) - {row.statement for row in found})
     if loose:
         raise TableError(f"tests are marked with what no code states: {loose}")
+    untaught = [row for row in found if not row.chapters and not row.explained]
+    if untaught:
+        raise TableError(
+            "no chapter uses, and EXPLAINED does not name, "
+            + "; ".join(f"{row.statement!r} ({row.symbol})" for row in untaught)
+        )
     unknown = sorted({row.place for row in found} - set(TITLES))
     if unknown:
         raise TableError(f"TITLES has no {', '.join(unknown)}")
+
+
+def _heading(place: str) -> str:
+    return f"{place[0].upper()}{place[1:]}: {TITLES[place]}"
+
+
+def _covered(part: Part, found: list[Row]) -> list[Row]:
+    """The statements of a part; raises `TableError` for a part that is neither."""
+    rows = [row for row in found if row.place == part.place and not row.silent]
+    known = {row.statement: row for row in found}
+    missing = [statement for statement in part.by if statement not in known]
+    if missing:
+        raise TableError(f"{part.place} is said to be covered by {missing}")
+    rows += [known[statement] for statement in part.by]
+    if bool(rows) == bool(part.without):
+        wrong = "and yet a reason why not" if rows else "and no reason why not"
+        raise TableError(f"{part.place} has {len(rows)} statements {wrong}")
+    return rows
+
+
+def _links(rows: Iterable[Row]) -> str:
+    """Chapters by number: those that use a symbol, else those that explain it."""
+    rows = list(rows)
+    used = {chapter for row in rows for chapter in row.chapters}
+    spoken = {row.explained for row in rows if row.explained} - used
+    links = [
+        (c, f"[{int(c.split('_')[0])}](notebooks/{c}.ipynb)") for c in used | spoken
+    ]
+    return ", ".join(f"({t})" if c in spoken else t for c, t in sorted(links))
+
+
+def _parts(found: list[Row]) -> str:
+    """One line for each part of the paper: its statements, or why it has none."""
+    lines = ["{.parts}", "| Part | What | Statements | Chapter |", "|" + " --- |" * 4]
+    for part in PARTS:
+        rows = _covered(part, found)
+        name = f"{part.place[0].upper()}{part.place[1:]}"
+        if any(row.place == part.place for row in rows):
+            name = f"[{name}](#{anchor(part.place)})"
+        what = "<br>".join(
+            f"{row.statement} ([{row.place}](#{anchor(row.place)}))"
+            for row in rows
+            if row.place != part.place
+        )
+        own = sum(row.place == part.place for row in rows)
+        count = f"{own} below" if own else ""
+        said = "<br>".join(filter(None, [count, what]))
+        said = said or f"not covered: {part.without}"
+        cells = [name, part.title, said, _links(rows) or "none"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def _table(found: list[Row], place: str | None) -> str:
@@ -254,14 +319,11 @@ def _table(found: list[Row], place: str | None) -> str:
             f"{name.removeprefix('test_').replace('_', ' ')} (`{file}`)"
             for file, name in row.tests
         )
-        chapters = ", ".join(
-            f"[{int(c.split('_')[0])}](notebooks/{c}.ipynb)" for c in row.chapters
-        )
         owner, name = row.symbol.rsplit(".", 1)
         owner = owner.replace(".", ".<wbr>")  # where a long name may break
         code = f"`{name}`<br><small>{owner}</small>"
         what = f"{row.statement[0].upper()}{row.statement[1:]}"
-        cells = [what, code, tests, chapters or "-"]
+        cells = [what, code, tests, _links([row])]
         cells = cells if place else [row.place.removeprefix("section "), *cells]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

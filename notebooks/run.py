@@ -1,9 +1,10 @@
-"""Executes chapters: `python notebooks/run.py [--check] [--from md|ipynb] [NAME ...]`.
+"""Executes chapters: `python notebooks/run.py [--check | --record] [NAME ...]`.
 
 A chapter is a pair: `NN_name.md` (MyST Markdown, which authors write) and
 `NN_name.ipynb` (the same cells with their outputs). This runs the cells in a fresh
 kernel and writes both files so that running again changes no byte: cell and widget ids
-follow from the content, and times and versions stay out.
+follow from the content, and times and versions stay out. `--record` writes how long
+the cells took to a file of the book, which shows it at the chapter's top.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import os
 import re
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import jupytext
@@ -23,7 +25,11 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from nbformat import NotebookNode
 
 FOLDER = Path(__file__).resolve().parent
-LIMIT = 2_000_000  # bytes of a chapter, outputs included
+sys.path.insert(0, str(FOLDER.parent))
+from book import chapters as budget  # noqa: E402
+
+RECORD = FOLDER.parent / "book" / "results" / "chapters.json"
+LIMIT = budget.NOTEBOOK  # bytes of a chapter, outputs included
 STATE = "application/vnd.jupyter.widget-state+json"
 VIEW = "application/vnd.jupyter.widget-view+json"
 MODEL = "IPY_MODEL_"
@@ -219,18 +225,29 @@ def _write(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def run(chapter: Path, *, source: str | None = None, check: bool = False) -> str:
-    """Executes one chapter and writes, or with `check` compares, both its files.
+@dataclass(frozen=True)
+class Ran:
+    """What executing a chapter took: seconds with the start of its kernel, bytes."""
 
-    Returns:
-        One line about time and size.
+    name: str
+    seconds: float
+    size: int
+    code: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.seconds:.0f} s, {self.size / 1000:.0f} kB"
+
+
+def run(chapter: Path, *, source: str | None = None, check: bool = False) -> Ran:
+    """Executes one chapter and writes, or with `check` compares, both its files.
 
     Raises:
         UserError: a cell failed, the chapter is too large, or a compared file differs.
     """
-    start = time.perf_counter()
     notebook = prepare(read_chapter(choose_source(chapter, source)))
+    start = time.perf_counter()
     execute(notebook, chapter.parent)
+    seconds = time.perf_counter() - start
     texts = render(canonicalise(notebook))
     size = len(texts[".ipynb"].encode())
     if size > LIMIT:
@@ -247,8 +264,20 @@ def run(chapter: Path, *, source: str | None = None, check: bool = False) -> str
                 f"{path.name} differs from a fresh run: run it without --check"
             )
         _write(path, text)
-    seconds = time.perf_counter() - start
-    return f"{chapter.name}: {seconds:.0f} s, {size / 1000:.0f} kB"
+    return Ran(chapter.name, seconds, size, budget.digest(notebook))
+
+
+def record(ran: Ran, path: Path, *, busy: bool) -> None:
+    """Writes a measured run into the book's file, beside those of other chapters."""
+    found = budget.records(path)
+    found[ran.name] = {
+        "seconds": round(ran.seconds, 1),
+        "cores": os.cpu_count(),
+        "busy": busy,
+        "code": ran.code,
+    }
+    ordered = {name: found[name] for name in sorted(found)}
+    _write(path, json.dumps(ordered, indent=1) + "\n")
 
 
 def chapters(names: list[str]) -> list[Path]:
@@ -273,11 +302,20 @@ def main() -> int:
         "--from", dest="source", choices=("md", "ipynb"),
         help="the twin to start from (md, unless that would lose newer cells)",
     )  # fmt: skip
-    parser.add_argument("--check", action="store_true", help="compare, write nothing")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--check", action="store_true", help="compare, write nothing")
+    only.add_argument(
+        "--record", action="store_true", help=f"write the times to {RECORD.name}"
+    )
     arguments = parser.parse_args()
+    # Other work at the start: later the load is also that of the chapters.
+    busy = hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5
     for chapter in chapters(arguments.names):
         try:
-            print(run(chapter, source=arguments.source, check=arguments.check))
+            ran = run(chapter, source=arguments.source, check=arguments.check)
+            print(ran)
+            if arguments.record:
+                record(ran, RECORD, busy=busy)
         except UserError as error:
             print(f"{chapter.name}: {error}", file=sys.stderr)
             return 1

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from book import paper_table
+from book.paper_parts import EXPLAINED, PARTS, Part
 from book.paper_table import TableError, page, rows, write
 
 ROOT = Path(__file__).parents[1]
@@ -21,6 +22,9 @@ def test_every_statement_has_a_test():
         "section 3.1", "section 3.2", "section 3.3", "section 4", "section 4.1",
         "section 4.2", "section 5.1", "section 5.2", "Table 2", "Table 4",
     }  # fmt: skip
+    assert all(bool(row.chapters) != bool(row.explained) for row in found)
+    # What a chapter has come to use needs no words any more.
+    assert {row.statement for row in found if row.explained} == set(EXPLAINED)
     # Statements are the tests' marks, so none may stand twice.
     statements = [row.statement for row in found]
     assert sorted(statements) == sorted(set(statements))
@@ -46,8 +50,11 @@ def test_the_page_names_everything():
     text = page(found)
     for row in found:
         assert f"| {row.statement[0].upper()}{row.statement[1:]} |" in text
+    parts, text = text.split("(paper-section-1)=")
     heads = text.count("| What |")
     assert text.count("\n| ") == len(found) + 2 * heads
+    assert parts.count("\n| ") == len(PARTS) + 2
+    assert "|  |" not in parts + text
     main, silent = text.split("## Not in the paper")
     assert "R1" in silent and "R1" not in main
     assert "](notebooks/02_quantizer.ipynb)" in main
@@ -107,6 +114,24 @@ look = 2
 """
 
 
+@pytest.fixture
+def small(monkeypatch):
+    """The parts of the small paper, and what its chapter says in words."""
+    words = {
+        statement: ("03_parts", "in the prose")
+        for statement in ("a constant", "a function", "a method", "something inside")
+    }
+    places = ["section 3.2", "section 3.3", "Table 4", "appendix A"]
+    parts = [
+        Part(p, p.title(), by=("a function",) if p == "Table 4" else ()) for p in places
+    ]
+    parts.append(Part("section 6", "Six", without="nothing to run"))
+    monkeypatch.setattr(paper_table, "EXPLAINED", words)
+    monkeypatch.setattr(paper_table, "PARTS", parts)
+    monkeypatch.setattr(paper_table, "TITLES", {p.place: p.title for p in parts})
+    return words, parts
+
+
 def tree(folder: Path, *, code: str = CODE, test: str = TEST) -> Path:
     """A repository of one module, one test file and one chapter."""
     for name, text in {
@@ -121,7 +146,7 @@ def tree(folder: Path, *, code: str = CODE, test: str = TEST) -> Path:
     return folder
 
 
-def test_symbols_tests_and_chapters_of_a_small_tree(tmp_path):
+def test_symbols_tests_and_chapters_of_a_small_tree(tmp_path, small):
     found = {row.statement: row for row in rows(tree(tmp_path))}
     assert {statement: row.symbol for statement, row in found.items()} == {
         "a constant": "deep.part.SIZE",
@@ -135,6 +160,8 @@ def test_symbols_tests_and_chapters_of_a_small_tree(tmp_path):
     assert [s for s, row in found.items() if row.silent] == ["a setting"]
     assert [s for s, row in found.items() if row.chapters] == ["a setting"]
     assert found["a setting"].chapters == ["03_parts"]
+    assert found["a setting"].explained == ""
+    assert found["a method"].explained == "03_parts"
     assert list(found)[-1] == "a setting"
     assert list(found)[:2] == ["a constant", "a function"]
 
@@ -150,12 +177,38 @@ def test_symbols_tests_and_chapters_of_a_small_tree(tmp_path):
         ("# Paper silent, Table 4: a setting", "", "no code states: .*'a setting'"),
     ],
 )  # fmt: skip
-def test_loose_ends_stop_the_build(old, new, message, tmp_path):
+def test_loose_ends_stop_the_build(old, new, message, tmp_path, small):
     assert (CODE + TEST).count(old) == 1
     code, test = CODE.replace(old, new), TEST.replace(old, new)
     with pytest.raises(TableError, match=message):
         write(tree(tmp_path, code=code, test=test), tmp_path / "paper.md")
     assert not (tmp_path / "paper.md").exists()
+
+
+def test_a_statement_without_a_chapter_stops_the_build(tmp_path, small):
+    words, _ = small
+    words["a function"] = ("03_parts", "what no chapter says")
+    with pytest.raises(TableError, match="no longer says 'what no chapter says'"):
+        rows(tree(tmp_path))
+    del words["a function"]
+    with pytest.raises(TableError, match="no chapter uses.*'a function'"):
+        rows(tree(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (Part("Table 5", "Five"), "Table 5 has 0 statements and no reason"),
+        (Part("section 3.3", "Three", without="x"), "1 statements and yet a reason"),
+        (Part("Table 5", "Five", by=("a dream",)), "covered by .'a dream'"),
+    ],
+)
+def test_a_part_is_covered_or_has_a_reason(part, message, tmp_path, small):
+    _, parts = small
+    page(rows(tree(tmp_path)))
+    parts.append(part)
+    with pytest.raises(TableError, match=message):
+        page(rows(tree(tmp_path)))
 
 
 def test_a_member_is_used_where_its_class_is(tmp_path):
@@ -166,7 +219,7 @@ def test_a_member_is_used_where_its_class_is(tmp_path):
     assert words.has("prior.Prior.start")
 
 
-def test_the_page_is_written_once(tmp_path):
+def test_the_page_is_written_once(tmp_path, small):
     target = tmp_path / "paper.md"
     write(tree(tmp_path), target)
     first = target.stat().st_mtime_ns

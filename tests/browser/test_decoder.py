@@ -1,45 +1,19 @@
-"""The editor of codes in the built chapter 1: by mouse, by keyboard, from a file.
-
-Needs the built site (`make book`), PyPI's playwright and a Chromium.
-"""
-
-from pathlib import Path
+"""The editor of codes in the built chapter 1: by mouse, by keyboard, from a file."""
 
 import pytest
 
-pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "book" / "_build" / "html" / "notebooks" / "01_two_stages.html"
-CHROMIUM = "/usr/bin/chromium"
-# No sandbox inside a container, and no calls home.
-ARGUMENTS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    if not PAGE.exists():
-        pytest.fail("there is no built site: make book")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
+from tests.browser.conftest import chapters
 
 
 @pytest.fixture
-def editor(browser):
+def editor(chromium, site):
     """The editor, alive; fails at the end on errors of the page and on requests."""
-    page = browser.new_page()
+    page = chromium.new_page()
     faults = []
     page.on("pageerror", lambda error: faults.append(str(error)))
     # What the whole page asks for when it is opened is another test's matter.
     page.route("http*://**", lambda route: route.abort())
-    page.goto(PAGE.as_uri())
+    page.goto(f"{site.as_uri()}/{chapters()[0]}")
     found = page.locator(".minivim-editor.alive")
     found.wait_for(timeout=60_000)
     page.on("request", lambda request: faults.append(request.url))
@@ -135,11 +109,11 @@ def test_everything_has_a_name(editor):
         assert names and all(names)
 
 
-def test_without_weights_the_pictures_stay_and_a_line_says_why(browser):
-    page = browser.new_page()
+def test_without_weights_the_pictures_stay_and_a_line_says_why(chromium, site):
+    page = chromium.new_page()
     page.route("http*://**", lambda route: route.abort())
     page.route("**/shapes-decoder.js*", lambda route: route.abort())
-    page.goto(PAGE.as_uri())
+    page.goto(f"{site.as_uri()}/{chapters()[0]}")
     words = page.locator(".minivim-editor [role=alert]").inner_text(timeout=60_000)
     assert words.startswith("No editor here: shapes-decoder.js is missing")
     assert page.locator(".minivim-editor img").count() == 2

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import nbformat
 import pytest
@@ -155,3 +156,18 @@ def test_a_failing_cell_is_reported_and_nothing_written(runner, tmp_path):
         runner.run(chapter)
     assert [path.name for path in tmp_path.iterdir()] == ["01_x.md"]
     assert chapter.with_suffix(".md").read_text() == broken
+
+
+def test_a_measured_run_is_kept_beside_the_others(runner, tmp_path):
+    chapter, target = tmp_path / "02_x", tmp_path / "chapters.json"
+    chapter.with_suffix(".md").write_text(MARKDOWN)
+    target.write_text('{"01_y": {"seconds": 1.0}}')
+    ran = runner.run(chapter)
+    assert re.fullmatch(r"02_x: \d+ s, \d+ kB", str(ran))
+    runner.record(ran, target, busy=True)
+    found = runner.budget.records(target)
+    assert list(found) == ["01_y", "02_x"]
+    assert found["02_x"]["busy"] and 0 < found["02_x"]["seconds"] < 120
+    # The written notebook is the one that was measured.
+    notebook = json.loads(chapter.with_suffix(".ipynb").read_text("utf-8"))
+    assert found["02_x"]["code"] == runner.budget.digest(notebook)

@@ -1,0 +1,167 @@
+"""What the book is made of: measured lines, reference, works, JavaScript."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from book import bibliography, chapters, javascript, reference
+
+ROOT = Path(__file__).parents[1]
+CHAPTERS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
+RECORDS = chapters.records(ROOT / "book" / "results" / "chapters.json")
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_chapter_was_measured_within_its_budget(name):
+    notebook = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text("utf-8"))
+    record = RECORDS.get(name)
+    assert record, f"run: python notebooks/run.py --record {name}"
+    assert record["code"] == chapters.digest(notebook), (
+        f"measured on other code: {name}"
+    )
+    assert 0 < record["seconds"] <= chapters.SECONDS
+
+
+def test_no_record_without_a_chapter():
+    assert set(RECORDS) <= set(CHAPTERS)
+
+
+def _notebook() -> dict:
+    cells = [
+        nbformat.v4.new_markdown_cell("# A title\n\nA text."),
+        nbformat.v4.new_code_cell("1 + 1"),
+    ]
+    return nbformat.v4.new_notebook(cells=cells)
+
+
+def test_the_measured_line_stands_below_the_title():
+    notebook = _notebook()
+    record = {"seconds": 41.7, "cores": 2, "busy": False}
+    record["code"] = chapters.digest(notebook)
+    text = json.dumps(notebook)
+    made = json.loads(chapters.with_line(text, "x", {"x": record}))
+    first = made["cells"][0]["source"]
+    assert first.startswith('# A title\n\n<p class="measured">Ran in 42 s on a machine')
+    assert "busy" not in first and first.endswith("</p>\n\nA text.")
+    assert made["cells"][1] == notebook["cells"][1]
+    busy = chapters.with_line(text, "x", {"x": {**record, "busy": True}})
+    assert "cores, busy with other work as well; download" in busy
+
+
+def test_a_time_of_other_code_is_not_shown():
+    notebook = _notebook()
+    record = {"seconds": 41.7, "cores": 2, "busy": False, "code": "of something else"}
+    for records in ({"x": record}, {}):
+        made = chapters.with_line(json.dumps(notebook), "x", records)
+        assert "Ran in" not in made and "Download <a href" in made
+    changed = _notebook()
+    changed["cells"][0]["source"] += " More prose."
+    assert chapters.digest(changed) == chapters.digest(notebook)
+    changed["cells"][1]["source"] = "1 + 2"
+    assert chapters.digest(changed) != chapters.digest(notebook)
+
+
+def test_reference_shows_signatures_and_docstrings():
+    page = reference.page(ROOT, "minivim.prior")
+    assert "## sample\n" in page and "def sample(" in page
+    assert "_repr" not in page and "# Paper" not in page
+    assert "@property\ndef null_class() -> int" in page
+    config = reference.page(ROOT, "minivim.config")
+    assert "    beta: float = 0.25" in config
+
+
+def test_every_public_package_has_a_page():
+    packages = {
+        f"minivim.{path.parent.name}"
+        for path in (ROOT / "minivim").glob("*/__init__.py")
+        if path.parent.name != "cli"  # its users type `minivim --help`
+    }
+    assert packages <= set(reference.MODULES)
+    for module, names in reference.MODULES.items():
+        assert set(names) <= set(CHAPTERS)
+        assert reference.public(ROOT, module)
+
+
+def test_reference_refuses_what_has_no_docstring(tmp_path):
+    folder = tmp_path / "minivim"
+    folder.mkdir()
+    (folder / "__init__.py").write_text('"""Top."""\nfrom minivim.a import f\n')
+    (folder / "a.py").write_text("def f(): ...\n")
+    with (folder / "__init__.py").open("a") as file:
+        file.write('__all__ = ["f"]\n')
+    with pytest.raises(reference.MissingName, match="f without a docstring"):
+        reference.page(tmp_path, "minivim")
+    (folder / "a.py").write_text("def g(): ...\n")
+    with pytest.raises(reference.MissingName, match="minivim.a has no f"):
+        reference.page(tmp_path, "minivim")
+
+
+def test_arguments_of_a_docstring_become_a_list():
+    text = reference.prose("What.\n\nArgs:\n    a: one\n        two\n    b: three\n")
+    assert text == "What.\n\nArgs:\n\n- `a`: one\n  two\n- `b`: three"
+
+
+def test_linked_works_are_described_and_described_works_linked(tmp_path):
+    page = bibliography.page(ROOT)
+    assert page.count("\n- ") > len(bibliography.WORKS)
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "book").mkdir()
+    chapter = tmp_path / "notebooks" / "02_x.md"
+    chapter.write_text("[A](https://arxiv.org/abs/1234.56789)")
+    works = {"1234.56789": "A (2012)."}
+    assert "A (2012). [arXiv:1234.56789]" in bibliography.page(tmp_path, works)
+    with pytest.raises(
+        bibliography.BibliographyError, match="not describe.*1234.56789"
+    ):
+        bibliography.page(tmp_path, {})
+    chapter.write_text("nothing")
+    with pytest.raises(bibliography.BibliographyError, match="no chapter links to"):
+        bibliography.page(tmp_path, works)
+
+
+def test_javascript_is_exact_and_names_no_registry():
+    folder = ROOT / "book"
+    wanted = json.loads((folder / "package.json").read_text("utf-8"))
+    versions = {**wanted["dependencies"], **wanted["devDependencies"]}
+    assert all(re.fullmatch(r"\d+\.\d+\.\d+", version) for version in versions.values())
+    text = (folder / "package-lock.json").read_text("utf-8")
+    assert "http" not in text and "resolved" not in text
+    for name, entry in json.loads(text)["packages"].items():
+        if name:
+            assert entry["integrity"].startswith("sha512-")
+            assert versions[name.removeprefix("node_modules/")] == entry["version"]
+
+
+def test_without_npm_the_remedy_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.setattr(javascript.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(javascript.shutil, "which", lambda name: None)
+    (tmp_path / "package-lock.json").write_text('{"packages": {}}')
+    with pytest.raises(javascript.JavaScriptError, match="install Node.js") as error:
+        javascript.install(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_installed_is_not_fetched_again(monkeypatch, tmp_path):
+    lock = '{"packages": {"": {}, "node_modules/a": {"integrity": "sha512-x"}}}'
+    (tmp_path / "package-lock.json").write_text(lock)
+    assert not javascript.installed(tmp_path)
+    (tmp_path / "node_modules").mkdir()
+    (tmp_path / "node_modules" / ".package-lock.json").write_text(lock)
+    monkeypatch.setattr(javascript, "npm", lambda: pytest.fail("npm was asked"))
+    javascript.install(tmp_path)
+    other = lock.replace("sha512-x", "sha512-y")
+    (tmp_path / "package-lock.json").write_text(other)
+    assert not javascript.installed(tmp_path)
+
+
+def test_a_failing_npm_is_one_line(monkeypatch, tmp_path):
+    (tmp_path / "package-lock.json").write_text('{"packages": {}}')
+    code = "import sys; sys.exit('npm error code E404\\nnpm error more')"
+    monkeypatch.setattr(javascript, "npm", lambda: [sys.executable, "-c", code])
+    with pytest.raises(javascript.JavaScriptError, match="E404") as error:
+        javascript.install(tmp_path)
+    assert "\n" not in str(error.value)
