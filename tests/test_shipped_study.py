@@ -129,7 +129,15 @@ def test_options_that_it_does_not_have_are_refused():
             reproduce.main("shipped", reproduce.Options(**options))
 
 
-@pytest.mark.skipif(not (RESULTS / "shipped.json").exists(), reason="not measured")
 def test_the_committed_page_says_what_the_figures_say():
     found = json.loads((RESULTS / "shipped.json").read_text("utf-8"))
     assert (RESULTS / "shipped.md").read_text("utf-8") == shipped.markdown(found)
+    assert [family["origin"]["family"] for family in found] == list(weights.DATA)
+    for family in found:
+        of = family["origin"]["of"]
+        assert of == {
+            name: weights.weights_hash(
+                weights.load(f"{family['origin']['family']}/{name}")
+            )
+            for name in shipped.WEIGHTS
+        }

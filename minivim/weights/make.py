@@ -55,7 +55,10 @@ def make(name: str, runs: Path, destination: Path, *, spec: str) -> None:
 
 def write_figures(names: list[str], *, spec: str) -> None:
     """Measure the exported weights and put the figures on their cards."""
-    found: dict[str, dict[str, Any]] = shipped_figures(names, spec=spec)
+    # Wherever the pictures lie, the family's own judge grades them.
+    graded = any(RECIPES[name][0] != "classifier" for name in names)
+    judge = f"{names[0].split('/')[0]}/judge" if graded else None
+    found: dict[str, dict[str, Any]] = shipped_figures(names, spec=spec, judge=judge)
     for name, figures in found.items():
         # Where a copy of the pictures lies is nobody's business.
         origin, public = figures["provenance"], DATA[name.split("/")[0]]
