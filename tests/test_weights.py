@@ -1,7 +1,10 @@
 """Weights on disk: round trips, damage, and priors that do not belong."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import jax
@@ -299,3 +302,20 @@ def test_shipped_weights_fit_their_limits():
     for name in priors:
         tokenizer, prior = weights.load_pair(name)
         assert prior.card["tokenizer_hash"] == weights.weights_hash(tokenizer)
+
+
+def test_shipped_weights_load_on_an_old_processor():
+    """XLA has no float16 for x86 before F16C, which is how `shapes` is stored."""
+    program = (
+        "import minivim, jax; from flax import nnx; "
+        "model = minivim.load('shapes/classifier'); "
+        "print({str(x.dtype) for x in jax.tree.leaves(nnx.state(model))})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "XLA_FLAGS": "--xla_cpu_max_isa=SSE4_2"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "{'float32'}"

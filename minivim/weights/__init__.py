@@ -139,7 +139,9 @@ def load(ref: str | Path, *, tokenizer: Tokenizer | None = None) -> Any:
                 f"{folder / WEIGHTS} does not fit its card at {name!r}; "
                 "fetch or export both files again"
             )
-        filled.append((path, leaf.replace(jnp.asarray(value, jnp.float32))))
+        # Widened by NumPy: XLA cannot compile it for processors without F16C.
+        wide = np.asarray(value).astype(np.float32)
+        filled.append((path, leaf.replace(jnp.asarray(wide))))
     model = nnx.merge(graph, nnx.from_flat_state(filled))
     model.card = card
     if card["kind"] == "prior":
