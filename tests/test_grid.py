@@ -303,7 +303,7 @@ def test_data_of_ones_own_takes_the_sizes_of_cifar10(tmp_path, monkeypatch):
     reproduce.main("grid", options)
     where = seen["place"]
     assert where.family is FAMILIES["cifar10"] and where.judge == "mine"
-    assert where.classifier == "runs/cifar10-classifier"
+    assert where.classifier == "cifar10/classifier"
     assert runs.command(ROWS[0], 2, where).endswith(
         "--seeds 2 --data some/parquet --judge mine"
     )

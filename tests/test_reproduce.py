@@ -8,7 +8,7 @@ import pytest
 
 from minivim import cli, recipes, show, weights
 from minivim.config import with_overrides
-from minivim.reproduce import optimiser, tokenizers
+from minivim.reproduce import optimiser, shipped, tokenizers
 from minivim.reproduce.tokenizers import (
     COLUMNS,
     STUDIES,
@@ -114,6 +114,23 @@ def test_the_optimiser_s_page_says_what_the_figures_say():
     pages = {page.stem for page in RESULTS.glob("*.json")}
     others = {"grid", "shipped", "faults", "plan", "constants", "chapters"}
     assert pages == {*STUDIES, "optimiser", *others}
+
+
+# --- what is shipped ----------------------------------------------------------------
+
+
+def test_the_page_of_what_is_shipped_says_what_the_figures_say():
+    found = json.loads((RESULTS / "shipped.json").read_text("utf-8"))
+    assert (RESULTS / "shipped.md").read_text("utf-8") == shipped.markdown(found)
+    assert [family["origin"]["family"] for family in found] == list(weights.DATA)
+    for family in found:
+        of = family["origin"]["of"]
+        assert of == {
+            name: weights.weights_hash(
+                weights.load(f"{family['origin']['family']}/{name}")
+            )
+            for name in shipped.WEIGHTS
+        }
 
 
 @pytest.fixture(scope="module")

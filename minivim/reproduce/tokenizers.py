@@ -223,9 +223,8 @@ def step_clock(
 
 
 def network_of(family: str, kind: str) -> str:
-    """The shipped judge or classifier of a data set, or the one trained in runs."""
-    name = f"{family}/{kind}"
-    return name if name in weights.shipped() else f"runs/{family}-{kind}"
+    """The shipped judge or classifier of a data set."""
+    return f"{family}/{kind}"
 
 
 # Figures of a table: title, digits, and whether more is better.
