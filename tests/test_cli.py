@@ -1,5 +1,6 @@
 """The command line: a chain of all commands, and every mistake in one line."""
 
+import functools
 import json
 import os
 import shutil
@@ -14,8 +15,9 @@ import torch
 from PIL import Image
 
 from minivim import classifier, cli, weights
-from minivim.config import ClassifierConfig
+from minivim.config import ClassifierConfig, ProbeRecipe
 from minivim.data import open_source, shapes, stack
+from minivim.evaluate import shipped_figures
 from minivim.experiments import encode_all
 from minivim.metrics import inception
 from minivim.metrics.inception import Inception, InceptionConfig
@@ -301,6 +303,22 @@ def test_evaluate_by_networks_that_the_user_gives(home, networks, capsys):
         assert origin["seed"] == 3 and "bicubic" in origin["pixels"]
         assert origin["networks"]["inception"]["name"] == str(home / "inception")
         assert len(origin["weights"]["hash"]) == 64
+
+
+def test_the_probe_says_how_many_images_it_had(home, monkeypatch):
+    few = functools.partial(ProbeRecipe, train_size=12, test_size=2)
+    monkeypatch.setattr("minivim.evaluate.shipped.ProbeRecipe", few)
+    tokenizer = weights.load(home / "tok")
+    card = {
+        "tokenizer": str(home / "tok"),
+        "tokenizer_hash": weights.weights_hash(tokenizer),
+    }
+    prior = tiny.prior(num_classes=0)
+    weights.save(home / "unlabelled", prior, kind="prior", card=card)
+    ref = str(home / "unlabelled")
+    found = shipped_figures([ref], spec=str(home / "pictures"))[ref]
+    assert "probe, pixels" in found
+    assert found["provenance"]["probe"] == "12 of train, 2 of test"
 
 
 def test_a_palette_has_the_figures_of_a_tokenizer(home, capsys):

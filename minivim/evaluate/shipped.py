@@ -221,8 +221,9 @@ def _figures_of_prior(
         splits = {split: how.source(split, **shape) for split in ("train", "test")}
         result = probe(recipe, prior, tokenizer, **splits)
         figures |= {f"probe, {name}": test for name, _, test in result.rows()}
-        sizes = [f"{len(images)} of {split}" for split, images in splits.items()]
-        figures["provenance"]["probe"] = ", ".join(sizes)
+        figures["provenance"]["probe"] = (
+            f"{result.n_train} of train, {result.n_test} of test"
+        )
     return figures
 
 
