@@ -68,6 +68,15 @@ def join_processes() -> None:
         ) from error
 
 
+def one_thread() -> None:
+    """Have XLA compute on one core, whose sums do not depend on how many there are.
+
+    Before JAX is used; `NPROC` is what its CPU client goes by, and one that is set
+    stays. On another kind of processor sums may still round otherwise.
+    """
+    os.environ.setdefault("NPROC", "1")
+
+
 def restart_with_environment() -> None:
     """Start this command again with `environment()`, once; what is set stays."""
     missing = {k: v for k, v in environment().items() if k not in os.environ}

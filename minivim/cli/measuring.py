@@ -108,6 +108,11 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _reproduce(options: argparse.Namespace) -> None:
+    from minivim.runtime import one_thread
+
+    if options.study == "grid":
+        # A short run's figures follow its last digits, and a row is to be found again.
+        one_thread()
     from minivim import reproduce
 
     own = ("command", "run", "study")

@@ -69,15 +69,15 @@ FAMILIES = {
             "L": _stack(6, 80, heads=5),
         },
         tokenizer=(
-            "steps=400", "batch_size=16", "peak_lr=2e-3", "warmup_steps=120",
-            "checkpoint_every=200",
+            "steps=1200", "batch_size=16", "peak_lr=2e-3", "warmup_steps=120",
+            "checkpoint_every=300",
         ),
         prior=(
-            "steps=500", "batch_size=16", "peak_lr=3e-3", "warmup_steps=50",
-            "checkpoint_every=250",
+            "steps=1500", "batch_size=16", "peak_lr=3e-3", "warmup_steps=100",
+            "checkpoint_every=300",
         ),
         full_loss=(
-            "steps=200", "warmup_steps=60", "discriminator.width=16",
+            "steps=600", "warmup_steps=60", "discriminator.width=16",
             "discriminator.max_width=32",
         ),
     ),
