@@ -1,8 +1,11 @@
 """The paper's grid in miniature: its data, its runs, its verdicts, its page."""
 
 import json
+import os
 import shlex
 import shutil
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -511,3 +514,32 @@ def test_a_row_s_command_is_one_that_there_is():
         words = runs.command(row, 1, place(Path("x")))
         options = cli.parser().parse_args(shlex.split(words)[1:])
         assert (options.only, options.seeds) == ([row.name], [1])
+
+
+# Threads of XLA's pool when a study is run.
+THREADS = """
+import glob
+from minivim import cli, reproduce
+def main(study, options):
+    import jax
+    jax.jit(lambda x: x @ x)(jax.numpy.ones((512, 512))).block_until_ready()
+    names = [open(f).read().strip() for f in glob.glob("/proc/self/task/*/comm")]
+    return names.count("tf_XLAEigen")
+reproduce.main = main
+cli.main(["reproduce", "{}"])
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core is one thread")
+def test_a_row_is_computed_by_one_thread():
+    """On two, sums round otherwise, and a short run ends elsewhere."""
+    bare = {k: v for k, v in os.environ.items() if k != "NPROC"}
+    found = {}
+    for study in ("grid", "losses"):
+        done = subprocess.run(
+            [sys.executable, "-c", THREADS.replace("{}", study)],
+            capture_output=True, text=True, check=True, env=bare,
+        )  # fmt: skip
+        found[study] = int(done.stdout)
+    assert found["grid"] == 1 < found["losses"]
