@@ -36,7 +36,7 @@ WORKS = {
     "Memory-Efficient Exact Attention with IO-Awareness.",
     "2206.10789": "Yu, Xu, Koh and others (2022). Scaling Autoregressive Models for "
     "Content-Rich Text-to-Image Generation (Parti).",
-    "2212.03185": "Gu, Wang, Ge, Shan, Shou (2022). Rethinking the Objectives of "
+    "2212.03185": "Gu, Wang, Ge, Shan, Qie, Shou (2022). Rethinking the Objectives of "
     "Vector-Quantized Tokenizers for Image Synthesis (SeQ-GAN).",
     "2301.00704": "Chang, Zhang, Barber and others (2023). Muse: Text-To-Image "
     "Generation via Masked Generative Transformers.",
@@ -50,15 +50,15 @@ WORKS = {
     "Model Beats Diffusion: Llama for Scalable Image Generation (LlamaGen).",
     "2406.07550": "Yu, Weber, Deng, Shen, Cremers, Chen (2024). An Image is Worth 32 "
     "Tokens for Reconstruction and Generation (TiTok).",
-    "2407.01082": "Nguyen and others (2024). Turning Up the Heat: Min-p Sampling for "
-    "Creative and Coherent LLM Outputs.",
-    "2410.06424": "Fifty and others (2024). Restructuring Vector Quantization with the "
-    "Rotation Trick.",
+    "2407.01082": "Nguyen, Baker, Neo and others (2024). Turning Up the Heat: Min-p "
+    "Sampling for Creative and Coherent LLM Outputs.",
+    "2410.06424": "Fifty, Junkins, Duan and others (2024). Restructuring Vector "
+    "Quantization with the Rotation Trick.",
     "2411.00776": "Yu, He, Deng, Shen, Chen (2024). Randomized Autoregressive Visual "
     "Generation (RAR).",
     "2412.09607": "Esteves, Suhail, Makadia (2024). Spectral Image Tokenizer.",
-    "2501.05453": "Rajasegaran and others (2025). An Empirical Study of Autoregressive "
-    "Pre-training from Videos (Toto).",
+    "2501.05453": "Rajasegaran, Radosavovic, Ravishankar and others (2025). An "
+    "Empirical Study of Autoregressive Pre-training from Videos (Toto).",
 }
 WORK = re.compile(r"arxiv\.org/abs/(\d{4}\.\d{4,5})")
 PROGRAM = re.compile(r"https://github\.com/([\w.-]+/[\w.-]+)")
