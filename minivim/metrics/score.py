@@ -21,7 +21,7 @@ class ClassScore:
         mean_s exp( mean_{i in s} KL(p_i || mean_{j in s} p_j) )
 
     Over `splits` equal parts, each with its own marginal (Salimans et al. 2016, arXiv
-    1606.03498, equation 1, and its code). Between 1 and the number of classes. Small
+    1606.03498, section 4, and its code). Between 1 and the number of classes. Small
     parts lie: of n images it cannot exceed n, so compare equal numbers only.
     """
 
