@@ -63,7 +63,9 @@ PARTS = (
     Part(
         "Table 5",
         "Faces without labels",
-        without="CelebA-HQ and FFHQ at 256 x 256 pixels are not trained here",
+        without="CelebA-HQ and FFHQ at 256 x 256 pixels are not trained here; "
+        "[chapter 10](notebooks/10_claims.ipynb) compares priors over codes of a ViT "
+        "and of a CNN on `shapes`",
     ),
     Part("Table 6", "Class-conditional images"),
     Part(

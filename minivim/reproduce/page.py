@@ -190,8 +190,20 @@ def markdown(whole: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+# What stands above a picture.
+ABOUT = {
+    "grid": "A dot is a seed, a stroke their mean, an arrow what lies beyond.",
+    "grid-blocks": "The probe of every block: means of the seeds, and bands from the "
+    "least to the most.",
+    "grid-samples": "Of one seed: test images, how tokenizers reconstruct them, and "
+    "samples of every prior.",
+}
+
+
 def _linked(whole: Mapping[str, Any], name: str) -> list[str]:
-    return [f"![{ALT[name]}](./{name}.png)"] if name in whole["pictures"] else []
+    if name not in whole["pictures"]:
+        return []
+    return [ABOUT[name], f"![{ALT[name]}](./{name}.png)"]
 
 
 def _having(found: Found, figure: str) -> list[Mapping[str, Any]]:

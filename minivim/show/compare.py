@@ -49,11 +49,10 @@ def dots(
     axes = _axes(plot, "", x=x, y="")
     axes.grid(axis="x", color="#E4E4E4", linewidth=0.8)
     axes.axvline(0, color=INK, linewidth=1)
-    named = set()
     for at, (values, kind) in enumerate(rows.values()):
-        label = None if kind in named else kind
-        _line(axes, at, values, colour=colours[kind], limit=limit, label=label)
-        named.add(kind)
+        _line(axes, at, values, colour=colours[kind], limit=limit)
+    for kind in kinds:
+        axes.plot([], [], "o", color=colours[kind], markersize=5.5, label=kind)
     _named(axes, rows)
     axes.set_xlim(-1.05 * limit, 1.05 * limit)
     axes.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1),
@@ -117,7 +116,6 @@ def _line(
     *,
     colour: str,
     limit: float = np.inf,
-    label: str | None = None,
 ) -> None:
     """A dot for each seed, an arrow at the edge for one beyond, a tick for the mean."""
     values = np.ravel(values)
@@ -128,9 +126,8 @@ def _line(
         mine = np.clip(values[shapes == shape], -limit, limit)
         axes.plot(
             mine, [at] * len(mine), shape, color=colour, markersize=5.5, alpha=0.75,
-            clip_on=False, label=label,
+            clip_on=False,
         )  # fmt: skip
-        label = None
 
 
 def _named(axes: Axes, rows: Sequence[str] | Mapping[str, object]) -> None:

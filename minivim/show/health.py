@@ -48,7 +48,11 @@ def gan_health(rows: Sequence[Row]) -> Plot:
     _logits(plot, steps, rows)
     _shares(plot, steps, rows)
     axes = _axes(
-        plot, "R1 at real images", x="step", y="|grad D|^2", position=(2, 2, 3)
+        plot,
+        "R1 at real images",
+        x="step",
+        y=r"$\Vert\nabla D\Vert^2$",
+        position=(2, 2, 3),
     )
     lazy = [(row["step"], row["r1"]) for row in rows if "r1" in row]
     if lazy:
@@ -79,18 +83,24 @@ def _logits(plot: Plot, steps: list[int], rows: list[Row]) -> None:
             [quantiles(row[f"logits_{kind}"], (0.1, 0.5, 0.9)) for row in rows]
         )
         axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
-        axes.plot(steps, middle, color=colour, linewidth=1.6, label=kind)
+        style = "--" if kind == "fake" else "-"
+        axes.plot(steps, middle, style, color=colour, linewidth=1.6, label=kind)
     axes.axhline(0, color=GREY, linewidth=0.8)
-    axes.legend(frameon=False, fontsize=8)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + 0.25 * (high - low))  # room for the legend
+    axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
 
 
 def _shares(plot: Plot, steps: list[int], rows: list[Row]) -> None:
     axes = _axes(plot, "How often it is right", x="step", y="share", position=(2, 2, 2))
     for kind, colour in (("real", BLUE), ("fake", ORANGE)):
         values = [row[f"right_on_{kind}"] for row in rows]
-        axes.plot(steps, values, color=colour, linewidth=1.4, label=kind)
+        style = "--" if kind == "fake" else "-"
+        axes.plot(steps, values, style, color=colour, linewidth=1.4, label=kind)
     axes.axhline(0.5, color=GREY, linewidth=0.8, linestyle=":")
-    axes.set_ylim(0, 1.02)
+    axes.set_ylim(0, 1.25)
+    axes.set_yticks([0, 0.5, 1])
+    axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
 
 
 def _gradients(plot: Plot, steps: list[int], rows: list[Row]) -> dict[str, float]:
@@ -107,7 +117,9 @@ def _gradients(plot: Plot, steps: list[int], rows: list[Row]) -> dict[str, float
             label = name.replace("_", "-")
             axes.plot(steps, values, color=colour, linewidth=1.4, label=label)
             last[label] = values[-1]
-    axes.legend(frameon=False, fontsize=7, ncols=2)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high * (high / low) ** 0.4)  # room for the legend
+    axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper center")
     return last
 
 
