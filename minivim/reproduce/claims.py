@@ -73,7 +73,7 @@ PIXELS = (
     "iGPT's 64 tokens are here the pixels of an 8 x 8 picture. It knows most in its "
     "first block and, on average, less in every later one, and its samples are the "
     "farthest of all from real images. A prior cannot know what its tokenizer lost; "
-    "but dead codes alone are not the reason, since the CNN uses twice as many and its "
+    "but dead codes alone are not the reason, since the CNN uses many more and its "
     "prior knows no more. With longer runs and a better tokenizer it turns round: the "
     "shipped priors are ahead of iGPT of the same size, one seed each, on both data "
     "sets (97 against 86 %, 50 against 44 %; the section before this one)."
