@@ -142,7 +142,7 @@ def encode_folder(
     workers: int = 0,
     quiet: bool = False,
 ) -> Path:
-    """Write the codes of splits as a folder that `minivim train prior --data` reads.
+    """Write the codes of splits as a folder that `minivim train prior` takes as data.
 
     Only "train" has augmented views. `name` is how the prior's card calls the
     tokenizer. Raises `UserError` for a folder that is there already.

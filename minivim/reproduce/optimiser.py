@@ -79,7 +79,7 @@ def compared(
     parts = prior_experiment(recipe, tokenizer, source, held_out, quiet=quiet)
     walks = _walks(recipe, parts)
     curves = _curves(recipe, parts, walks, quiet=quiet)
-    large = nnx.state(build_abstract(recipes.vim_large_class()), nnx.Param)
+    large = nnx.state(build_abstract(recipes.vim_large()), nnx.Param)
     count = sum(leaf.size for leaf in jax.tree.leaves(walks[ADAM].start))
     return [
         {
