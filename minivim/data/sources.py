@@ -39,6 +39,10 @@ def open_source(
 ) -> Source:
     """Open images by name, resized to `image_size` with their aspect kept.
 
+    So that the first n images are not of a few classes, those of a folder come in a
+    fixed order by a hash of their names, and the rows of a table that is sorted by its
+    labels in a fixed permutation. Other tables keep the order that they have.
+
     Args:
         spec: "shapes"; a folder of pictures; a parquet file, pattern or folder; a
             folder that `save_to_disk` of `datasets` wrote; or a dataset of the hub as
@@ -91,7 +95,9 @@ def open_stream(
     Takes what `open_source` takes, of it parquet files, a folder that `save_to_disk` of
     `datasets` wrote, and datasets of the hub, which are not copied to this machine
     first. Nothing is held out: there must be files of a test split. Labels need a
-    column of type ClassLabel, for nobody counts other ones beforehand.
+    column of type ClassLabel, for nobody counts other ones beforehand. Rows come in the
+    order that they have, so that of a table sorted by class the first ones, which are
+    what a run is evaluated on, are of a few classes: mix it before it is written.
 
     Raises:
         UserError: as `open_source`; a spec that is no table; no test split.

@@ -1,5 +1,6 @@
 """Which files and rows belong to a split."""
 
+import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -37,6 +38,15 @@ def files_under(path: Path, suffixes: Iterable[str]) -> list[Path]:
             if not name.startswith(".") and Path(name).suffix.lower() in suffixes:
                 found.append(Path(folder, name))
     return sorted(found, key=lambda file: file.relative_to(path).as_posix())
+
+
+def mixed(files: Iterable[Path], root: Path) -> list[Path]:
+    """Files in an order of their relative names that knows nothing of folders."""
+
+    def digest(file: Path) -> str:
+        return hashlib.sha256(file.relative_to(root).as_posix().encode()).hexdigest()
+
+    return sorted(files, key=digest)
 
 
 def name_and_size(file: Path, root: Path) -> tuple[str, int]:
