@@ -94,13 +94,13 @@ def open_stream(
 
     Takes what `open_source` takes, of it parquet files, a folder that `save_to_disk` of
     `datasets` wrote, and datasets of the hub, which are not copied to this machine
-    first. Nothing is held out: there must be files of a test split. Labels need a
+    first. Nothing is held out: there must be files of both splits. Labels need a
     column of type ClassLabel, for nobody counts other ones beforehand. Rows come in the
     order that they have, so that of a table sorted by class the first ones, which are
     what a run is evaluated on, are of a few classes: mix it before it is written.
 
     Raises:
-        UserError: as `open_source`; a spec that is no table; no test split.
+        UserError: as `open_source`; a spec that is no table; no split of its own.
     """
     check_shape(image_size=image_size, channels=channels)
     check_split(split)
@@ -133,6 +133,11 @@ class Place(NamedTuple):
 
 def locate(name: str) -> Place:
     """What is there under a name; raises `UserError` for nothing."""
+    if not name.strip():
+        raise UserError(
+            "the data have an empty name, which would mean the folder you are in: "
+            "give . for it, or 'shapes'"
+        )
     path = Path(name).expanduser()
     if name == "shapes":
         return Place("shapes", name)

@@ -11,6 +11,7 @@ from minivim.data import (
     batches,
     folders,
     open_source,
+    open_stream,
     require_labels,
     shapes,
     stack,
@@ -258,7 +259,7 @@ def test_the_first_pictures_of_a_folder_are_not_of_a_few_classes(tmp_path):
 def test_a_table_sorted_by_class_is_mixed(tmp_path_factory, counts, falls):
     labels = np.repeat(np.arange(len(counts)), counts)[:: -1 if falls else 1].tolist()
     folder = tmp_path_factory.mktemp("table")
-    both = datasets.DatasetDict(train=table(labels), test=table(labels[::2]))
+    both = datasets.DatasetDict({"train": table(labels), "test": table(labels[::2])})
     both.save_to_disk(str(folder / "sorted"))
     source = open_source(folder / "sorted", image_size=4)
     found = stack(source)
@@ -327,6 +328,16 @@ def message(call) -> str:
 def test_a_spec_that_does_not_exist():
     text = message(lambda: open_source("/no/such/folder"))
     assert text.startswith("/no/such/folder does not exist: give 'shapes', a folder")
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_not_the_folder_one_is_in(tmp_path, monkeypatch, name):
+    write(tmp_path / "one.png", picture(0))
+    monkeypatch.chdir(tmp_path)
+    for opened in (open_source, open_stream):
+        text = message(lambda opened=opened: opened(name))
+        assert "the data have an empty name" in text and "give . for it" in text
+    assert len(open_source(".")) == 1
 
 
 def test_a_file_that_is_no_parquet(tmp_path):
