@@ -21,6 +21,7 @@ from minivim.reproduce import (
     page,
     runs,
     shipped,
+    stored,
     tokenizers,
     verdicts,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "page",
     "runs",
     "shipped",
+    "stored",
     "tokenizers",
     "verdicts",
 ]
