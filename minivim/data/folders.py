@@ -71,7 +71,7 @@ def open_folder(
             if not (files := files_under(root, SUFFIXES)):
                 raise UserError(f"{root} holds no images: fill it or remove it")
     else:
-        files = [files[i] for i in hold_out(len(files), split)]
+        files = [files[i] for i in hold_out(len(files), split, name)]
     # Sorted by name they were sorted by class, and the first of them of a few alone.
     files = mixed(files, root)
     numbers = {label: number for number, label in enumerate(class_names)}

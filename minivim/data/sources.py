@@ -51,7 +51,8 @@ def open_source(
             train and test, among parquet files the names that begin so (validation or
             val serves where there is no test). Without a split of its own, a fixed
             pseudo-random tenth, at most 2,000 images, is held out as "test"; of fewer
-            than 10 images nothing is, and both splits are all of them.
+            than 10 images nothing is, both splits are all of them, and a line on stderr
+            says so once.
         image_size: height and width in pixels.
         channels: 3 (RGB) or 1 (grey).
 

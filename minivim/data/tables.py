@@ -181,7 +181,7 @@ def _open_tables(
         table = tables[own[split] or split]
         rows = np.arange(len(table))
     else:
-        table, rows = train, hold_out(len(train), split)
+        table, rows = train, hold_out(len(train), split, name)
     if not len(rows):
         raise UserError(f"{name} has no rows: give a dataset with images")
     if mix := _sorted_by_class(table, columns[1]):

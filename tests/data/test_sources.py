@@ -191,6 +191,25 @@ def test_held_out_images_are_fixed_and_disjoint(tmp_path):
     assert (len(kept), len(held)) == (36, 4) and not kept & held
 
 
+@pytest.mark.parametrize("count", [9, 10])
+@pytest.mark.parametrize("kind", ["folder", "table"])
+def test_that_nothing_is_held_out_is_said_once(tmp_path, capsys, count, kind):
+    if kind == "table":
+        table([0, 1] * (count // 2) + [0] * (count % 2)).save_to_disk(tmp_path / "t")
+    for i in range(count if kind == "folder" else 0):
+        write(tmp_path / "t" / f"{i}.png", picture(i))
+    capsys.readouterr()
+    open_source(tmp_path / "t")
+    assert "warning" not in capsys.readouterr().err
+    for _ in range(2):
+        open_source(tmp_path / "t", split="test")
+    said = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert len(said) == (count < 10)
+    if said:
+        assert "fewer than 10 images" in said[0]
+        assert said[0].endswith("test and training images are the same")
+
+
 # -- parquet ------------------------------------------------------------------------
 
 
@@ -279,7 +298,7 @@ def test_other_tables_keep_their_order_and_fingerprint(tmp_path, labels):
     name = tmp_path / "x.parquet"
     table(labels * 3).to_parquet(name)
     source = open_source(name, image_size=4)
-    held = hold_out(len(labels) * 3, "train")
+    held = hold_out(len(labels) * 3, "train", "x")
     assert stack(source)["label"].tolist() == np.array(labels * 3)[held].tolist()
     identity = [(name.name, name.stat().st_size)]
     names = tuple(str(i) for i in range(max(labels) + 1))
