@@ -17,7 +17,7 @@ from minivim import cli, reproduce, show, weights
 from minivim.config import TokenizerRecipe, with_overrides
 from minivim.errors import UserError
 from minivim.prior import Prior
-from minivim.reproduce import grid, page, runs, tokenizers, verdicts
+from minivim.reproduce import grid, page, runs, stored, tokenizers, verdicts
 from minivim.reproduce.claims import CLAIMS
 from minivim.reproduce.grid import FAMILIES, ROWS, Row, row_named
 from minivim.reproduce.verdicts import FIGURES, OPPOSITE, SAME, UNDECIDED
@@ -108,34 +108,34 @@ def test_rows_share_their_stages_and_no_others():
 
 def test_a_hash_is_of_what_makes_the_weights():
     recipe = grid.tokenizer_recipe(row_named("BB"), TINY, 0, classifier="")
-    key = runs.recipe_hash(recipe, data="a")
-    assert key == runs.recipe_hash(replace(recipe, name="other"), data="a")
-    assert key != runs.recipe_hash(recipe, data="b")
+    key = stored.recipe_hash(recipe, data="a")
+    assert key == stored.recipe_hash(replace(recipe, name="other"), data="a")
+    assert key != stored.recipe_hash(recipe, data="b")
     for setting in ("l2=2", "peak_lr=1", "encoder.heads=4", "beta=0.5", "seed=3"):
         changed = with_overrides(recipe, [setting])
-        assert key != runs.recipe_hash(changed, data="a"), setting
+        assert key != stored.recipe_hash(changed, data="a"), setting
 
 
 def test_a_perceptual_network_counts_by_its_weights(tmp_path, monkeypatch):
     recipe = grid.tokenizer_recipe(
         row_named("StyleGAN2, full loss"), TINY, 0, classifier="shapes/classifier"
     )
-    key = runs.recipe_hash(recipe, data="a")
+    key = stored.recipe_hash(recipe, data="a")
     copied = str(shutil.copytree(weights.find("shapes/classifier"), tmp_path / "mine"))
     moved = replace(recipe, perceptual_net=copied)
-    assert runs.recipe_hash(moved, data="a") == key
-    monkeypatch.setattr(runs, "network_hash", lambda ref: "other weights")
-    assert runs.recipe_hash(recipe, data="a") != key
+    assert stored.recipe_hash(moved, data="a") == key
+    monkeypatch.setattr(stored, "network_hash", lambda ref: "other weights")
+    assert stored.recipe_hash(recipe, data="a") != key
 
 
 def test_a_setting_of_a_later_version_changes_no_hash():
     """At its default it is what was there before."""
-    plain = runs._changed(tiny.TOKENIZER_RECIPE)
+    plain = stored._changed(tiny.TOKENIZER_RECIPE)
     assert "flip" not in plain and "crop" not in plain
     assert plain["model"]["quantizer"] == {
         "": "QuantizerConfig", "num_codes": 24, "code_dim": 4
     }  # fmt: skip
-    assert "flip" in runs._changed(replace(tiny.TOKENIZER_RECIPE, flip=True))
+    assert "flip" in stored._changed(replace(tiny.TOKENIZER_RECIPE, flip=True))
 
 
 FITTED = SimpleNamespace(
@@ -218,7 +218,7 @@ def test_figures_of_other_networks_or_sizes_are_measured_again(tmp_path, monkeyp
 
     for name in ("_prior_figures", "_sample_figures", "_probe_figures"):
         count(name)
-    monkeypatch.setattr(runs, "network_hash", lambda ref: f"weights of {ref}")
+    monkeypatch.setattr(stored, "network_hash", lambda ref: f"weights of {ref}")
     for stage in runs.stages(row, 0, here):
         stage.folder.mkdir()
         card = {"kind": "prior", "machine": "one"}
@@ -243,7 +243,7 @@ def test_figures_of_other_networks_or_sizes_are_measured_again(tmp_path, monkeyp
     assert measured(probe=(20, 9)) == ["_probe_figures"]
     # Figures as an earlier version left them, without what they depend on.
     runs.run_row(row, 0, here)
-    (runs.stages(row, 0, here)[1].folder / runs.FIGURES).write_text('{"nll": 1}')
+    (runs.stages(row, 0, here)[1].folder / stored.FIGURES).write_text('{"nll": 1}')
     assert runs.read_row(row, 0, here) is None
     # Of a tokenizer the judge counts, and the images do.
     [(_, of, _)] = runs._measures(row_named("BB"), 0, here)
@@ -289,9 +289,9 @@ def keys_of(row: Row, where: runs.Place) -> list[str]:
 def test_processor_seconds_add_up_when_a_run_is_stopped(tmp_path, monkeypatch):
     clock = iter([10.0, 12.0, 100.0, 103.0])
     monkeypatch.setattr(runs.time, "process_time", lambda: next(clock))
-    with pytest.raises(UserError), runs.metered(tmp_path / "f" / "seconds"):
+    with pytest.raises(UserError), stored.metered(tmp_path / "f" / "seconds"):
         raise UserError("stopped")
-    with runs.metered(tmp_path / "f" / "seconds"):
+    with stored.metered(tmp_path / "f" / "seconds"):
         pass
     assert float((tmp_path / "f" / "seconds").read_text()) == 5
 

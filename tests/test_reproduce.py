@@ -1,14 +1,15 @@
 """Studies: resumed, measured once, and pages that say what their figures say."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from minivim import cli, recipes, show, weights
+from minivim import cli, recipes, reproduce, show, weights
 from minivim.config import with_overrides
-from minivim.reproduce import optimiser, shipped, tokenizers
+from minivim.errors import UserError
+from minivim.reproduce import optimiser, shipped, stored, tokenizers
 from minivim.reproduce.tokenizers import (
     COLUMNS,
     STUDIES,
@@ -45,7 +46,10 @@ def test_every_row_is_a_recipe_that_can_be(name):
     for row in study.rows:
         recipe = tokenizers.recipe_of(row, study, 1)
         assert (recipe.run.steps, recipe.run.seed) == (study.steps, 1)
-    folders = [tokenizers.folder_of(row, study, 0, Path("x")) for row in study.rows]
+    folders = [
+        tokenizers.folder_of(row, study, 0, spec="shapes", out=Path("x"))
+        for row in study.rows
+    ]
     assert len(set(folders)) == len(study.rows)
 
 
@@ -64,21 +68,91 @@ def test_a_verdict_needs_seeds_that_do_not_overlap():
     assert "judge distance: other" in verdict(swapped, ONE, OTHER)
 
 
-def test_a_row_is_trained_and_measured_once(tmp_path, monkeypatch):
-    study = replace(STUDY, rows=(ONE,))
-    small = with_overrides(
-        recipes.recipe("tokenizer", "shapes"),
-        [*tiny.TOKENIZER_SETTINGS, "image_size=16"],
-    )
-    monkeypatch.setattr(tokenizers, "recipe_of", lambda *_: small)
+@pytest.fixture
+def quick(monkeypatch):
+    """Tiny networks with figures that are made up; settings of their recipe."""
+    settings = [*tiny.TOKENIZER_SETTINGS, "image_size=16"]
+
+    def recipe_of(row, study, seed):
+        recipe = recipes.recipe("tokenizer", "shapes")
+        return with_overrides(recipe, [*settings, f"seed={seed}"])
+
+    monkeypatch.setattr(tokenizers, "recipe_of", recipe_of)
+    made_up = {k: v for k, v in figures("", 0).items() if k not in ("row", "seed")}
     monkeypatch.setattr(
-        tokenizers, "measured", lambda folder, *_, **__: {"psnr": 20.0, "n": 1}
+        tokenizers, "measured", lambda *_, **__: {**made_up, "images": 9}
     )
-    one = tokenizers.run_row(ONE, study, 0, spec="shapes", out=tmp_path, quiet=True)
+    return settings
+
+
+def untrained(recipe, *, spec, workdir, quiet):
+    """In place of `train`, for its folder alone."""
+    tokenizer = tiny.tokenizer(image_size=16, patch_size=8)
+    weights.save(workdir, tokenizer, kind="tokenizer", card={})
+
+
+def test_a_row_is_trained_and_measured_once(tmp_path, monkeypatch, quick):
+    def run(spec):
+        return tokenizers.run_row(ONE, STUDY, 0, spec=spec, out=tmp_path, quiet=True)
+
+    one = run("shapes")
     assert one["row"] == "one" and one["psnr"] == 20
-    monkeypatch.delattr(tokenizers, "train")
-    again = tokenizers.run_row(ONE, study, 0, spec="shapes", out=tmp_path)
-    assert again == json.loads(json.dumps(one))
+    trained = []
+
+    def train(recipe, *, spec, workdir, quiet):
+        trained.append((recipe, spec))
+        workdir.mkdir(parents=True)
+
+    monkeypatch.setattr(tokenizers, "train", train)
+    assert run("shapes") == json.loads(json.dumps(one)) and not trained
+    # Other data and another recipe are other runs, with figures of their own.
+    with pytest.raises(UserError, match="/nowhere/at/all does not exist"):
+        run("/nowhere/at/all")
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for name in range(12):
+        Image.new("RGB", (16, 16), (name, 0, 0)).save(pictures / f"{name}.png")
+    run(str(pictures))
+    assert [spec for _, spec in trained] == [str(pictures)]
+    quick.append("peak_lr=0.5")
+    run("shapes")
+    assert len(trained) == 2 and trained[1][0].optim.peak_lr == 0.5
+
+
+def test_figures_are_measured_again_by_another_judge(tmp_path, monkeypatch, quick):
+    monkeypatch.setattr(tokenizers, "train", untrained)
+
+    def run():
+        return tokenizers.run_row(
+            ONE, STUDY, 0, spec="shapes", out=tmp_path, quiet=True
+        )
+
+    assert run()["psnr"] == 20
+    monkeypatch.setattr(tokenizers, "measured", lambda *_, **__: {"psnr": 30.0})
+    assert run()["psnr"] == 20
+    monkeypatch.setattr(stored, "network_hash", lambda ref: f"another {ref}")
+    assert run()["psnr"] == 30
+
+
+@pytest.mark.parametrize("only", [["--only", "L2"], []])
+def test_a_page_of_one_row_or_one_seed_has_no_verdict(
+    tmp_path, monkeypatch, quick, only, capsys
+):
+    monkeypatch.setattr(tokenizers, "train", untrained)
+    page = tmp_path / "page"
+    command = ["reproduce", "losses", "--seeds", "5", *only, "--quiet"]
+    paths = ["--out", str(tmp_path / "runs"), "--page", str(page)]
+    assert cli.main([*command, *paths]) == 0, capsys.readouterr().err
+    text = (page / "losses.md").read_text()
+    assert "from seed 5" in text and "Better in every seed" not in text
+    with Image.open(page / "losses.png") as drawn:
+        assert min(drawn.size) > 16
+
+
+def test_a_verdict_needs_two_seeds_of_both_rows():
+    assert verdict(FOUND, ONE, OTHER)
+    for some in (FOUND[:3], FOUND[1:], FOUND[::2], FOUND[:2]):
+        assert verdict(some, ONE, OTHER) == ""
 
 
 def test_a_row_that_is_not_there_is_explained(capsys):
@@ -133,6 +207,16 @@ def test_the_page_of_what_is_shipped_says_what_the_figures_say():
         }
 
 
+def test_all_data_are_opened_before_anything_is_measured(monkeypatch, tmp_path):
+    def never(place):
+        raise AssertionError(f"{place.family} is measured")
+
+    monkeypatch.setattr(shipped, "run", never)
+    options = reproduce.Options(data="/no/pictures", out=tmp_path)
+    with pytest.raises(UserError, match="/no/pictures"):
+        reproduce.main("shipped", options)
+
+
 @pytest.fixture(scope="module")
 def drift():
     """The study at the smallest size."""
@@ -166,7 +250,7 @@ def test_each_saving_adds_to_the_distance(drift):
     assert int8[-1] > factored[-1]
     sizes = [row["bytes_per_weight"] for row in drift]
     assert sizes[0] > sizes[1] > sizes[2] > sizes[3]
-    assert drift[0]["vim_large_gib"] == pytest.approx(13.77, abs=0.01)
+    assert drift[0]["vim_large_gib"] == pytest.approx(13.76, abs=0.01)
     assert drift[3]["vim_large_gib"] == pytest.approx(1.74, abs=0.01)
 
 
@@ -186,8 +270,12 @@ def test_the_drift_is_computed_once(drift, tmp_path, monkeypatch):
     monkeypatch.setattr(optimiser, "compared", lambda *_, **__: drift)
     monkeypatch.setattr(weights, "load", lambda _: tiny.tokenizer())
     one = optimiser.run(spec="shapes", out=tmp_path, quiet=True)
-    monkeypatch.delattr(optimiser, "compared")
-    assert optimiser.run(spec="never read", out=tmp_path) == one == drift
+    monkeypatch.setattr(optimiser, "compared", lambda *_, **__: ["measured anew"])
+    assert optimiser.run(spec="shapes", out=tmp_path) == one == drift
+    with pytest.raises(UserError, match="/nowhere/at/all does not exist"):
+        optimiser.run(spec="/nowhere/at/all", out=tmp_path)
+    monkeypatch.setitem(optimiser.MOMENTS, "another", {"second_moment": "factored"})
+    assert optimiser.run(spec="shapes", out=tmp_path) == ["measured anew"]
 
 
 def test_options_of_other_studies_are_refused(capsys):

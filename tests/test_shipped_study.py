@@ -125,3 +125,27 @@ def test_options_that_it_does_not_have_are_refused():
     ):
         with pytest.raises(reproduce.UserError, match=message):
             reproduce.main("shipped", reproduce.Options(**options))
+
+
+@pytest.mark.parametrize("spec", ["data", "my", "/mnt/my pictures"])
+def test_where_the_pictures_lie_is_not_said_and_nothing_else_changes(
+    place, monkeypatch, tmp_path, spec
+):
+    part = {
+        "data": f"{spec} (test)",
+        "train": f"50 of {spec} (train)",
+        "my": ["data", f"{spec}/judge", {"mydata": 1.5, "real": f"{spec} (train)"}],
+    }
+    for name in ("_tokenizer", "_prior", "_samples", "_probe", "_igpt"):
+        monkeypatch.setattr(shipped, name, lambda _: part)
+    monkeypatch.setitem(weights.DATA, "tiny", "owner/pictures")
+    found = shipped.run(replace(place, spec=spec, out=tmp_path))
+    assert found["probe"] == {
+        "data": "owner/pictures (test)",
+        "train": "50 of owner/pictures (train)",
+        "my": [
+            "data", f"{spec}/judge", {"mydata": 1.5, "real": "owner/pictures (train)"}
+        ],
+    }  # fmt: skip
+    assert set(found) == {"origin", "tokenizer", "prior", "samples", "probe", "igpt"}
+    assert set(found["origin"]) == {"family", "of", "data", "samples", "seed"}

@@ -12,7 +12,7 @@ def augment(
     crop: float = 1.0,
     key: PRNGKeyArray,
 ) -> Float[Array, "B H W C"]:
-    """Crop to at least the share `crop` of the area, then mirror every other image."""
+    """Crop to at least the share `crop` of the area; mirror each with chance 1/2."""
     if crop < 1:
         images = random_crop(images, min_area=crop, key=jax.random.fold_in(key, 2))
     return random_flip(images, key=key) if flip else images

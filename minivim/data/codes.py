@@ -4,7 +4,9 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +17,7 @@ from jaxtyping import Int
 
 from minivim.data.loader import Batch, Source, hash_of
 from minivim.data.pixels import brief
-from minivim.errors import UserError
+from minivim.errors import Stopped, UserError
 
 if TYPE_CHECKING:
     import datasets
@@ -50,6 +52,15 @@ class CodeRows:
     batches: Iterable[Batch]
     class_names: tuple[str, ...] = ()
     views: int = 1
+
+
+class EncodingStopped(Stopped):
+    """The writing of codes was asked to stop and did: nothing of them is kept."""
+
+    def __init__(self, folder: str | os.PathLike[str]):
+        Exception.__init__(
+            self, f"stopped, nothing is kept of {folder}; the same command begins anew"
+        )
 
 
 class CodeSource(Source):
@@ -91,7 +102,7 @@ class CodeSource(Source):
 
 def is_codes(spec: str | os.PathLike[str]) -> bool:
     """Whether `spec` names a folder of codes."""
-    return (Path(spec).expanduser() / CARD).is_file()
+    return bool(os.fspath(spec).strip()) and (Path(spec).expanduser() / CARD).is_file()
 
 
 def open_codes(folder: str | os.PathLike[str], split: str = "train") -> CodeSource:
@@ -130,8 +141,9 @@ def write_codes(
 
     Raises:
         UserError: the folder is there already, or cannot be written.
+        EncodingStopped: SIGTERM came.
     """
-    with new_folder(folder) as part:
+    with _stoppable(folder), new_folder(folder) as part:
         import datasets
 
         parts, out = part / ".rows", part / "out"
@@ -148,6 +160,29 @@ def write_codes(
         shutil.rmtree(parts)
         os.replace(out, Path(folder).expanduser())
     return Path(folder)
+
+
+@contextmanager
+def _stoppable(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Inside, SIGTERM raises `EncodingStopped`, so that what was begun is removed.
+
+    Only the main thread may handle signals; in another one nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        # A second one would end the removal.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise EncodingStopped(folder)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        # None stands for a handler that was not set from Python.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 @contextmanager

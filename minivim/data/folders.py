@@ -7,7 +7,13 @@ from jaxtyping import Int
 
 from minivim.data.loader import Batch, Source, hash_of
 from minivim.data.pixels import decode
-from minivim.data.splits import SPLIT_NAMES, files_under, hold_out, name_and_size
+from minivim.data.splits import (
+    SPLIT_NAMES,
+    files_under,
+    hold_out,
+    mixed,
+    name_and_size,
+)
 from minivim.errors import UserError
 
 SUFFIXES = frozenset(
@@ -65,7 +71,9 @@ def open_folder(
             if not (files := files_under(root, SUFFIXES)):
                 raise UserError(f"{root} holds no images: fill it or remove it")
     else:
-        files = [files[i] for i in hold_out(len(files), split)]
+        files = [files[i] for i in hold_out(len(files), split, name)]
+    # Sorted by name they were sorted by class, and the first of them of a few alone.
+    files = mixed(files, root)
     numbers = {label: number for number, label in enumerate(class_names)}
     labels = [numbers.get(_folder_of(file, root), -1) for file in files]
     if class_names and -1 in labels:

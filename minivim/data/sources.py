@@ -39,6 +39,10 @@ def open_source(
 ) -> Source:
     """Open images by name, resized to `image_size` with their aspect kept.
 
+    So that the first n images are not of a few classes, those of a folder come in a
+    fixed order by a hash of their names, and the rows of a table that is sorted by its
+    labels in a fixed permutation. Other tables keep the order that they have.
+
     Args:
         spec: "shapes"; a folder of pictures; a parquet file, pattern or folder; a
             folder that `save_to_disk` of `datasets` wrote; or a dataset of the hub as
@@ -47,7 +51,8 @@ def open_source(
             train and test, among parquet files the names that begin so (validation or
             val serves where there is no test). Without a split of its own, a fixed
             pseudo-random tenth, at most 2,000 images, is held out as "test"; of fewer
-            than 10 images nothing is, and both splits are all of them.
+            than 10 images nothing is, both splits are all of them, and a line on stderr
+            says so once.
         image_size: height and width in pixels.
         channels: 3 (RGB) or 1 (grey).
 
@@ -90,11 +95,13 @@ def open_stream(
 
     Takes what `open_source` takes, of it parquet files, a folder that `save_to_disk` of
     `datasets` wrote, and datasets of the hub, which are not copied to this machine
-    first. Nothing is held out: there must be files of a test split. Labels need a
-    column of type ClassLabel, for nobody counts other ones beforehand.
+    first. Nothing is held out: there must be files of both splits. Labels need a
+    column of type ClassLabel, for nobody counts other ones beforehand. Rows come in the
+    order that they have, so that of a table sorted by class the first ones, which are
+    what a run is evaluated on, are of a few classes: mix it before it is written.
 
     Raises:
-        UserError: as `open_source`; a spec that is no table; no test split.
+        UserError: as `open_source`; a spec that is no table; no split of its own.
     """
     check_shape(image_size=image_size, channels=channels)
     check_split(split)
@@ -127,6 +134,11 @@ class Place(NamedTuple):
 
 def locate(name: str) -> Place:
     """What is there under a name; raises `UserError` for nothing."""
+    if not name.strip():
+        raise UserError(
+            "the data have an empty name, which would mean the folder you are in: "
+            "give . for it, or 'shapes'"
+        )
     path = Path(name).expanduser()
     if name == "shapes":
         return Place("shapes", name)

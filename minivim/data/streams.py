@@ -46,7 +46,7 @@ class Stream:
     - Rows are mixed within the buffer and the order of shards, not over the whole set.
     - An epoch has no known length, and processes with shorter shards begin the next one
       earlier.
-    - Nothing can be held out: there must be a test split.
+    - Nothing can be held out: there must be a train and a test split.
 
     Attributes:
         class_names: names of the labels in order, () without labels.
@@ -67,10 +67,12 @@ class Stream:
 
         own = own_splits(tables)
         train, test = own["train"] or next(iter(tables)), own["test"]
-        if split == "test" and not test:
+        # The only split there is would be both.
+        missing = "test" if not test else "train" if not own["train"] else None
+        if split == "test" and missing:
             raise UserError(
-                f"{name} has no test split, and a stream holds nothing out: add files "
-                "whose names begin with test, or leave out --stream"
+                f"{name} has no {missing} split, and a stream holds nothing out: add "
+                f"files whose names begin with {missing}, or leave out --stream"
             )
         self._name = name = identity if isinstance(identity, str) else name
         table = _with_features(name, tables[train])

@@ -181,9 +181,11 @@ def _open_tables(
         table = tables[own[split] or split]
         rows = np.arange(len(table))
     else:
-        table, rows = train, hold_out(len(train), split)
+        table, rows = train, hold_out(len(train), split, name)
     if not len(rows):
         raise UserError(f"{name} has no rows: give a dataset with images")
+    if mix := _sorted_by_class(table, columns[1]):
+        rows = np.random.default_rng(0).permutation(rows)
     return _TableSource(
         table,
         rows,
@@ -191,9 +193,19 @@ def _open_tables(
         class_names,
         name=name,
         split=split,
-        identity=identity,
+        # Of other tables what it was before there was a mixed order.
+        identity=(identity, "mixed") if mix else identity,
         **shape,
     )
+
+
+def _sorted_by_class(table: Any, column: str | None) -> bool:
+    """Whether labels only rise or only fall, so that the first rows are of a few."""
+    if column is None:
+        return False
+    cells = table.select_columns([column]).with_format("arrow")[:][column]
+    steps = np.diff(cells.fill_null(-1).to_numpy().astype(np.int64))
+    return bool(steps.any() and ((steps >= 0).all() or (steps <= 0).all()))
 
 
 def own_splits(tables: Iterable[str]) -> dict[str, str | None]:

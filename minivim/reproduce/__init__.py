@@ -21,6 +21,7 @@ from minivim.reproduce import (
     page,
     runs,
     shipped,
+    stored,
     tokenizers,
     verdicts,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "page",
     "runs",
     "shipped",
+    "stored",
     "tokenizers",
     "verdicts",
 ]
@@ -175,6 +177,10 @@ def _shipped(options: Options) -> str:
         for family, spec in weights.DATA.items()
         if family in families
     ]
+    # Of all families before minutes on the first.
+    for place in places:
+        for split in ("train", "test"):
+            place.source(split)
     found = [shipped.run(place) for place in places]
     if options.page:
         shipped.write_page(places, page=options.page)

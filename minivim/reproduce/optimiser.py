@@ -21,11 +21,12 @@ import optax
 from flax import nnx
 from tqdm.auto import tqdm
 
-from minivim import data, recipes, show, weights
+from minivim import recipes, show, weights
 from minivim.config import OptimConfig, PriorRecipe
 from minivim.data import Source
 from minivim.describe import build_abstract
 from minivim.experiments import Experiment, prior_experiment
+from minivim.reproduce import stored
 from minivim.tokenizer import Tokenizer
 from minivim.training import optimizer
 
@@ -43,9 +44,6 @@ MOMENTS: dict[str, dict[str, Any]] = {
 
 def run(*, spec: str, out: Path, quiet: bool = False) -> list[dict[str, Any]]:
     """Train all rows side by side, or read what an earlier call left."""
-    file = out / f"optimiser-{STEPS}" / "figures.json"
-    if file.exists():
-        return json.loads(file.read_text())
     recipe = recipes.recipe("prior", "shapes")
     assert isinstance(recipe, PriorRecipe)
     recipe = replace(
@@ -55,16 +53,14 @@ def run(*, spec: str, out: Path, quiet: bool = False) -> list[dict[str, Any]]:
     )
     tokenizer = weights.load(recipe.tokenizer)
     shape = tokenizer.config.image_shape
-    found = compared(
-        recipe,
-        tokenizer,
-        data.open_source(spec, split="train", **shape),
-        data.open_source(spec, split="test", **shape),
-        quiet=quiet,
+    train, test = (stored.source(spec, split, **shape) for split in ("train", "test"))
+    below = weights.weights_hash(tokenizer)
+    key = stored.recipe_hash(recipe, data=train.fingerprint, below=below)
+    return stored.measured(
+        out / f"optimiser-{STEPS}-{key}" / stored.FIGURES,
+        {"moments": MOMENTS, "window": WINDOW, "test": test.fingerprint},
+        lambda: compared(recipe, tokenizer, train, test, quiet=quiet),
     )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(found, indent=1) + "\n")
-    return found
 
 
 def compared(

@@ -1,33 +1,25 @@
 """Trains and measures the rows of the grid, each stage once.
 
-A stage lives in a folder that is named by a hash of all that makes its weights: its
-recipe, seed and data, the weights of a perceptual network, and of a prior also the hash
-of its tokenizer. Rows that begin alike so share their first stage. Runs go on where
-they stopped. Figures lie beside the weights they are of, with the networks and sizes
-they depend on; where those are others now, they are measured again. A seed is part of
-every hash, so that processes with different seeds may work on one folder at once,
-without locks.
+A stage lives in a folder that is named by a hash of all that makes its weights (see
+`stored`). Rows that begin alike so share their first stage. Runs go on where they
+stopped. A seed is part of every hash, so that processes with different seeds may work
+on one folder at once, without locks.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
 import shlex
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from minivim import data, prior, weights
-from minivim.config import PaletteRecipe, PriorRecipe, ProbeRecipe, TokenizerRecipe
+from minivim import prior, weights
+from minivim.config import PaletteRecipe, PriorRecipe, ProbeRecipe
 from minivim.data import Source
 from minivim.evaluate import (
     check_fits,
@@ -38,13 +30,12 @@ from minivim.evaluate import (
     tokenizer_figures,
 )
 from minivim.experiments import encode_folder, probe, train, train_palette
+from minivim.reproduce import stored
 from minivim.reproduce.grid import ROWS, Family, Row, prior_recipe, tokenizer_recipe
 from minivim.reproduce.tokenizers import in_turns, network_of
 
-FIGURES = "figures.json"
 # How images per second are measured, as the page says it.
 PACE = "in turns within one process"
-StageRecipe = TokenizerRecipe | PaletteRecipe | PriorRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,18 +51,7 @@ class Place:
 
     def source(self, split: str) -> Source:
         """A split at the family's image size."""
-        return _source(self.spec, split, self.family.image_size)
-
-
-@cache
-def _source(spec: str, split: str, size: int) -> Source:
-    return data.open_source(spec, split=split, image_size=size, channels=3)
-
-
-@cache
-def network_hash(ref: str) -> str:
-    """The hash of a network's weights, wherever they lie."""
-    return weights.weights_hash(weights.load(ref))
+        return stored.source(self.spec, split, image_size=self.family.image_size)
 
 
 def check_networks(place: Place) -> None:
@@ -86,43 +66,16 @@ def check_networks(place: Place) -> None:
 class Stage:
     """A run of stage 1 or 2 and its folder."""
 
-    recipe: StageRecipe
+    recipe: stored.StageRecipe
     key: str
     folder: Path
-
-
-def recipe_hash(recipe: StageRecipe, *, data: str, below: str = "") -> str:
-    """Twelve hex digits of what makes a run's weights: recipe, data, tokenizer.
-
-    Names and places do not count, nor does a setting at its default, so that a setting
-    that a later version adds changes no hash. Of a perceptual network the weights do.
-    """
-    plain = _changed(recipe)
-    for name in ("name", "tokenizer"):
-        plain.pop(name, None)
-    if isinstance(recipe, TokenizerRecipe) and recipe.perceptual_net:
-        plain["perceptual_net"] = network_hash(recipe.perceptual_net)
-    whole = {"stage": recipe.stage, "data": data, "tokenizer": below, **plain}
-    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _changed(config: Any) -> dict[str, Any]:
-    """Fields that differ from their default, of nested configs the same."""
-    found: dict[str, Any] = {"": type(config).__name__}
-    for item in dataclasses.fields(config):
-        value = getattr(config, item.name)
-        if item.default is not dataclasses.MISSING and value == item.default:
-            continue
-        nested = dataclasses.is_dataclass(value)
-        found[item.name] = _changed(value) if nested else value
-    return found
 
 
 def stages(row: Row, seed: int, place: Place) -> list[Stage]:
     """The row's tokenizer, and its prior if it has one."""
     print_of = place.source("train").fingerprint
     first = tokenizer_recipe(row, place.family, seed, classifier=place.classifier)
-    key = recipe_hash(first, data=print_of)
+    key = stored.recipe_hash(first, data=print_of)
     folder = place.out.resolve() / f"tokenizer-{key}"
     found = [Stage(recipe=first, key=key, folder=folder)]
     if row.prior is None:
@@ -130,7 +83,7 @@ def stages(row: Row, seed: int, place: Place) -> list[Stage]:
     second = prior_recipe(
         row, place.family, seed, tokenizer=first, folder=str(folder)
     )  # fmt: skip
-    key = recipe_hash(second, data=print_of, below=key)
+    key = stored.recipe_hash(second, data=print_of, below=key)
     folder = place.out.resolve() / f"prior-{key}"
     return [*found, Stage(recipe=second, key=key, folder=folder)]
 
@@ -142,34 +95,13 @@ def run_row(row: Row, seed: int, place: Place) -> dict[str, Any]:
     """
     for stage in stages(row, seed, place):
         if not (stage.folder / weights.CARD).exists():
-            with metered(stage.folder / "train.seconds"):
+            with stored.metered(stage.folder / "train.seconds"):
                 _train(stage, place)
     for file, of, measure in _measures(row, seed, place):
-        _measured(file, of, measure)
+        stored.measured(file, of, measure)
     record = read_row(row, seed, place)
     assert record is not None
     return record
-
-
-def _measured(file: Path, of: dict[str, Any], measure: Callable[[], Any]) -> None:
-    """Fill a file of figures, unless those in it depend on the same."""
-    if _read(file, of) is not None:
-        return
-    seconds = file.with_suffix(".seconds")
-    if file.exists():
-        file.unlink()
-        seconds.unlink(missing_ok=True)
-    with metered(seconds):
-        found = measure()
-    file.write_text(json.dumps({"of": of, "figures": found}, indent=1) + "\n")
-
-
-def _read(file: Path, of: dict[str, Any]) -> dict[str, Any] | None:
-    """Figures of a file; None without one or where they depend on something else."""
-    if not file.exists():
-        return None
-    whole = json.loads(file.read_text())
-    return whole["figures"] if whole.get("of") == of else None
 
 
 def _train(stage: Stage, place: Place) -> None:
@@ -201,13 +133,13 @@ def read_row(row: Row, seed: int, place: Place) -> dict[str, Any] | None:
     """The record of a finished row, or None."""
     files, figures = [], {}
     for file, of, _ in _measures(row, seed, place):
-        part = _read(file, of)
+        part = stored.read(file, of)
         if part is None:
             return None
         files.append(file)
         figures |= part
     last = stages(row, seed, place)[-1]
-    if row.timed and (pace := _read(*_pace_file(seed, place))):
+    if row.timed and (pace := stored.read(*_pace_file(seed, place))):
         figures["images_per_second"] = pace["images_per_second"][row.name]
         figures["pace"] = pace["pace"]
     spent = [last.folder / "train.seconds", *(f.with_suffix(".seconds") for f in files)]
@@ -241,34 +173,19 @@ def command(row: Row, seed: int, place: Place) -> str:
     return shlex.join(words)
 
 
-@contextmanager
-def metered(file: Path) -> Iterator[None]:
-    """Add the processor seconds of what is inside to a file, also when it is stopped.
-
-    Seconds of the clock would count whatever else the machine does.
-    """
-    began = time.process_time()
-    try:
-        yield
-    finally:
-        before = float(file.read_text()) if file.exists() else 0.0
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"{before + time.process_time() - began:.1f}\n")
-
-
 Measure = tuple[Path, dict[str, Any], Callable[[], dict[str, Any]]]
 
 
 def _measures(row: Row, seed: int, place: Place) -> list[Measure]:
     """Files of a row's figures, what these depend on, and what fills each."""
     folder, family = stages(row, seed, place)[-1].folder, place.family
-    figures, images = folder / FIGURES, {"images": family.images}
-    judge = {"judge": network_hash(place.judge)}
+    figures, images = folder / stored.FIGURES, {"images": family.images}
+    judge = {"judge": stored.network_hash(place.judge)}
     if row.prior is None:
         return [(figures, images | judge, lambda: _tokenizer_figures(folder, place))]
     of = judge | {"samples": family.samples}
     if row.acceptance < 1:
-        of["classifier"] = network_hash(place.classifier)
+        of["classifier"] = stored.network_hash(place.classifier)
     samples = folder / f"samples-{row.acceptance:g}.json"
     all_of: list[Measure] = [
         (figures, images, lambda: _prior_figures(folder, place)),
@@ -310,7 +227,7 @@ def measure_pace(seed: int, place: Place) -> None:
         )
         return {"pace": PACE, "images_per_second": found}
 
-    _measured(*_pace_file(seed, place), measure)
+    stored.measured(*_pace_file(seed, place), measure)
 
 
 def _prior_figures(folder: Path, place: Place) -> dict[str, Any]:

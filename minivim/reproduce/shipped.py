@@ -8,6 +8,7 @@ which is trained here first and goes on where it stopped.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,9 +93,21 @@ def run(place: Place) -> dict[str, Any]:
             found[name] = measure(place)
             file.parent.mkdir(parents=True, exist_ok=True)
             # Where a copy of the pictures lies is nobody's business.
-            text = json.dumps(found, indent=1) + "\n"
-            file.write_text(text.replace(place.spec, weights.DATA[place.family]))
+            said = _renamed(found, place.spec, weights.DATA[place.family])
+            file.write_text(json.dumps(said, indent=1) + "\n")
     return json.loads(file.read_text())
+
+
+def _renamed(value: Any, spec: str, name: str) -> Any:
+    """The same with another name of the data where a source is described."""
+    if isinstance(value, dict):
+        return {key: _renamed(item, spec, name) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_renamed(item, spec, name) for item in value]
+    source = rf"((?:\d+ of )?){re.escape(spec)}( \((?:train|test)\))"
+    if isinstance(value, str) and (match := re.fullmatch(source, value)):
+        return f"{match[1]}{name}{match[2]}"
+    return value
 
 
 def _tokenizer(place: Place) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 A study is a list of rows, a row is a recipe with settings. Every run has a folder of
 its own, goes on where it stopped, and leaves its figures beside its weights; what is
-there already is not computed again. Figures come from the judge (see `evaluate`).
+there already, of the same recipe and data (see `stored`), is not computed again.
+Figures come from the judge (see `evaluate`).
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from minivim.config import TokenizerRecipe, as_dict, with_overrides
 from minivim.data import Source
 from minivim.evaluate import tokenizer_figures
 from minivim.experiments import replaced, tokenizer_experiment, train
+from minivim.reproduce import stored
 from minivim.training import make_step, new_state, read_metrics, train_seconds
 
-FIGURES = "figures.json"
+# Test images that a row is measured on.
+IMAGES = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,38 +115,38 @@ def recipe_of(row: Row, study: Study, seed: int) -> TokenizerRecipe:
     return with_overrides(short, list(row.settings))  # type: ignore[return-value]
 
 
-def folder_of(row: Row, study: Study, seed: int, out: Path) -> Path:
+def folder_of(row: Row, study: Study, seed: int, *, spec: str, out: Path) -> Path:
     """Where a run lives: rows of several studies with one recipe share it."""
+    recipe = recipe_of(row, study, seed)
+    source = stored.source(spec, "train", **recipe.model.image_shape)
+    key = stored.recipe_hash(recipe, data=source.fingerprint)
     plain = "".join(c if c.isalnum() else "-" for c in row.name).lower()
-    return out / f"{study.family}-{study.steps}" / f"{plain}-{seed}"
+    return out / f"{study.family}-{study.steps}" / f"{plain}-{seed}-{key}"
 
 
 def run_row(
     row: Row, study: Study, seed: int, *, spec: str, out: Path, quiet: bool = False
 ) -> dict[str, Any]:
     """Train and measure one row, or read what an earlier call left."""
-    folder = folder_of(row, study, seed, out)
-    if (folder / FIGURES).exists():
-        return json.loads((folder / FIGURES).read_text())
+    folder = folder_of(row, study, seed, spec=spec, out=out)
     recipe = recipe_of(row, study, seed)
     if not (folder / weights.CARD).exists():
         train(recipe, spec=spec, workdir=folder, quiet=quiet)
-    found = {
-        "row": row.name,
-        "seed": seed,
-        "recipe": as_dict(recipe),
-        **measured(folder, study, spec=spec),
-    }
-    (folder / FIGURES).write_text(json.dumps(found, indent=1) + "\n")
-    return found
+    test = stored.source(spec, "test", **recipe.model.image_shape)
+    judge = network_of(study.family, "judge")
+    of = {
+        "judge": stored.network_hash(judge), "test": test.fingerprint, "images": IMAGES
+    }  # fmt: skip
+    figures = stored.measured(
+        folder / stored.FIGURES, of, lambda: measured(folder, test, judge=judge)
+    )
+    return {"row": row.name, "seed": seed, "recipe": as_dict(recipe), **figures}
 
 
-def measured(folder: Path, study: Study, *, spec: str) -> dict[str, Any]:
+def measured(folder: Path, test: Source, *, judge: str) -> dict[str, Any]:
     """Figures of a finished run on the test split."""
-    tokenizer = weights.load(folder)
-    test = data.open_source(spec, split="test", **tokenizer.config.image_shape)
-    judge = weights.load(network_of(study.family, "judge"))
-    found = tokenizer_figures(tokenizer, test, count=2048, judge=judge)
+    tokenizer, network = weights.load(folder), weights.load(judge)
+    found = tokenizer_figures(tokenizer, test, count=IMAGES, judge=network)
     rows = read_metrics(folder)
     if "right_on_fake" in rows[-1]:
         found["health"] = show.gan_health(rows).alt
@@ -156,9 +159,8 @@ def measured(folder: Path, study: Study, *, spec: str) -> dict[str, Any]:
 def speeds(study: Study, *, spec: str) -> dict[str, float]:
     """Images per second that each row trains."""
     found = {row.name: recipe_of(row, study, 0) for row in study.rows}
-    source = data.open_source(
-        spec, split="test", **found[study.rows[0].name].model.image_shape
-    )
+    shape = found[study.rows[0].name].model.image_shape
+    source = stored.source(spec, "test", **shape)
     return in_turns(found, source)
 
 
@@ -276,7 +278,12 @@ def spread(values: Sequence[float], digits: int) -> str:
 
 
 def verdict(found: Sequence[dict[str, Any]], one: Row, other: Row) -> str:
-    """For every figure which row is better, if no seed of the two overlaps."""
+    """For every figure which row is better, if no seed of the two overlaps.
+
+    Empty where a row has but one seed, which decides nothing, or none.
+    """
+    if min(sum(f["row"] == row.name for f in found) for row in (one, other)) < 2:
+        return ""
     lines = []
     for name, (title, _, more) in COLUMNS.items():
         if name == "images_per_second":
@@ -290,18 +297,20 @@ def verdict(found: Sequence[dict[str, Any]], one: Row, other: Row) -> str:
     return "Better in every seed, by figure. " + "; ".join(lines) + "."
 
 
-def picture(study: Study, *, spec: str, out: Path) -> show.Plot:
+def picture(
+    study: Study, found: Sequence[dict[str, Any]], *, spec: str, out: Path
+) -> show.Plot:
     """Test images, and under them what each row of the first seed makes of them."""
     rows, test = [], None
+    seed = found[0]["seed"]
+    there = {f["row"] for f in found if f["seed"] == seed}
     for row in study.rows:
-        folder = folder_of(row, study, study.seeds[0], out)
-        if not (folder / weights.CARD).exists():
+        if row.name not in there:
             continue
+        folder = folder_of(row, study, seed, spec=spec, out=out)
         tokenizer = weights.load(folder)
         if test is None:
-            source = data.open_source(
-                spec, split="test", **tokenizer.config.image_shape
-            )
+            source = stored.source(spec, "test", **tokenizer.config.image_shape)
             test = data.stack(source, PICTURES)["image"].astype(np.float32) / 255
             rows.append(("original", test))
         rows.append((row.name, np.asarray(tokenizer.reconstruct(test))))
@@ -320,12 +329,12 @@ def write_page(
     kept = [{k: v for k, v in f.items() if k != "recipe"} for f in found]
     (page / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
     (page / f"{name}.md").write_text(markdown(name, kept))
-    drawn = picture(study, spec=spec, out=out)
+    drawn = picture(study, found, spec=spec, out=out)
     (page / f"{name}.png").write_bytes(show.to_png(drawn))
     if played := _first_played(found):
         row = next(row for row in study.rows if row.name == played["row"])
-        rows = read_metrics(folder_of(row, study, played["seed"], out))
-        drawn = show.gan_health(rows)
+        folder = folder_of(row, study, played["seed"], spec=spec, out=out)
+        drawn = show.gan_health(read_metrics(folder))
         (page / f"{name}-health.png").write_bytes(show.to_png(drawn))
 
 
@@ -339,8 +348,8 @@ def markdown(name: str, found: Sequence[dict[str, Any]]) -> str:
         f"{images:,} test images: `minivim reproduce {name}`.",
         table(study, found),
     ]
-    if len(study.rows) == 2:
-        parts.append(verdict(found, *study.rows))
+    if len(study.rows) == 2 and (said := verdict(found, *study.rows)):
+        parts.append(said)
     alt = f"test images and the reconstructions of: {', '.join(_names(study, found))}"
     parts.append(f"![{alt}](./{name}.png)")
     if played := _first_played(found):

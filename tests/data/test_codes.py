@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import pickle
+import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import datasets
 import jax
@@ -25,7 +27,7 @@ from minivim.data import (
     write_codes,
 )
 from minivim.data.augment import augment
-from minivim.errors import UserError
+from minivim.errors import Stopped, UserError
 from minivim.experiments import (
     Views,
     encode_batches,
@@ -127,6 +129,36 @@ def test_nothing_is_left_of_what_failed(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_nothing_is_left_of_what_was_stopped(tmp_path):
+    """Asked twice to stop, as by a timeout that is in a hurry."""
+
+    def asked():
+        yield rows(np.zeros((8, 4), np.int32), np.zeros(8, np.int32))[0]
+        assert list(tmp_path.iterdir())
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            signal.raise_signal(signal.SIGTERM)
+        pytest.fail("it went on")
+
+    def mine(*_):
+        raise AssertionError("SIGTERM was not handled")
+
+    before = signal.signal(signal.SIGTERM, mine)
+    try:
+        with pytest.raises(Stopped, match="nothing is kept of .*out; the same command"):
+            write_codes(tmp_path / "out", {"train": CodeRows(asked())}, CARD)
+        assert signal.getsignal(signal.SIGTERM) is mine
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not list(tmp_path.iterdir())
+
+
+def test_in_another_thread_signals_are_left_alone(tmp_path):
+    with ThreadPoolExecutor(1) as pool:
+        assert len(pool.submit(written, tmp_path / "codes").result()) == 24
+
+
 def message(call) -> str:
     with pytest.raises(UserError) as caught:
         call()
@@ -134,9 +166,12 @@ def message(call) -> str:
     return str(caught.value)
 
 
-def test_what_users_are_told(tmp_path):
+def test_what_users_are_told(tmp_path, monkeypatch):
     source = written(tmp_path / "codes")
     assert is_codes(tmp_path / "codes") and not is_codes(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.chdir(tmp_path / "codes")
+        assert is_codes(".") and not is_codes("")
     assert "is there already: remove it or choose another place" in message(
         lambda: written(tmp_path / "codes")
     )

@@ -7,8 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from minivim.data import batches, open_source, require_labels, shapes, stack
+from minivim.data import (
+    batches,
+    folders,
+    open_source,
+    open_stream,
+    require_labels,
+    shapes,
+    stack,
+    tables,
+)
+from minivim.data.loader import hash_of
 from minivim.data.pixels import to_pixels
+from minivim.data.splits import hold_out
 from minivim.errors import UserError
 
 
@@ -123,7 +134,7 @@ def test_a_palette_with_transparency_lies_on_white(tmp_path):
 # -- folders ------------------------------------------------------------------------
 
 
-def test_nested_folder_of_mixed_files_gives_sorted_labels(tmp_path):
+def test_nested_folder_of_mixed_files_gives_labels(tmp_path):
     for i, mode in enumerate(["1", "L", "RGB", "RGBA", "CMYK"]):
         suffix = "jpg" if mode == "CMYK" else "png"
         for name in ("b/late", "a", "b/early"):
@@ -138,7 +149,7 @@ def test_nested_folder_of_mixed_files_gives_sorted_labels(tmp_path):
     assert (len(train), len(test)) == (14, 1)
     items = stack(train)
     assert items["image"].shape == (14, 24, 24, 3)
-    assert (np.diff(items["label"]) >= 0).all()
+    assert np.bincount(items["label"]).sum() == 14 and items["label"].max() == 2
     require_labels(train)
     again = open_source(tmp_path, image_size=24)
     assert train.fingerprint == again.fingerprint != test.fingerprint
@@ -162,10 +173,10 @@ def test_split_folders_are_used_and_share_class_numbers(tmp_path):
     for split, classes in (("train", "abc"), ("val", "bc")):
         for name in classes:
             write(tmp_path / split / name / "x.png", picture(1))
-    assert stack(open_source(tmp_path))["label"].tolist() == [0, 1, 2]
+    assert sorted(stack(open_source(tmp_path))["label"]) == [0, 1, 2]
     test = open_source(tmp_path, split="test")
     assert test.class_names == ("a", "b", "c")
-    assert stack(test)["label"].tolist() == [1, 2]
+    assert sorted(stack(test)["label"]) == [1, 2]
     write(tmp_path / "val/z/x.png", picture(1))
     with pytest.raises(UserError, match="z/x.png is of no class"):
         open_source(tmp_path, split="test")
@@ -178,6 +189,25 @@ def test_held_out_images_are_fixed_and_disjoint(tmp_path):
     kept = {i.tobytes() for i in train["image"]}
     held = {i.tobytes() for i in test["image"]}
     assert (len(kept), len(held)) == (36, 4) and not kept & held
+
+
+@pytest.mark.parametrize("count", [9, 10])
+@pytest.mark.parametrize("kind", ["folder", "table"])
+def test_that_nothing_is_held_out_is_said_once(tmp_path, capsys, count, kind):
+    if kind == "table":
+        table([0, 1] * (count // 2) + [0] * (count % 2)).save_to_disk(tmp_path / "t")
+    for i in range(count if kind == "folder" else 0):
+        write(tmp_path / "t" / f"{i}.png", picture(i))
+    capsys.readouterr()
+    open_source(tmp_path / "t")
+    assert "warning" not in capsys.readouterr().err
+    for _ in range(2):
+        open_source(tmp_path / "t", split="test")
+    said = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert len(said) == (count < 10)
+    if said:
+        assert "fewer than 10 images" in said[0]
+        assert said[0].endswith("test and training images are the same")
 
 
 # -- parquet ------------------------------------------------------------------------
@@ -195,9 +225,9 @@ def test_parquet_finds_columns_by_type(tmp_path):
 
 
 def test_the_label_column_wins_over_other_classes(tmp_path):
-    shapes.dataset("test", size=4).to_parquet(tmp_path / "x.parquet")
+    shapes.dataset("test", size=9).to_parquet(tmp_path / "x.parquet")
     source = open_source(tmp_path / "x.parquet")
-    drawn = shapes.arrays("test", size=4)
+    drawn = shapes.arrays("test", size=9)
     assert source.class_names == shapes.CLASSES
     np.testing.assert_array_equal(stack(source)["image"], drawn["image"])
     np.testing.assert_array_equal(stack(source)["label"], drawn["label"])
@@ -207,17 +237,17 @@ def test_the_label_column_wins_over_other_classes(tmp_path):
 def test_parquet_files_named_train_and_test_are_splits(tmp_path, spec):
     folder = tmp_path / "set" / "data"
     folder.mkdir(parents=True)
-    table([0, 1]).to_parquet(folder / "train-0.parquet")
-    table([2]).to_parquet(folder / "train-1.parquet")
+    table([0, 2]).to_parquet(folder / "train-0.parquet")
+    table([1]).to_parquet(folder / "train-1.parquet")
     table([3, 1, 2, 0]).to_parquet(folder / "test-0.parquet")
     train = open_source(tmp_path / "set" / spec)
     test = open_source(tmp_path / "set" / spec, split="test")
-    assert stack(train)["label"].tolist() == [0, 1, 2]
+    assert stack(train)["label"].tolist() == [0, 2, 1]
     assert stack(test)["label"].tolist() == [3, 1, 2, 0]
     assert train.class_names == test.class_names == ("0", "1", "2", "3")
     batch = next(batches(train, batch_size=3, shuffle=False))
     assert batch["image"].shape == (3, 32, 32, 3)
-    assert batch["label"].tolist() == [0, 1, 2]
+    assert batch["label"].tolist() == [0, 2, 1]
 
 
 def test_parquet_without_labels(tmp_path):
@@ -226,6 +256,68 @@ def test_parquet_without_labels(tmp_path):
     )
     source = open_source(tmp_path / "x.parquet")
     assert source.class_names == () and source[1]["label"] == -1
+
+
+# -- the first of them --------------------------------------------------------------
+
+
+def test_the_first_pictures_of_a_folder_are_not_of_a_few_classes(tmp_path):
+    for name in "abcdefghij":
+        for i in range(12):
+            write(tmp_path / name / f"{i:02}.png", picture(i, size=(4, 4)))
+    for split, count in (("train", 108), ("test", 12)):
+        labels = stack(open_source(tmp_path, split=split, image_size=4))["label"]
+        assert len(labels) == count
+        assert (np.diff(labels) != 0).sum() > count // 2
+    first = stack(open_source(tmp_path, image_size=4), 40)["label"]
+    assert len(set(first)) >= 9
+
+
+@settings(max_examples=15, deadline=None)
+@given(counts=st.lists(st.integers(5, 9), min_size=2, max_size=4), falls=st.booleans())
+def test_a_table_sorted_by_class_is_mixed(tmp_path_factory, counts, falls):
+    labels = np.repeat(np.arange(len(counts)), counts)[:: -1 if falls else 1].tolist()
+    folder = tmp_path_factory.mktemp("table")
+    both = datasets.DatasetDict({"train": table(labels), "test": table(labels[::2])})
+    both.save_to_disk(str(folder / "sorted"))
+    source = open_source(folder / "sorted", image_size=4)
+    found = stack(source)
+    assert sorted(found["label"]) == sorted(labels)
+    steps = np.diff(found["label"])
+    assert (steps > 0).any() and (steps < 0).any()
+    # Pictures go with their labels, in the same order whenever it is opened.
+    rows = {to_pixels(picture(i), image_size=4).tobytes(): k
+            for i, k in enumerate(labels)}  # fmt: skip
+    assert [rows[i.tobytes()] for i in found["image"]] == found["label"].tolist()
+    again = stack(open_source(folder / "sorted", image_size=4))
+    np.testing.assert_array_equal(again["image"], found["image"])
+
+
+@pytest.mark.parametrize("labels", [[1, 0, 1], [0, 0, 0], [0, 1, 1, 0, 2, 2]])
+def test_other_tables_keep_their_order_and_fingerprint(tmp_path, labels):
+    name = tmp_path / "x.parquet"
+    table(labels * 3).to_parquet(name)
+    source = open_source(name, image_size=4)
+    held = hold_out(len(labels) * 3, "train", "x")
+    assert stack(source)["label"].tolist() == np.array(labels * 3)[held].tolist()
+    identity = [(name.name, name.stat().st_size)]
+    names = tuple(str(i) for i in range(max(labels) + 1))
+    shape = [("channels", 3), ("image_size", 4)]
+    parts = (identity, "train", len(source), names, shape)
+    assert source.fingerprint == hash_of(parts)
+
+
+def test_a_mixed_order_is_other_data(tmp_path, monkeypatch):
+    """A run that began on the old order must not go on with this one."""
+    (tmp_path / "t").mkdir()
+    table([0, 0, 1, 1]).to_parquet(tmp_path / "t" / "x.parquet")
+    for i in range(8):
+        write(tmp_path / "f" / "ab"[i % 2] / f"{i}.png", picture(i))
+    now = [open_source(tmp_path / name).fingerprint for name in "tf"]
+    monkeypatch.setattr(tables, "_sorted_by_class", lambda *_: False)
+    monkeypatch.setattr(folders, "mixed", lambda files, _: files)
+    before = [open_source(tmp_path / name).fingerprint for name in "tf"]
+    assert now[0] != before[0] and now[1] != before[1]
 
 
 # -- shapes -------------------------------------------------------------------------
@@ -255,6 +347,16 @@ def message(call) -> str:
 def test_a_spec_that_does_not_exist():
     text = message(lambda: open_source("/no/such/folder"))
     assert text.startswith("/no/such/folder does not exist: give 'shapes', a folder")
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_not_the_folder_one_is_in(tmp_path, monkeypatch, name):
+    write(tmp_path / "one.png", picture(0))
+    monkeypatch.chdir(tmp_path)
+    for opened in (open_source, open_stream):
+        text = message(lambda opened=opened: opened(name))
+        assert "the data have an empty name" in text and "give . for it" in text
+    assert len(open_source(".")) == 1
 
 
 def test_a_file_that_is_no_parquet(tmp_path):

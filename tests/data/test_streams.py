@@ -311,3 +311,14 @@ def test_a_corrupt_row_and_a_share_without_rows(tmp_path):
         one.close()
     assert any("is not a readable image" in text for text in told)
     assert any("has no rows: use fewer processes" in text for text in told)
+
+
+@pytest.mark.parametrize("only", ["test", "validation"])
+def test_the_only_split_is_not_both(tmp_path, only):
+    """An index holds a part of it out; a stream would test on what it trains on."""
+    rows = datasets.DatasetDict({only: table(0, 20)})
+    rows.save_to_disk(str(tmp_path / "saved"))
+    text = message(lambda: open_stream(tmp_path / "saved", split="test"))
+    assert "has no train split, and a stream holds nothing out" in text
+    held = (open_source(tmp_path / "saved", split=split) for split in ("train", "test"))
+    assert [len(source) for source in held] == [18, 2]
