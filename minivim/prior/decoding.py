@@ -40,6 +40,8 @@ def sample(
     Raises `UserError` for a label out of range, `top_k` above the number of codes, a
     probability or temperature that is none, or a prefix of another shape.
     """
+    if labels is not None and np.size(labels):
+        labels = check_labels(prior, labels)
     count = _count(labels, prefix, num_samples)
     _check_filters(prior, temperature, top_k, top_p)
     if guidance is not None and labels is None:
@@ -47,7 +49,7 @@ def sample(
     start = (
         np.full(count, prior.null_class, np.int32)
         if labels is None
-        else check_labels(prior, labels)
+        else np.asarray(labels)
     )
     given, known = _padded_prefix(prior, prefix, count)
     codes, _ = generate(

@@ -138,6 +138,11 @@ def check_labels(prior: Prior, labels: Any) -> Int[np.ndarray, " B"]:
             "labels were given, but this prior has no class token; leave them out or "
             "load a class-conditional prior"
         )
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise UserError(
+            f"labels of type {labels.dtype} and shape {labels.shape} are none; give "
+            "one whole number for each picture, such as [0, 1]"
+        )
     wrong = labels[(labels < 0) | (labels >= count)]
     if wrong.size:
         raise UserError(

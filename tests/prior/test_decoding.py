@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from minivim.errors import UserError
-from minivim.prior import Prior, filter_logits, generate, guide, sample
+from minivim.prior import Prior, complete, filter_logits, generate, guide, sample
 from tests import tiny
 
 LENGTH = tiny.PRIOR.num_tokens
@@ -209,6 +209,15 @@ def test_impossible_wishes_are_refused(prior, options, message):
         options = {**options, "labels": np.array(options["labels"])}
     with pytest.raises(UserError, match=message):
         sample(prior, key=KEY, **options)
+
+
+@pytest.mark.parametrize("labels", [[0.5], ["red"], [[1, 2]], 1, [True]])
+def test_what_is_no_label_is_refused(prior, labels):
+    labels = np.array(labels)
+    with pytest.raises(UserError, match="one whole number for each picture"):
+        sample(prior, key=KEY, labels=labels)
+    with pytest.raises(UserError, match="one whole number for each picture"):
+        complete(prior, tiny.tokenizer(), tiny.images(1), key=KEY, labels=labels)
 
 
 def test_labels_for_an_unlabelled_prior_are_refused():
