@@ -321,6 +321,20 @@ def test_the_probe_says_how_many_images_it_had(home, monkeypatch):
     assert found["provenance"]["probe"] == "12 of train, 2 of test"
 
 
+def test_codes_that_labels_have_touched_are_not_probed(home, capsys):
+    """All other figures are printed; nothing was, though two of the paper's are so."""
+    card = {"recipe": {"loss": {"perceptual": 0.1}}}
+    weights.save(home / "felt", tiny.tokenizer(), kind="tokenizer", card=card)
+    prior = tiny.prior(num_classes=0)
+    named = {"tokenizer": str(home / "felt")}
+    weights.save(home / "over-felt", prior, kind="prior", card=named)
+    command = ["evaluate", home / "over-felt", "--data", home / "pictures", "--quiet"]
+    assert cli.main([str(word) for word in command]) == 0
+    out = capsys.readouterr().out
+    assert "nll" in out and "probe, " not in out
+    assert "  probe: left out, the tokenizer's perceptual loss has seen labels\n" in out
+
+
 def test_a_palette_has_the_figures_of_a_tokenizer(home, capsys):
     palette = tiny.build(Palette, tiny.PALETTE)
     weights.save(home / "palette", palette, kind="palette", card={})

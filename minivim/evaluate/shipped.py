@@ -216,7 +216,14 @@ def _figures_of_prior(
             count=how.count, inception=how.inception, train=train,
             neighbours=how.neighbours or "pixels", **how.reading,
         )  # fmt: skip
-    if not prior.config.num_classes and source.num_classes > 1:
+    if prior.config.num_classes or source.num_classes < 2:
+        return figures
+    # Such codes are not probed (section 5.3); all else is still to be known.
+    if weights.card_of(tokenizer).get("recipe", {}).get("loss", {}).get("perceptual"):
+        figures["provenance"]["probe"] = (
+            "left out, the tokenizer's perceptual loss has seen labels"
+        )
+    else:
         recipe = ProbeRecipe(name="evaluate", prior=ref, tokenizer="")
         splits = {split: how.source(split, **shape) for split in ("train", "test")}
         result = probe(recipe, prior, tokenizer, **splits)
