@@ -348,6 +348,13 @@ def test_networks_of_other_classes_are_refused(home, capsys):
     says = "8 classes and the data have 3", "trained on these data"
     refused(capsys, [*command, home / "tok", "--judge", "shapes/judge"], *says)
     refused(capsys, [*command, "shapes/classifier"], "shapes/classifier knows", *says)
+    # A prior, too: it was told that class 0 here is class 0 of its own data.
+    refused(capsys, [*command, "shapes/prior"], "shapes/prior knows", *says)
+    (home / "flat").mkdir()
+    shutil.copy(home / "pictures" / "class0" / "0.png", home / "flat" / "0.png")
+    shutil.copy(home / "pictures" / "class1" / "1.png", home / "flat" / "1.png")
+    command[2] = home / "flat"
+    refused(capsys, [*command, home / "prior"], "knows 3 classes", "have no labels")
 
 
 def test_evaluate_seeks_neighbours(home, capsys):
@@ -383,6 +390,8 @@ def test_impossible_evaluations(capsys, options, parts):
     [
         (["shapes/prior", "--lpips", "x"], ["for a prior", "name a palette"]),
         (["shapes/tokenizer", "--neighbours", "pixels"], ["for a tokenizer"]),
+        (["shapes/tokenizer", "--samples", "8"], ["--samples has no figures for a"]),
+        (["shapes/prior", "--samples", "8", "--data", "x"], ["nothing looks at samp"]),
         (["shapes/judge", "--judge", "shapes/judge"], ["--judge has no figures for a"]),
         (["shapes/classifier", "--inception", "x"], ["a classifier; leave it out"]),
     ],
@@ -823,7 +832,7 @@ def test_labels_that_the_prior_does_not_know(home, capsys, tmp_path):
         )
     refused(
         capsys, ["evaluate", home / "prior", "--data", tmp_path / "pictures"],
-        "is out of range", "0 to 2",
+        "knows 3 classes and the data have 6", "trained on these data",
     )  # fmt: skip
 
 

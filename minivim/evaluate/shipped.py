@@ -83,6 +83,12 @@ def shipped_figures(
     given = {"judge": judge, "inception": inception, "lpips": lpips, **options}
     _check_of_use(refs, [name for name in USES if given.get(name)])
     judge = judge or (f"{spec}/judge" if f"{spec}/judge" in weights.shipped() else None)
+    looks = judge or inception or options.get("neighbours")
+    if options.get("samples") and not looks:
+        raise UserError(
+            "nothing looks at samples; leave out --samples, or give --judge, "
+            "--inception or --neighbours pixels"
+        )
     how = Evaluation(
         spec=spec,
         judge=load_network("judge", judge),
@@ -99,6 +105,7 @@ USES = {
     "inception": ("tokenizer", "palette", "prior"),
     "lpips": ("tokenizer", "palette"),
     "neighbours": ("prior",),
+    "samples": ("prior",),
 }
 
 
@@ -207,7 +214,14 @@ def classifier_figures(
 def _figures_of_prior(
     ref: str, prior: Prior, tokenizer: Tokenizer, source: Source, how: Evaluation
 ) -> dict[str, Any]:
-    shape = tokenizer.config.image_shape
+    shape, classes = tokenizer.config.image_shape, prior.config.num_classes
+    if classes and not source.num_classes:
+        raise UserError(
+            f"{ref} knows {classes} classes and the data have no labels; put each "
+            "class in a folder of its own"
+        )
+    if classes:
+        _check_classes(ref, prior, source.num_classes)
     figures = prior_figures(prior, tokenizer, source, count=how.count, **how.reading)
     train = how.source("train", **shape) if how.neighbours else None
     if how.judge is not None or how.inception is not None or train is not None:
@@ -216,7 +230,7 @@ def _figures_of_prior(
             count=how.count, inception=how.inception, train=train,
             neighbours=how.neighbours or "pixels", **how.reading,
         )  # fmt: skip
-    if prior.config.num_classes or source.num_classes < 2:
+    if classes or source.num_classes < 2:
         return figures
     # Such codes are not probed (section 5.3); all else is still to be known.
     if weights.card_of(tokenizer).get("recipe", {}).get("loss", {}).get("perceptual"):
@@ -235,7 +249,7 @@ def _figures_of_prior(
 
 
 def _check_classes(what: str, model: Any, classes: int) -> None:
-    """A labelled network can only be asked of its own classes."""
+    """A network that knows labels can only be asked of its own classes."""
     if classes and classes != model.config.num_classes:
         raise UserError(
             f"{what} knows {model.config.num_classes} classes and the data have "
