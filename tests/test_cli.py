@@ -362,7 +362,7 @@ def test_evaluate_seeks_neighbours(home, capsys):
                "--neighbours", "pixels", "--quiet"]  # fmt: skip
     assert cli.main([str(word) for word in command]) == 0
     assert "neighbours among 27 of " in (out := capsys.readouterr().out)
-    assert "neighbour_distance_pixels" in out and "judge" not in out
+    assert "neighbour_distance_pixels" in out and "judge_" not in out
     refused(capsys, [*command, "--neighbours", "judge"], "no judge", "pixels")
     refused(capsys, [*command, "--split", "train"], "held out", "leave out --split")
 
@@ -412,6 +412,17 @@ def test_networks_that_have_no_figures_or_do_not_fit(home, networks, capsys):
         capsys, [*command, home / "odd", networks[0]], "multiples of 8, not 12 x 12",
         "give --judge",
     )  # fmt: skip
+
+
+def test_the_default_judge_looks_only_at_what_it_reads(tmp_path, capsys):
+    """It cannot be switched off, and nobody asked for it."""
+    for name, changes in {"odd": {"image_size": 12}, "grey": {"channels": 1}}.items():
+        odd = tiny.tokenizer(**changes)
+        weights.save(tmp_path / name, odd, kind="tokenizer", card={})
+        command = ["evaluate", str(tmp_path / name), "--count", "16", "--quiet"]
+        assert cli.main(command) == 0
+        assert "psnr" in (out := capsys.readouterr().out) and "judge_" not in out
+        refused(capsys, [*command, "--judge", "shapes/judge"], "give --judge")
 
 
 def test_convert_writes_inception_that_loads(tmp_path, monkeypatch, capsys):

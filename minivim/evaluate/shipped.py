@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from minivim import classifier, data, weights
@@ -76,13 +76,17 @@ def shipped_figures(
     """Figures of weights on a data set, by default of all that are shipped for it.
 
     `judge`, `inception` and `lpips` name weights; `options` are those of `Evaluation`.
+    The default judge is the one shipped for the data, for weights whose images it
+    reads.
     """
     refs = refs or [name for name in weights.shipped() if name.startswith(f"{spec}/")]
     if not refs:
         raise UserError(f"nothing is shipped for {spec}; name the weights to evaluate")
     given = {"judge": judge, "inception": inception, "lpips": lpips, **options}
     _check_of_use(refs, [name for name in USES if given.get(name)])
-    judge = judge or (f"{spec}/judge" if f"{spec}/judge" in weights.shipped() else None)
+    own = None if judge else f"{spec}/judge"
+    if own in weights.shipped():
+        judge = own
     looks = judge or inception or options.get("neighbours")
     if options.get("samples") and not looks:
         raise UserError(
@@ -96,7 +100,7 @@ def shipped_figures(
         lpips=load_network("lpips", lpips),
         **options,
     )
-    return {str(ref): _figures(ref, how) for ref in refs}
+    return {str(ref): _figures(ref, how, asked=judge != own) for ref in refs}
 
 
 # Kinds of weights that an option has figures for.
@@ -154,7 +158,8 @@ def load_network(option: str, ref: str | None) -> Any:
     return model
 
 
-def _figures(ref: str, how: Evaluation) -> dict[str, Any]:
+def _figures(ref: str, how: Evaluation, *, asked: bool) -> dict[str, Any]:
+    """Of one reference; a judge that nobody `asked` for only looks at what it can."""
     model: Any = weights.load(ref)
     kind = model.card["kind"]
     if kind in ("perceptual", "inception"):
@@ -171,6 +176,8 @@ def _figures(ref: str, how: Evaluation) -> dict[str, Any]:
         else tokenizer.config.image_shape
     )
     source = how.source(**shape)
+    if how.judge is not None and not asked and not _reads(how.judge, shape):
+        how = replace(how, judge=None)
     check_fits("judge", how.judge, shape, classes=source.num_classes)
     if kind == "classifier":
         _check_classes(ref, model, source.num_classes)
@@ -267,13 +274,18 @@ def check_fits(
     if network is None:
         return
     size, channels = shape["image_size"], shape["channels"]
-    if channels != network.config.channels or size % 8:
+    if not _reads(network, shape):
         raise UserError(
             f"the {option} reads images of {network.config.channels} channels and of "
             f"sides that are multiples of 8, not {size} x {size} x {channels}; give "
             f"--{option} one for these images"
         )
     _check_classes(f"the {option}", network, classes)
+
+
+def _reads(network: Any, shape: dict[str, int]) -> bool:
+    same = shape["channels"] == network.config.channels
+    return same and shape["image_size"] % 8 == 0
 
 
 def data_size(model: Any) -> int:
