@@ -152,6 +152,17 @@ def check_labels(prior: Prior, labels: Any) -> Int[np.ndarray, " B"]:
     return labels.astype(np.int32)
 
 
+def knows_null(prior: Prior) -> bool:
+    """Whether the null class means anything, as far as the recipe on a card tells.
+
+    A labelled prior learns it from dropped labels alone. A model that was built, or
+    whose card has no recipe, is taken at its word.
+    """
+    card = getattr(prior, "card", None)
+    recipe = card.get("recipe", {}) if card is not None else {}
+    return not prior.config.num_classes or recipe.get("label_dropout") != 0
+
+
 # Paper silent, section 4.1: labels dropped in training, for guidance
 def drop_labels(
     labels: Int[Array, " B"], *, null_class: int, rate: float, key: PRNGKeyArray
