@@ -14,7 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from minivim import classifier, cli, weights
+from minivim import classifier, cli, show, weights
+from minivim.cli import drawing
 from minivim.config import ClassifierConfig, ProbeRecipe
 from minivim.data import open_source, shapes, stack
 from minivim.evaluate import shipped_figures
@@ -234,6 +235,24 @@ def test_sample_draws_pictures(home, capsys, options, count):
     assert cli.main(["sample", str(home / "prior"), "--out", str(out), *options]) == 0
     assert f"{count} samples" in capsys.readouterr().out
     Image.open(out).verify()
+
+
+def test_all_samples_are_in_the_picture(home, monkeypatch):
+    """Of 16 for each label the second half was missing."""
+    shown = []
+    monkeypatch.setattr(
+        show.plots, "_mosaic", lambda rows, **o: shown.append((rows, o))
+    )
+    monkeypatch.setattr(show, "to_png", lambda figure: b"")
+    out = ["--out", str(home / "all.png"), "--count", "16"]
+    assert cli.main(["sample", str(home / "prior"), *out, "--labels", "2", "0"]) == 0
+    rows, options = shown.pop()
+    assert [len(row) for row in rows] == [8, 8, 8, 8]
+    assert options["names"] == ["class0", "", "class2", ""]
+    assert len({image.tobytes() for row in rows for image in row}) > 8
+    labels, names = np.array([1, 0, 1, 1, 1]), ["a", "b"]
+    rows, titles = drawing._rows(labels, names, 2)
+    assert rows.tolist() == [1, 0, 1, 2, 2] and titles == ["a", "b", ""]
 
 
 def test_evaluate_prints_and_writes_figures(home, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def add_commands(command: Command) -> None:
 
 def _add_sample(one: argparse.ArgumentParser) -> None:
     one.add_argument("prior")
-    one.add_argument("--labels", nargs="+", type=int, help="one row of images each")
+    one.add_argument("--labels", nargs="+", type=int, help="default: all")
     one.add_argument("--count", type=positive, default=8, help="images per label")
     _add_drawing(one)
     one.add_argument(
@@ -103,13 +104,28 @@ def _sample(options: argparse.Namespace) -> None:
         count = options.count if labels is None else None
         codes = prior.sample(model, num_samples=count, **drawing)
         images = decode_all(tokenizer, np.asarray(codes))
+    # Rows of 8, longer where the picture would be a strip.
+    columns = max(8, math.isqrt(len(images)))
     if labels is None:
-        figure = show.image_grid(images, columns=min(8, options.count))
+        figure = show.image_grid(images, columns=min(columns, options.count))
     else:
         names = names or [str(i) for i in range(model.config.num_classes)]
-        figure = show.samples_by_class(images, labels, names)
+        rows, titles = _rows(labels, names, columns)
+        figure = show.samples_by_class(images, rows, titles, columns=columns)
     path.write_bytes(show.to_png(figure))
     print(f"{len(images)} samples: {path}")
+
+
+def _rows(labels: Any, names: list[str], columns: int) -> tuple[Any, list[str]]:
+    """Which row each image is in, and the title of every row: a class may need more."""
+    import numpy as np
+
+    rows, titles = np.empty_like(labels), []
+    for label in np.unique(labels):
+        mine = np.flatnonzero(labels == label)
+        rows[mine] = len(titles) + np.arange(len(mine)) // columns
+        titles += [names[label], *[""] * ((len(mine) - 1) // columns)]
+    return rows, titles
 
 
 def _drawing(options: argparse.Namespace) -> dict[str, Any]:
