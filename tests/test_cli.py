@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from minivim import classifier, cli, show, weights
-from minivim.cli import drawing
+from minivim.cli import arguments, drawing
 from minivim.config import ClassifierConfig, ProbeRecipe
 from minivim.data import open_source, shapes, stack
 from minivim.evaluate import shipped_figures
@@ -779,6 +779,44 @@ def test_a_full_disk(home, capsys, monkeypatch):
     )  # fmt: skip
     monkeypatch.undo()
     assert cli.main(tokenizer_command(home, "full")) == 0
+
+
+def test_a_failed_write_leaves_the_picture_that_was_there(home, monkeypatch):
+    """A file that may only grow to 20 kB was cut there, and the old one was gone."""
+    out = home / "kept.png"
+    out.write_bytes(b"a good picture")
+
+    def cut(path, content):
+        with open(path, "wb") as file:
+            file.write(content[:20])
+        raise OSError(27, "File too large", str(path))
+
+    monkeypatch.setattr(arguments.Path, "write_bytes", cut)
+    command = ["sample", str(home / "prior"), "--out", str(out), "--count", "1"]
+    assert cli.main(command) == 2
+    assert out.read_bytes() == b"a good picture"
+    assert not list(home.glob("*.part"))
+    command = ["evaluate", str(home / "tok"), "--data", str(home / "pictures")]
+    (home / "old.json").write_text("{}")
+    assert cli.main([*command, "--quiet", "--json", str(home / "old.json")]) == 2
+    assert (home / "old.json").read_text() == "{}"
+
+
+def test_a_failed_save_leaves_the_weights_that_were_there(tmp_path, monkeypatch):
+    weights.save(tmp_path, tiny.tokenizer(), kind="tokenizer", card={})
+
+    def full(path, text):
+        raise OSError(28, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(weights.Path, "write_text", full)
+        with pytest.raises(OSError, match="No space"):
+            weights.save(tmp_path, tiny.tokenizer(1), kind="tokenizer", card={})
+    tiny.assert_same(
+        weights.flat_weights(weights.load(tmp_path)),
+        weights.flat_weights(tiny.tokenizer()),
+    )
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_loss_that_becomes_nan(home, capsys):

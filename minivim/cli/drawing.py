@@ -17,6 +17,7 @@ from minivim.cli.arguments import (
     positive,
     share,
     writable,
+    write,
 )
 from minivim.errors import UserError
 
@@ -80,7 +81,7 @@ def _reconstruct(options: argparse.Namespace) -> None:
     images = rows["image"].astype(np.float32) / 255
     recon = decode_all(tokenizer, encode_all(tokenizer, images))
     path = writable(options.out, ".png")
-    path.write_bytes(show.to_png(show.reconstructions(images, recon)))
+    write(path, show.to_png(show.reconstructions(images, recon)))
     print(f"PSNR {float(metrics.psnr(images, recon)):.2f} dB: {path}")
 
 
@@ -112,7 +113,7 @@ def _sample(options: argparse.Namespace) -> None:
         names = names or [str(i) for i in range(model.config.num_classes)]
         rows, titles = _rows(labels, names, columns)
         figure = show.samples_by_class(images, rows, titles, columns=columns)
-    path.write_bytes(show.to_png(figure))
+    write(path, show.to_png(figure))
     print(f"{len(images)} samples: {path}")
 
 
@@ -184,5 +185,5 @@ def _complete(options: argparse.Namespace) -> None:
         peek=options.peek,
         **_drawing(options),
     )
-    path.write_bytes(show.to_png(show.completions(images, found)))
+    write(path, show.to_png(show.completions(images, found)))
     print(f"{found.images.shape[1]} completions of {len(images)} images: {path}")

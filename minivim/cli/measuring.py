@@ -14,6 +14,7 @@ from minivim.cli.arguments import (
     natural,
     positive,
     writable,
+    write,
 )
 from minivim.errors import UserError
 
@@ -106,7 +107,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     )
     print(figures_table(found))
     if path:
-        path.write_text(json.dumps(found, indent=1) + "\n")
+        write(path, json.dumps(found, indent=1) + "\n")
 
 
 def _reproduce(options: argparse.Namespace) -> None:

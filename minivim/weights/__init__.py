@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,6 @@ def save(
     weights = {
         name: value.astype(storage) for name, value in flat_weights(model).items()
     }
-    save_file(weights, str(folder / WEIGHTS))
     values = {
         "format": 1,
         "kind": kind,
@@ -106,7 +106,16 @@ def save(
         "storage": storage,
         **card,
     }
-    (folder / CARD).write_text(json.dumps(values, indent=1) + "\n")
+    parts = {name: folder / f"{name}.part" for name in (WEIGHTS, CARD)}
+    try:
+        save_file(weights, str(parts[WEIGHTS]))
+        parts[CARD].write_text(json.dumps(values, indent=1) + "\n")
+        # Both are whole before they take the places of what was there.
+        for name, part in parts.items():
+            os.replace(part, folder / name)
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
     return folder
 
 
