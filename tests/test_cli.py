@@ -239,11 +239,13 @@ def test_sample_draws_pictures(home, capsys, options, count):
 
 def test_all_samples_are_in_the_picture(home, monkeypatch):
     """Of 16 for each label the second half was missing."""
-    shown = []
-    monkeypatch.setattr(
-        show.plots, "_mosaic", lambda rows, **o: shown.append((rows, o))
-    )
-    monkeypatch.setattr(show, "to_png", lambda figure: b"")
+    shown, mosaic = [], show.plots._mosaic
+
+    def spy(rows, **options):
+        shown.append((rows, options))
+        return mosaic(rows, **options)
+
+    monkeypatch.setattr(show.plots, "_mosaic", spy)
     out = ["--out", str(home / "all.png"), "--count", "16"]
     assert cli.main(["sample", str(home / "prior"), *out, "--labels", "2", "0"]) == 0
     rows, options = shown.pop()
@@ -779,6 +781,35 @@ def test_a_full_disk(home, capsys, monkeypatch):
     )  # fmt: skip
     monkeypatch.undo()
     assert cli.main(tokenizer_command(home, "full")) == 0
+
+
+def test_places_to_write_to(home, tmp_path, monkeypatch, capsys):
+    """All are noticed before anything is drawn."""
+
+    def never(*args, **options):
+        raise AssertionError("it was drawn first")
+
+    data, out = ["--data", str(home / "pictures")], tmp_path / "old.png"
+    out.mkdir()
+    commands = [
+        ["reconstruct", home / "tok", *data],
+        ["sample", home / "prior"],
+        ["complete", home / "prior", home / "pictures"],
+    ]
+    with monkeypatch.context() as patch:
+        for name in ("minivim.data.stack", "minivim.prior.sample"):
+            patch.setattr(name, never)
+        for command in commands:
+            refused(capsys, [*command, "--out", out], "old.png is a folder", "in it")
+            refused(capsys, [*command, "--out", "a.jpg"], "error: a.jpg must end in .p")
+        file = tmp_path / "x.txt"
+        command = ["evaluate", home / "tok", *data, "--json", file]
+        line = refused(capsys, command, f"{file} must end in .json")
+        assert "--out" not in line
+    other = str(tmp_path / "loud.PNG")
+    assert cli.main([*map(str, commands[1]), "--out", other, "--count", "1"]) == 0
+    Image.open(other).verify()
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_a_failed_write_leaves_the_picture_that_was_there(home, monkeypatch):

@@ -77,10 +77,10 @@ def _reconstruct(options: argparse.Namespace) -> None:
     from minivim.experiments import decode_all, encode_all
 
     tokenizer = open_tokenizer(options.tokenizer)
+    path = writable(options.out, ".png")
     rows = data.stack(open_split(options, tokenizer), options.count)
     images = rows["image"].astype(np.float32) / 255
     recon = decode_all(tokenizer, encode_all(tokenizer, images))
-    path = writable(options.out, ".png")
     write(path, show.to_png(show.reconstructions(images, recon)))
     print(f"PSNR {float(metrics.psnr(images, recon)):.2f} dB: {path}")
 
