@@ -9,6 +9,7 @@ import sys
 from collections import namedtuple
 
 import datasets
+import jax
 import numpy as np
 import pytest
 import torch
@@ -19,9 +20,10 @@ from minivim.cli import arguments, drawing
 from minivim.config import ClassifierConfig, ProbeRecipe
 from minivim.data import open_source, shapes, stack
 from minivim.evaluate import shipped_figures
-from minivim.experiments import encode_all
+from minivim.experiments import decode_all, encode_all
 from minivim.metrics import inception
 from minivim.metrics.inception import Inception, InceptionConfig
+from minivim.prior import complete, sample
 from minivim.tokenizer import Palette, perceptual
 from minivim.tokenizer.perceptual import PerceptualConfig
 from minivim.training import read_metrics
@@ -250,11 +252,50 @@ def test_all_samples_are_in_the_picture(home, monkeypatch):
     assert cli.main(["sample", str(home / "prior"), *out, "--labels", "2", "0"]) == 0
     rows, options = shown.pop()
     assert [len(row) for row in rows] == [8, 8, 8, 8]
-    assert options["names"] == ["class0", "", "class2", ""]
+    assert options["names"] == ["class0", "class0", "class2", "class2"]
     assert len({image.tobytes() for row in rows for image in row}) > 8
     labels, names = np.array([1, 0, 1, 1, 1]), ["a", "b"]
     rows, titles = drawing._rows(labels, names, 2)
-    assert rows.tolist() == [1, 0, 1, 2, 2] and titles == ["a", "b", ""]
+    assert rows.tolist() == [1, 0, 1, 2, 2] and titles == ["a", "b", "b"]
+
+
+@pytest.mark.parametrize("size", [6, 24])
+def test_long_work_has_a_bar(home, capsys, monkeypatch, size):
+    """In parts it draws as many; what is drawn in one part is as it was."""
+    monkeypatch.setattr(drawing, "DRAWN", size)
+    monkeypatch.setattr(drawing, "BATCH", size // 3)
+    kept, data = [], str(home / "pictures")
+    monkeypatch.setattr(show, "samples_by_class", lambda x, *a, **o: kept.append(x))
+    monkeypatch.setattr(show, "completions", lambda x, found: kept.append(found.images))
+    monkeypatch.setattr(show, "to_png", lambda figure: b"")
+    out = ["--out", str(home / "bar.png")]
+    prior = str(home / "prior")
+    commands = {
+        "reconstruct": [str(home / "tok"), "--data", data, "--count", "3"],
+        "sample": [prior, "--count", "5"],
+        "complete": [prior, data, "--first", "3", "--count", "4", "--label", "1"],
+    }
+    for name, command in commands.items():
+        for more in ([], ["--quiet"]):
+            capsys.readouterr()
+            assert cli.main([name, *command, *out, *more]) == 0
+            seen = name in capsys.readouterr().err
+            assert seen == (not more and size == 6)
+    tokenizer, model = weights.load_pair(prior)
+    key, labels = jax.random.key(0), np.repeat(np.arange(3), 5)
+    codes = sample(model, key=key, labels=labels)
+    want = decode_all(tokenizer, np.asarray(codes))
+    first = 15 if size == 24 else 0
+    np.testing.assert_array_equal(kept[0], kept[1])
+    np.testing.assert_allclose(kept[0][:first], want[:first], atol=1e-6)
+    assert len(kept[0]) == 15 and len({x.tobytes() for x in kept[0]}) > 8
+    assert kept[2].shape == (3, 4, 8, 8, 3)
+    images = stack(open_source(home / "pictures", split="test", image_size=8), 3)
+    found = complete(
+        model, tokenizer, images["image"], key=key, labels=[1, 1, 1], count=4
+    )
+    same = 3 if size == 24 else 1
+    np.testing.assert_allclose(kept[2][:same], found.images[:same], atol=1e-6)
 
 
 def test_evaluate_prints_and_writes_figures(home, capsys):
