@@ -19,6 +19,7 @@ from minivim import classifier, cli, show, weights
 from minivim.cli import arguments, drawing
 from minivim.config import ClassifierConfig, ProbeRecipe
 from minivim.data import open_source, shapes, stack
+from minivim.errors import UserError
 from minivim.evaluate import shipped_figures
 from minivim.experiments import decode_all, encode_all
 from minivim.metrics import inception
@@ -778,6 +779,31 @@ def test_a_prior_is_no_tokenizer(home, capsys):
     )
     refused(capsys, ["sample", home / "tok", "--out", "a.png"], "name a prior")
     refused(capsys, prior_command(home, "new", "tokenizer="), "--set tokenizer=FOLDER")
+
+
+def test_a_tokenizer_that_is_gone(home, capsys, tmp_path):
+    card = {"tokenizer": str(tmp_path / "mine")}
+    weights.save(tmp_path / "prior", tiny.prior(), kind="prior", card=card)
+    out = ["--out", tmp_path / "a.png"]
+    for command in (
+        ["sample", tmp_path / "prior", *out],
+        ["complete", tmp_path / "prior", home / "pictures", *out],
+        ["evaluate", tmp_path / "prior", "--data", home / "pictures"],
+    ):
+        refused(
+            capsys, command, "no weights at", "mine' (the tokenizer that the card of",
+            f"{tmp_path / 'prior'} names)", "--tokenizer",
+        )  # fmt: skip
+    weights.save(tmp_path / "there", tiny.tokenizer(), kind="tokenizer", card={})
+    command = ["sample", tmp_path / "prior", *out, "--tokenizer", tmp_path / "there"]
+    assert cli.main([*map(str, command), "--count", "1"]) == 0
+
+
+@pytest.mark.parametrize("ref", ["runs/nope", "./nope", "/nope", "~/nope", "nope"])
+def test_a_path_that_is_not_there_is_not_sought_on_the_hub(monkeypatch, ref):
+    monkeypatch.setattr(weights, "_fetch", lambda ref: pytest.fail(f"asked for {ref}"))
+    with pytest.raises(UserError, match="there are no weights at .*finished run"):
+        weights.find(ref)
 
 
 def test_truncated_weights(spoiled, capsys):
