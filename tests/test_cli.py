@@ -9,18 +9,22 @@ import sys
 from collections import namedtuple
 
 import datasets
+import jax
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from minivim import classifier, cli, weights
+from minivim import classifier, cli, show, weights
+from minivim.cli import arguments, drawing
 from minivim.config import ClassifierConfig, ProbeRecipe
 from minivim.data import open_source, shapes, stack
+from minivim.errors import UserError
 from minivim.evaluate import shipped_figures
-from minivim.experiments import encode_all
+from minivim.experiments import decode_all, encode_all
 from minivim.metrics import inception
 from minivim.metrics.inception import Inception, InceptionConfig
+from minivim.prior import complete, sample
 from minivim.tokenizer import Palette, perceptual
 from minivim.tokenizer.perceptual import PerceptualConfig
 from minivim.training import read_metrics
@@ -236,6 +240,65 @@ def test_sample_draws_pictures(home, capsys, options, count):
     Image.open(out).verify()
 
 
+def test_all_samples_are_in_the_picture(home, monkeypatch):
+    """Of 16 for each label the second half was missing."""
+    shown, mosaic = [], show.plots._mosaic
+
+    def spy(rows, **options):
+        shown.append((rows, options))
+        return mosaic(rows, **options)
+
+    monkeypatch.setattr(show.plots, "_mosaic", spy)
+    out = ["--out", str(home / "all.png"), "--count", "16"]
+    assert cli.main(["sample", str(home / "prior"), *out, "--labels", "2", "0"]) == 0
+    rows, options = shown.pop()
+    assert [len(row) for row in rows] == [8, 8, 8, 8]
+    assert options["names"] == ["class0", "class0", "class2", "class2"]
+    assert len({image.tobytes() for row in rows for image in row}) > 8
+    labels, names = np.array([1, 0, 1, 1, 1]), ["a", "b"]
+    rows, titles = drawing._rows(labels, names, 2)
+    assert rows.tolist() == [1, 0, 1, 2, 2] and titles == ["a", "b", "b"]
+
+
+@pytest.mark.parametrize("size", [6, 24])
+def test_long_work_has_a_bar(home, capsys, monkeypatch, size):
+    """In parts it draws as many; what is drawn in one part is as it was."""
+    monkeypatch.setattr(drawing, "DRAWN", size)
+    monkeypatch.setattr(drawing, "BATCH", size // 3)
+    kept, data = [], str(home / "pictures")
+    monkeypatch.setattr(show, "samples_by_class", lambda x, *a, **o: kept.append(x))
+    monkeypatch.setattr(show, "completions", lambda x, found: kept.append(found.images))
+    monkeypatch.setattr(show, "to_png", lambda figure: b"")
+    out = ["--out", str(home / "bar.png")]
+    prior = str(home / "prior")
+    commands = {
+        "reconstruct": [str(home / "tok"), "--data", data, "--count", "3"],
+        "sample": [prior, "--count", "5"],
+        "complete": [prior, data, "--first", "3", "--count", "4", "--label", "1"],
+    }
+    for name, command in commands.items():
+        for more in ([], ["--quiet"]):
+            capsys.readouterr()
+            assert cli.main([name, *command, *out, *more]) == 0
+            seen = name in capsys.readouterr().err
+            assert seen == (not more and size == 6)
+    tokenizer, model = weights.load_pair(prior)
+    key, labels = jax.random.key(0), np.repeat(np.arange(3), 5)
+    codes = sample(model, key=key, labels=labels)
+    want = decode_all(tokenizer, np.asarray(codes))
+    first = 15 if size == 24 else 0
+    np.testing.assert_array_equal(kept[0], kept[1])
+    np.testing.assert_allclose(kept[0][:first], want[:first], atol=1e-6)
+    assert len(kept[0]) == 15 and len({x.tobytes() for x in kept[0]}) > 8
+    assert kept[2].shape == (3, 4, 8, 8, 3)
+    images = stack(open_source(home / "pictures", split="test", image_size=8), 3)
+    found = complete(
+        model, tokenizer, images["image"], key=key, labels=[1, 1, 1], count=4
+    )
+    same = 3 if size == 24 else 1
+    np.testing.assert_allclose(kept[2][:same], found.images[:same], atol=1e-6)
+
+
 def test_evaluate_prints_and_writes_figures(home, capsys):
     command = ["evaluate", home / "tok", home / "prior", "--data", home / "pictures",
                "--json", home / "figures.json"]  # fmt: skip
@@ -321,6 +384,20 @@ def test_the_probe_says_how_many_images_it_had(home, monkeypatch):
     assert found["provenance"]["probe"] == "12 of train, 2 of test"
 
 
+def test_codes_that_labels_have_touched_are_not_probed(home, capsys):
+    """All other figures are printed; nothing was, though two of the paper's are so."""
+    card = {"recipe": {"loss": {"perceptual": 0.1}}}
+    weights.save(home / "felt", tiny.tokenizer(), kind="tokenizer", card=card)
+    prior = tiny.prior(num_classes=0)
+    named = {"tokenizer": str(home / "felt")}
+    weights.save(home / "over-felt", prior, kind="prior", card=named)
+    command = ["evaluate", home / "over-felt", "--data", home / "pictures", "--quiet"]
+    assert cli.main([str(word) for word in command]) == 0
+    out = capsys.readouterr().out
+    assert "nll" in out and "probe, " not in out
+    assert "  probe: left out, the tokenizer's perceptual loss has seen labels\n" in out
+
+
 def test_a_palette_has_the_figures_of_a_tokenizer(home, capsys):
     palette = tiny.build(Palette, tiny.PALETTE)
     weights.save(home / "palette", palette, kind="palette", card={})
@@ -334,6 +411,13 @@ def test_networks_of_other_classes_are_refused(home, capsys):
     says = "8 classes and the data have 3", "trained on these data"
     refused(capsys, [*command, home / "tok", "--judge", "shapes/judge"], *says)
     refused(capsys, [*command, "shapes/classifier"], "shapes/classifier knows", *says)
+    # A prior, too: it was told that class 0 here is class 0 of its own data.
+    refused(capsys, [*command, "shapes/prior"], "shapes/prior knows", *says)
+    (home / "flat").mkdir()
+    shutil.copy(home / "pictures" / "class0" / "0.png", home / "flat" / "0.png")
+    shutil.copy(home / "pictures" / "class1" / "1.png", home / "flat" / "1.png")
+    command[2] = home / "flat"
+    refused(capsys, [*command, home / "prior"], "knows 3 classes", "have no labels")
 
 
 def test_evaluate_seeks_neighbours(home, capsys):
@@ -341,7 +425,7 @@ def test_evaluate_seeks_neighbours(home, capsys):
                "--neighbours", "pixels", "--quiet"]  # fmt: skip
     assert cli.main([str(word) for word in command]) == 0
     assert "neighbours among 27 of " in (out := capsys.readouterr().out)
-    assert "neighbour_distance_pixels" in out and "judge" not in out
+    assert "neighbour_distance_pixels" in out and "judge_" not in out
     refused(capsys, [*command, "--neighbours", "judge"], "no judge", "pixels")
     refused(capsys, [*command, "--split", "train"], "held out", "leave out --split")
 
@@ -369,6 +453,8 @@ def test_impossible_evaluations(capsys, options, parts):
     [
         (["shapes/prior", "--lpips", "x"], ["for a prior", "name a palette"]),
         (["shapes/tokenizer", "--neighbours", "pixels"], ["for a tokenizer"]),
+        (["shapes/tokenizer", "--samples", "8"], ["--samples has no figures for a"]),
+        (["shapes/prior", "--samples", "8", "--data", "x"], ["nothing looks at samp"]),
         (["shapes/judge", "--judge", "shapes/judge"], ["--judge has no figures for a"]),
         (["shapes/classifier", "--inception", "x"], ["a classifier; leave it out"]),
     ],
@@ -389,6 +475,17 @@ def test_networks_that_have_no_figures_or_do_not_fit(home, networks, capsys):
         capsys, [*command, home / "odd", networks[0]], "multiples of 8, not 12 x 12",
         "give --judge",
     )  # fmt: skip
+
+
+def test_the_default_judge_looks_only_at_what_it_reads(tmp_path, capsys):
+    """It cannot be switched off, and nobody asked for it."""
+    for name, changes in {"odd": {"image_size": 12}, "grey": {"channels": 1}}.items():
+        odd = tiny.tokenizer(**changes)
+        weights.save(tmp_path / name, odd, kind="tokenizer", card={})
+        command = ["evaluate", str(tmp_path / name), "--count", "16", "--quiet"]
+        assert cli.main(command) == 0
+        assert "psnr" in (out := capsys.readouterr().out) and "judge_" not in out
+        refused(capsys, [*command, "--judge", "shapes/judge"], "give --judge")
 
 
 def test_convert_writes_inception_that_loads(tmp_path, monkeypatch, capsys):
@@ -684,6 +781,31 @@ def test_a_prior_is_no_tokenizer(home, capsys):
     refused(capsys, prior_command(home, "new", "tokenizer="), "--set tokenizer=FOLDER")
 
 
+def test_a_tokenizer_that_is_gone(home, capsys, tmp_path):
+    card = {"tokenizer": str(tmp_path / "mine")}
+    weights.save(tmp_path / "prior", tiny.prior(), kind="prior", card=card)
+    out = ["--out", tmp_path / "a.png"]
+    for command in (
+        ["sample", tmp_path / "prior", *out],
+        ["complete", tmp_path / "prior", home / "pictures", *out],
+        ["evaluate", tmp_path / "prior", "--data", home / "pictures"],
+    ):
+        refused(
+            capsys, command, "no weights at", "mine' (the tokenizer that the card of",
+            f"{tmp_path / 'prior'} names)", "--tokenizer",
+        )  # fmt: skip
+    weights.save(tmp_path / "there", tiny.tokenizer(), kind="tokenizer", card={})
+    command = ["sample", tmp_path / "prior", *out, "--tokenizer", tmp_path / "there"]
+    assert cli.main([*map(str, command), "--count", "1"]) == 0
+
+
+@pytest.mark.parametrize("ref", ["runs/nope", "./nope", "/nope", "~/nope", "nope"])
+def test_a_path_that_is_not_there_is_not_sought_on_the_hub(monkeypatch, ref):
+    monkeypatch.setattr(weights, "_fetch", lambda ref: pytest.fail(f"asked for {ref}"))
+    with pytest.raises(UserError, match="there are no weights at .*finished run"):
+        weights.find(ref)
+
+
 def test_truncated_weights(spoiled, capsys):
     file = spoiled / "tok" / weights.WEIGHTS
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
@@ -726,6 +848,73 @@ def test_a_full_disk(home, capsys, monkeypatch):
     )  # fmt: skip
     monkeypatch.undo()
     assert cli.main(tokenizer_command(home, "full")) == 0
+
+
+def test_places_to_write_to(home, tmp_path, monkeypatch, capsys):
+    """All are noticed before anything is drawn."""
+
+    def never(*args, **options):
+        raise AssertionError("it was drawn first")
+
+    data, out = ["--data", str(home / "pictures")], tmp_path / "old.png"
+    out.mkdir()
+    commands = [
+        ["reconstruct", home / "tok", *data],
+        ["sample", home / "prior"],
+        ["complete", home / "prior", home / "pictures"],
+    ]
+    with monkeypatch.context() as patch:
+        for name in ("minivim.data.stack", "minivim.prior.sample"):
+            patch.setattr(name, never)
+        for command in commands:
+            refused(capsys, [*command, "--out", out], "old.png is a folder", "in it")
+            refused(capsys, [*command, "--out", "a.jpg"], "error: a.jpg must end in .p")
+        file = tmp_path / "x.txt"
+        command = ["evaluate", home / "tok", *data, "--json", file]
+        line = refused(capsys, command, f"{file} must end in .json")
+        assert "--out" not in line
+    other = str(tmp_path / "loud.PNG")
+    assert cli.main([*map(str, commands[1]), "--out", other, "--count", "1"]) == 0
+    Image.open(other).verify()
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_failed_write_leaves_the_picture_that_was_there(home, monkeypatch):
+    """A file that may only grow to 20 kB was cut there, and the old one was gone."""
+    out = home / "kept.png"
+    out.write_bytes(b"a good picture")
+
+    def cut(path, content):
+        with open(path, "wb") as file:
+            file.write(content[:20])
+        raise OSError(27, "File too large", str(path))
+
+    monkeypatch.setattr(arguments.Path, "write_bytes", cut)
+    command = ["sample", str(home / "prior"), "--out", str(out), "--count", "1"]
+    assert cli.main(command) == 2
+    assert out.read_bytes() == b"a good picture"
+    assert not list(home.glob("*.part"))
+    command = ["evaluate", str(home / "tok"), "--data", str(home / "pictures")]
+    (home / "old.json").write_text("{}")
+    assert cli.main([*command, "--quiet", "--json", str(home / "old.json")]) == 2
+    assert (home / "old.json").read_text() == "{}"
+
+
+def test_a_failed_save_leaves_the_weights_that_were_there(tmp_path, monkeypatch):
+    weights.save(tmp_path, tiny.tokenizer(), kind="tokenizer", card={})
+
+    def full(path, text):
+        raise OSError(28, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(weights.Path, "write_text", full)
+        with pytest.raises(OSError, match="No space"):
+            weights.save(tmp_path, tiny.tokenizer(1), kind="tokenizer", card={})
+    tiny.assert_same(
+        weights.flat_weights(weights.load(tmp_path)),
+        weights.flat_weights(tiny.tokenizer()),
+    )
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_loss_that_becomes_nan(home, capsys):
@@ -809,7 +998,7 @@ def test_labels_that_the_prior_does_not_know(home, capsys, tmp_path):
         )
     refused(
         capsys, ["evaluate", home / "prior", "--data", tmp_path / "pictures"],
-        "is out of range", "0 to 2",
+        "knows 3 classes and the data have 6", "trained on these data",
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -112,17 +113,34 @@ def open_split(options: argparse.Namespace, tokenizer: Any) -> Any:
 def writable(path: str, suffix: str) -> Path:
     """A path to write to, its folder made; raises `UserError` early."""
     file = Path(path)
-    if file.suffix != suffix:
-        raise UserError(f"--out {path} must end in {suffix}")
+    if file.suffix.lower() != suffix:
+        raise UserError(f"{path} must end in {suffix}")
+    if file.is_dir():
+        raise UserError(f"{path} is a folder; give the name of a file in it")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        there = file.exists()
-        file.touch()
         # Whoever is refused later for something else keeps no empty file.
-        if not there:
-            file.unlink()
+        _beside(file).touch()
+        _beside(file).unlink()
+        if file.exists():
+            file.touch()
     except OSError as error:
         raise UserError(
             f"cannot write {path} ({error.strerror}); choose another place"
         ) from error
     return file
+
+
+def write(file: Path, content: bytes | str) -> None:
+    """Write a whole file, or leave what was there."""
+    part = _beside(file)
+    try:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(part, file.resolve())
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _beside(file: Path) -> Path:
+    file = file.resolve()
+    return file.with_name(f"{file.name}.part")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,12 @@ from minivim.cli.arguments import (
     positive,
     share,
     writable,
+    write,
 )
 from minivim.errors import UserError
+
+# Images of one call: of the tokenizer, and of the prior, where they are what is drawn.
+BATCH, DRAWN = 256, 512
 
 
 def add_commands(command: Command) -> None:
@@ -27,13 +34,14 @@ def add_commands(command: Command) -> None:
     add_data(one)
     one.add_argument("--out", required=True, help="a .png file")
     add_subset(one, count=16)
+    _add_quiet(one)
     _add_sample(command("sample", _sample, "draw new images from a prior"))
     _add_complete(command("complete", _complete, "draw the rest of given images"))
 
 
 def _add_sample(one: argparse.ArgumentParser) -> None:
     one.add_argument("prior")
-    one.add_argument("--labels", nargs="+", type=int, help="one row of images each")
+    one.add_argument("--labels", nargs="+", type=int, help="default: all")
     one.add_argument("--count", type=positive, default=8, help="images per label")
     _add_drawing(one)
     one.add_argument(
@@ -66,6 +74,11 @@ def _add_drawing(one: argparse.ArgumentParser) -> None:
     one.add_argument("--top-k", type=int)
     one.add_argument("--top-p", type=float)
     one.add_argument("--guidance", type=float)
+    _add_quiet(one)
+
+
+def _add_quiet(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def _reconstruct(options: argparse.Namespace) -> None:
@@ -75,19 +88,23 @@ def _reconstruct(options: argparse.Namespace) -> None:
     from minivim.experiments import decode_all, encode_all
 
     tokenizer = open_tokenizer(options.tokenizer)
+    path = writable(options.out, ".png")
     rows = data.stack(open_split(options, tokenizer), options.count)
     images = rows["image"].astype(np.float32) / 255
-    recon = decode_all(tokenizer, encode_all(tokenizer, images))
-    path = writable(options.out, ".png")
-    path.write_bytes(show.to_png(show.reconstructions(images, recon)))
+    recon = np.concatenate(
+        [
+            decode_all(tokenizer, encode_all(tokenizer, images[part]))
+            for part in _parts(len(images), BATCH, options, "reconstruct")
+        ]
+    )
+    write(path, show.to_png(show.reconstructions(images, recon)))
     print(f"PSNR {float(metrics.psnr(images, recon)):.2f} dB: {path}")
 
 
 def _sample(options: argparse.Namespace) -> None:
     import numpy as np
 
-    from minivim import prior, show, weights
-    from minivim.experiments import decode_all
+    from minivim import show, weights
 
     tokenizer, model = weights.load_pair(options.prior, options.tokenizer)
     path = writable(options.out, ".png")
@@ -100,16 +117,29 @@ def _sample(options: argparse.Namespace) -> None:
     if options.classifier or options.acceptance is not None:
         images = _rejected(options, model, tokenizer, drawing)
     else:
-        count = options.count if labels is None else None
-        codes = prior.sample(model, num_samples=count, **drawing)
-        images = decode_all(tokenizer, np.asarray(codes))
+        images = _drawn(options, model, tokenizer, drawing)
+    # Rows of 8, longer where the picture would be a strip.
+    columns = max(8, math.isqrt(len(images)))
     if labels is None:
-        figure = show.image_grid(images, columns=min(8, options.count))
+        figure = show.image_grid(images, columns=min(columns, options.count))
     else:
         names = names or [str(i) for i in range(model.config.num_classes)]
-        figure = show.samples_by_class(images, labels, names)
-    path.write_bytes(show.to_png(figure))
+        rows, titles = _rows(labels, names, columns)
+        figure = show.samples_by_class(images, rows, titles, columns=columns)
+    write(path, show.to_png(figure))
     print(f"{len(images)} samples: {path}")
+
+
+def _rows(labels: Any, names: list[str], columns: int) -> tuple[Any, list[str]]:
+    """Which row each image is in, and the title of every row: a class may need more."""
+    import numpy as np
+
+    rows, titles = np.empty_like(labels), []
+    for label in np.unique(labels):
+        mine = np.flatnonzero(labels == label)
+        rows[mine] = len(titles) + np.arange(len(mine)) // columns
+        titles += [names[label]] * math.ceil(len(mine) / columns)
+    return rows, titles
 
 
 def _drawing(options: argparse.Namespace) -> dict[str, Any]:
@@ -118,6 +148,52 @@ def _drawing(options: argparse.Namespace) -> dict[str, Any]:
     names = ("temperature", "top_k", "top_p", "guidance")
     found = {name: getattr(options, name) for name in names}
     return found | {"key": jax.random.key(options.seed)}
+
+
+def _parts(
+    count: int, size: int, options: argparse.Namespace, desc: str
+) -> Iterator[slice]:
+    """Slices of at most `size`; with several a bar, unless it is to be quiet."""
+    from tqdm.auto import tqdm
+
+    starts = range(0, count, size)
+    quiet = options.quiet or len(starts) < 2
+    for first in tqdm(starts, desc=desc, unit="part", disable=quiet):
+        yield slice(first, min(first + size, count))
+
+
+def _keyed(drawing: dict[str, Any], part: slice) -> Any:
+    """The same with the key of a part; the first, or only one, has it as it is."""
+    import jax
+
+    if not part.start:
+        return drawing
+    return drawing | {"key": jax.random.fold_in(drawing["key"], part.start)}
+
+
+def _drawn(
+    options: argparse.Namespace, model: Any, tokenizer: Any, drawing: dict[str, Any]
+) -> Any:
+    """Images of all labels, or as many without."""
+    import numpy as np
+
+    from minivim import prior
+    from minivim.experiments import decode_all
+
+    labels, images = drawing["labels"], []
+    count = options.count if labels is None else len(labels)
+    for part in _parts(count, DRAWN, options, "sample"):
+        one = _keyed(drawing, part)
+        # All parts of one size: one compiled program serves them.
+        size = min(DRAWN, count)
+        if labels is None:
+            codes = prior.sample(model, num_samples=size, **one)
+        else:
+            padded = np.resize(labels[part], size)
+            codes = prior.sample(model, **one | {"labels": padded})
+        codes = np.asarray(codes)[: part.stop - part.start]
+        images.append(decode_all(tokenizer, codes))
+    return np.concatenate(images)
 
 
 def _rejected(
@@ -138,8 +214,9 @@ def _rejected(
         )
     chooser = weights.load(options.classifier)
     found = prior.reject(
-        model, tokenizer, chooser, acceptance=options.acceptance, **drawing
-    )
+        model, tokenizer, chooser, acceptance=options.acceptance, quiet=options.quiet,
+        **drawing,
+    )  # fmt: skip
     return found.images[found.chosen]
 
 
@@ -158,15 +235,26 @@ def _complete(options: argparse.Namespace) -> None:
         source = data.open_source(options.images, split=options.split, **shape)
         images = data.stack(source, options.first)["image"]
     label = options.label
-    found = prior.complete(
-        model,
-        tokenizer,
-        images,
-        rows=round(options.keep * tokenizer.config.grid),
-        labels=None if label is None else np.full(len(images), label),
-        count=options.count,
-        peek=options.peek,
-        **_drawing(options),
+    drawing = _drawing(options)
+    parts: list[prior.Completion] = []
+    size = max(1, DRAWN // options.count)
+    for part in _parts(len(images), size, options, "complete"):
+        one = prior.complete(
+            model,
+            tokenizer,
+            images[part],
+            rows=round(options.keep * tokenizer.config.grid),
+            labels=None if label is None else np.full(len(images[part]), label),
+            count=options.count,
+            peek=options.peek,
+            **_keyed(drawing, part),
+        )
+        parts.append(one)
+    found = replace(
+        parts[0],
+        given=np.concatenate([one.given for one in parts]),
+        codes=np.concatenate([one.codes for one in parts]),
+        images=np.concatenate([one.images for one in parts]),
     )
-    path.write_bytes(show.to_png(show.completions(images, found)))
+    write(path, show.to_png(show.completions(images, found)))
     print(f"{found.images.shape[1]} completions of {len(images)} images: {path}")

@@ -14,6 +14,7 @@ from minivim.cli.arguments import (
     natural,
     positive,
     writable,
+    write,
 )
 from minivim.errors import UserError
 
@@ -35,7 +36,9 @@ def _add_evaluate(one: argparse.ArgumentParser) -> None:
         "--inception", metavar="REF", help="for FID and Inception Score: see convert"
     )
     one.add_argument("--lpips", metavar="REF", help="for LPIPS: see convert")
-    one.add_argument("--samples", type=positive, default=512)
+    one.add_argument(
+        "--samples", type=positive, metavar="N", help="of a prior (default: 512)"
+    )
     one.add_argument(
         "--neighbours", choices=("judge", "pixels"),
         help="seek the training images nearest to samples, by features or pixels",
@@ -96,7 +99,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         lpips=options.lpips,
         split=options.split,
         count=options.count,
-        samples=options.samples,
+        **({"samples": options.samples} if options.samples else {}),
         neighbours=options.neighbours,
         batch_size=options.batch_size,
         seed=options.seed,
@@ -104,7 +107,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     )
     print(figures_table(found))
     if path:
-        path.write_text(json.dumps(found, indent=1) + "\n")
+        write(path, json.dumps(found, indent=1) + "\n")
 
 
 def _reproduce(options: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ from minivim.experiments import (
 from minivim.metrics.comparison import Comparison, Extractor
 from minivim.metrics.features import chunks
 from minivim.metrics.neighbours import nearest, pixels, share_nearer
-from minivim.prior import Prior, check_labels, sample
+from minivim.prior import Prior, check_labels, knows_null, sample
 from minivim.tokenizer import Tokenizer
 
 # Samples of one call, and hence what is drawn: no setting.
@@ -39,9 +39,13 @@ def prior_figures(
     batch_size: int = 256,
     quiet: bool = True,
 ) -> dict[str, Any]:
-    """Negative log-likelihood of the first `count` held-out images, nats per token."""
+    """Negative log-likelihood of the first `count` held-out images, nats per token.
+
+    `nll_without_label` is left out where the card says that the prior learnt none.
+    """
     count = len(source) if count is None else min(count, len(source))
     conditional = bool(prior.config.num_classes)
+    null = conditional and knows_null(prior)
     if conditional:
         check_labels(prior, np.arange(source.num_classes))
     nll = without = 0.0
@@ -52,10 +56,10 @@ def prior_figures(
         codes = rows["codes"]
         labels = check_labels(prior, rows["label"]) if conditional else None
         nll += len(codes) * nats_per_token(prior, codes, labels)
-        if conditional:
+        if null:
             without += len(codes) * nats_per_token(prior, codes, None)
     figures: dict[str, Any] = {"images": count, "nll": nll / count}
-    if conditional:
+    if null:
         figures["nll_without_label"] = without / count
     return with_origin(figures, {}, source, count=count)
 

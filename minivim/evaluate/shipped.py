@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from minivim import classifier, data, weights
@@ -76,13 +76,23 @@ def shipped_figures(
     """Figures of weights on a data set, by default of all that are shipped for it.
 
     `judge`, `inception` and `lpips` name weights; `options` are those of `Evaluation`.
+    The default judge is the one shipped for the data, for weights whose images it
+    reads.
     """
     refs = refs or [name for name in weights.shipped() if name.startswith(f"{spec}/")]
     if not refs:
         raise UserError(f"nothing is shipped for {spec}; name the weights to evaluate")
     given = {"judge": judge, "inception": inception, "lpips": lpips, **options}
     _check_of_use(refs, [name for name in USES if given.get(name)])
-    judge = judge or (f"{spec}/judge" if f"{spec}/judge" in weights.shipped() else None)
+    own = None if judge else f"{spec}/judge"
+    if own in weights.shipped():
+        judge = own
+    looks = judge or inception or options.get("neighbours")
+    if options.get("samples") and not looks:
+        raise UserError(
+            "nothing looks at samples; leave out --samples, or give --judge, "
+            "--inception or --neighbours pixels"
+        )
     how = Evaluation(
         spec=spec,
         judge=load_network("judge", judge),
@@ -90,7 +100,7 @@ def shipped_figures(
         lpips=load_network("lpips", lpips),
         **options,
     )
-    return {str(ref): _figures(ref, how) for ref in refs}
+    return {str(ref): _figures(ref, how, asked=judge != own) for ref in refs}
 
 
 # Kinds of weights that an option has figures for.
@@ -99,6 +109,7 @@ USES = {
     "inception": ("tokenizer", "palette", "prior"),
     "lpips": ("tokenizer", "palette"),
     "neighbours": ("prior",),
+    "samples": ("prior",),
 }
 
 
@@ -147,7 +158,8 @@ def load_network(option: str, ref: str | None) -> Any:
     return model
 
 
-def _figures(ref: str, how: Evaluation) -> dict[str, Any]:
+def _figures(ref: str, how: Evaluation, *, asked: bool) -> dict[str, Any]:
+    """Of one reference; a judge that nobody `asked` for only looks at what it can."""
     model: Any = weights.load(ref)
     kind = model.card["kind"]
     if kind in ("perceptual", "inception"):
@@ -164,6 +176,8 @@ def _figures(ref: str, how: Evaluation) -> dict[str, Any]:
         else tokenizer.config.image_shape
     )
     source = how.source(**shape)
+    if how.judge is not None and not asked and not _reads(how.judge, shape):
+        how = replace(how, judge=None)
     check_fits("judge", how.judge, shape, classes=source.num_classes)
     if kind == "classifier":
         _check_classes(ref, model, source.num_classes)
@@ -207,7 +221,14 @@ def classifier_figures(
 def _figures_of_prior(
     ref: str, prior: Prior, tokenizer: Tokenizer, source: Source, how: Evaluation
 ) -> dict[str, Any]:
-    shape = tokenizer.config.image_shape
+    shape, classes = tokenizer.config.image_shape, prior.config.num_classes
+    if classes and not source.num_classes:
+        raise UserError(
+            f"{ref} knows {classes} classes and the data have no labels; put each "
+            "class in a folder of its own"
+        )
+    if classes:
+        _check_classes(ref, prior, source.num_classes)
     figures = prior_figures(prior, tokenizer, source, count=how.count, **how.reading)
     train = how.source("train", **shape) if how.neighbours else None
     if how.judge is not None or how.inception is not None or train is not None:
@@ -216,7 +237,14 @@ def _figures_of_prior(
             count=how.count, inception=how.inception, train=train,
             neighbours=how.neighbours or "pixels", **how.reading,
         )  # fmt: skip
-    if not prior.config.num_classes and source.num_classes > 1:
+    if classes or source.num_classes < 2:
+        return figures
+    # Such codes are not probed (section 5.3); all else is still to be known.
+    if weights.card_of(tokenizer).get("recipe", {}).get("loss", {}).get("perceptual"):
+        figures["provenance"]["probe"] = (
+            "left out, the tokenizer's perceptual loss has seen labels"
+        )
+    else:
         recipe = ProbeRecipe(name="evaluate", prior=ref, tokenizer="")
         splits = {split: how.source(split, **shape) for split in ("train", "test")}
         result = probe(recipe, prior, tokenizer, **splits)
@@ -228,7 +256,7 @@ def _figures_of_prior(
 
 
 def _check_classes(what: str, model: Any, classes: int) -> None:
-    """A labelled network can only be asked of its own classes."""
+    """A network that knows labels can only be asked of its own classes."""
     if classes and classes != model.config.num_classes:
         raise UserError(
             f"{what} knows {model.config.num_classes} classes and the data have "
@@ -246,13 +274,18 @@ def check_fits(
     if network is None:
         return
     size, channels = shape["image_size"], shape["channels"]
-    if channels != network.config.channels or size % 8:
+    if not _reads(network, shape):
         raise UserError(
             f"the {option} reads images of {network.config.channels} channels and of "
             f"sides that are multiples of 8, not {size} x {size} x {channels}; give "
             f"--{option} one for these images"
         )
     _check_classes(f"the {option}", network, classes)
+
+
+def _reads(network: Any, shape: dict[str, int]) -> bool:
+    same = shape["channels"] == network.config.channels
+    return same and shape["image_size"] % 8 == 0
 
 
 def data_size(model: Any) -> int:

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, PRNGKeyArray
 
 from minivim.errors import UserError
 from minivim.prior.decoding import sample
-from minivim.prior.transformer import Prior
+from minivim.prior.transformer import Prior, check_labels
 from minivim.tokenizer import Tokenizer
 
 
@@ -70,13 +70,15 @@ def complete(
     given = array.astype(np.float32) / 255 if array.dtype == np.uint8 else array
     if not peek:
         given = hide_below(given, rows * (tokenizer.config.image_size // grid))
+    if labels is not None:
+        labels = np.repeat(check_labels(prior, labels), count)
     known = rows * grid
     prefix = np.asarray(tokenizer.encode(given))[:, :known]
     codes = sample(
         prior,
         key=key,
         prefix=np.repeat(prefix, count, axis=0),
-        labels=None if labels is None else np.repeat(np.asarray(labels), count),
+        labels=labels,
         **options,
     )
     drawn = np.asarray(tokenizer.decode(codes))

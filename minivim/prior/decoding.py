@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from minivim.errors import UserError
 from minivim.prior.filters import filter_logits, guide
-from minivim.prior.transformer import Prior, check_labels
+from minivim.prior.transformer import Prior, check_labels, knows_null
 from minivim.transformer import argmax
 
 
@@ -38,16 +38,19 @@ def sample(
     dropout. How many: as many as labels or prefix rows, else `num_samples`.
 
     Raises `UserError` for a label out of range, `top_k` above the number of codes, a
-    probability or temperature that is none, or a prefix of another shape.
+    probability or temperature that is none, guidance below 0, or a prefix of another
+    shape. Also, where the card says that no label was dropped in training, for guidance
+    and for samples without label: both would ask for what was never learnt.
     """
+    if labels is not None and np.size(labels):
+        labels = check_labels(prior, labels)
     count = _count(labels, prefix, num_samples)
     _check_filters(prior, temperature, top_k, top_p)
-    if guidance is not None and labels is None:
-        raise UserError("guidance needs labels to guide to; give labels=[...]")
+    _check_null(prior, guidance, labelled=labels is not None)
     start = (
         np.full(count, prior.null_class, np.int32)
         if labels is None
-        else check_labels(prior, labels)
+        else np.asarray(labels)
     )
     given, known = _padded_prefix(prior, prefix, count)
     codes, _ = generate(
@@ -141,6 +144,29 @@ def _check_filters(
         )
     if top_p is not None and not 0 < top_p <= 1:
         raise UserError(f"top_p={top_p} is no probability; use a value in (0, 1]")
+
+
+def _check_null(prior: Prior, guidance: float | None, *, labelled: bool) -> None:
+    """Guidance, and whether the prior knows the null class where it is asked of it."""
+    if guidance is not None and not labelled:
+        raise UserError("guidance needs labels to guide to; give labels=[...]")
+    if guidance is not None and not 0 <= guidance < np.inf:
+        raise UserError(
+            f"guidance={guidance} must be a number from 0 (the label is ignored) on; 1 "
+            "is no guidance"
+        )
+    if knows_null(prior):
+        return
+    if not labelled:
+        raise UserError(
+            "this prior was trained with label_dropout=0 and draws nothing without a "
+            "label; give labels"
+        )
+    if guidance not in (None, 1):
+        raise UserError(
+            "this prior was trained with label_dropout=0, so there is nothing to guide "
+            "away from; leave out guidance"
+        )
 
 
 def _padded_prefix(

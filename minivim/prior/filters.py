@@ -31,14 +31,18 @@ def keep_top_k(logits: Float[Array, "*b K"], k: int) -> Float[Array, "*b K"]:
 
 
 def keep_top_p(logits: Float[Array, "*b K"], p: float | Array) -> Float[Array, "*b K"]:
-    """Keep the fewest most likely codes whose probabilities add up to `p` or more."""
+    """Keep the fewest most likely codes whose probabilities add up to `p` or more.
+
+    All of them from `p = 1` on.
+    """
     order = jnp.argsort(-logits, axis=-1, stable=True)
     probability = jax.nn.softmax(jnp.take_along_axis(logits, order, axis=-1), axis=-1)
     before = jnp.cumsum(probability, axis=-1) - probability
     kept = jnp.put_along_axis(
         jnp.zeros(logits.shape, bool), order, before < p, axis=-1, inplace=False
     )
-    return jnp.where(kept, logits, REFUSED)
+    # Sums in float32 reach 1 before the last codes do.
+    return jnp.where(kept | (jnp.asarray(p) >= 1), logits, REFUSED)
 
 
 # Paper silent, section 5.2: temperature, top-k and top-p

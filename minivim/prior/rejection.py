@@ -75,7 +75,7 @@ def reject(
     wanted = candidates(labels, acceptance)
     starts = range(0, len(wanted), batch_size)
     keys = [key] if len(starts) == 1 else list(jax.random.split(key, len(starts)))
-    parts = []
+    parts, quiet = [], quiet or len(starts) < 2
     for number, start in enumerate(tqdm(starts, desc="draw", disable=quiet)):
         part = wanted[start : start + batch_size]
         # Of one size, so that one compiled program serves every batch.

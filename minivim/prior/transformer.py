@@ -138,6 +138,11 @@ def check_labels(prior: Prior, labels: Any) -> Int[np.ndarray, " B"]:
             "labels were given, but this prior has no class token; leave them out or "
             "load a class-conditional prior"
         )
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise UserError(
+            f"labels of type {labels.dtype} and shape {labels.shape} are none; give "
+            "one whole number for each picture, such as [0, 1]"
+        )
     wrong = labels[(labels < 0) | (labels >= count)]
     if wrong.size:
         raise UserError(
@@ -145,6 +150,17 @@ def check_labels(prior: Prior, labels: Any) -> Int[np.ndarray, " B"]:
             f"{count - 1}"
         )
     return labels.astype(np.int32)
+
+
+def knows_null(prior: Prior) -> bool:
+    """Whether the null class means anything, as far as the recipe on a card tells.
+
+    A labelled prior learns it from dropped labels alone. A model that was built, or
+    whose card has no recipe, is taken at its word.
+    """
+    card = getattr(prior, "card", None)
+    recipe = card.get("recipe", {}) if card is not None else {}
+    return not prior.config.num_classes or recipe.get("label_dropout") != 0
 
 
 # Paper silent, section 4.1: labels dropped in training, for guidance

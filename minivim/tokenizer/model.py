@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from minivim.config import CNNConfig, StackConfig, TokenizerConfig
 from minivim.errors import UserError
@@ -63,31 +64,65 @@ class Tokenizer(nnx.Module):
         recon, maps = self.decoder(embedded)
         return recon, aux | maps | {"features": features}
 
-    def encode(self, images: Float[ArrayLike, "*shape"]) -> Int[Array, "B N"]:
-        """Codes of images `[B, H, W, C]`, in raster order."""
+    def encode(self, images: Shaped[ArrayLike, "*shape"]) -> Int[Array, "B N"]:
+        """Codes of images `[B, H, W, C]`, float in [0, 1] or uint8, in raster order.
+
+        Raises `UserError` for another shape and for other whole numbers.
+        """
         self.check_images(np.shape(images))
         # From the host as NumPy, which every process of a mesh may pass to a program.
-        if not isinstance(images, jax.Array):
-            images = np.asarray(images, np.float32)
-        return _encode(self, images)
+        host = not isinstance(images, jax.Array)
+        images = np.asarray(images) if host else images
+        if images.dtype == np.uint8:
+            images = images.astype(np.float32) / 255
+        elif not jnp.issubdtype(images.dtype, jnp.floating):
+            raise UserError(
+                f"pixels of type {images.dtype} have no known range; divide them by "
+                "their largest value (255), or give uint8"
+            )
+        return _encode(self, images.astype(np.float32) if host else images)
 
-    def decode(self, codes: Int[ArrayLike, "*shape"]) -> Float[Array, "B H W C"]:
-        """Images in [0, 1] of codes `[B, N]`; `UserError` for another shape."""
+    def decode(self, codes: Shaped[ArrayLike, "*shape"]) -> Float[Array, "B H W C"]:
+        """Images in [0, 1] of codes `[B, N]`.
+
+        Raises `UserError` for another shape and, outside of `jit`, for codes that this
+        tokenizer does not have.
+        """
         shape = np.shape(codes)
         if len(shape) != 2 or shape[1] != self.config.num_tokens:
             raise UserError(
                 f"codes of shape {shape} do not fit this tokenizer; "
                 f"give [B, {self.config.num_tokens}] in raster order"
             )
-        return _decode(
-            self, codes if isinstance(codes, jax.Array) else np.asarray(codes)
-        )
+        if not isinstance(codes, jax.Array):
+            codes = np.asarray(codes)
+        self._check_codes(codes)
+        return _decode(self, codes)
 
     def reconstruct(
-        self, images: Float[ArrayLike, "*shape"]
+        self, images: Shaped[ArrayLike, "*shape"]
     ) -> Float[Array, "B H W C"]:
         """`decode(encode(images))`."""
         return self.decode(self.encode(images))
+
+    def _check_codes(self, codes: np.ndarray | jax.Array) -> None:
+        """`UserError` for values that are no codes, as far as they can be seen."""
+        count = self.config.quantizer.num_codes
+        if not jnp.issubdtype(codes.dtype, jnp.integer):
+            raise UserError(
+                f"codes of type {codes.dtype} are no codes; give whole numbers from 0 "
+                f"to {count - 1}"
+            )
+        traced = isinstance(codes, Tracer)
+        if traced or not getattr(codes, "is_fully_addressable", True):
+            return
+        values = np.asarray(codes)
+        wrong = values[(values < 0) | (values >= count)]
+        if wrong.size:
+            raise UserError(
+                f"code {int(wrong[0])} is out of range; this tokenizer has 0 to "
+                f"{count - 1}"
+            )
 
     def check_images(self, shape: tuple[int, ...]) -> None:
         """`UserError` for a shape that is not `[B, H, W, C]` of this tokenizer."""

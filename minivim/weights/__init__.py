@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ from minivim.tokenizer.perceptual import LPIPS, PerceptualConfig
 HERE = Path(__file__).parent
 # Families of shipped weights, and the public name of the data of each.
 DATA = {"shapes": "shapes", "cifar10": "uoft-cs/cifar10"}
+# Of a path that is not there; nothing of the kind owns a repository on the hub.
+NO_OWNERS = ("", ".", "..", "~", "runs")
 WEIGHTS, CARD = "model.safetensors", "card.json"
 KINDS: dict[str, tuple[type, Any]] = {
     "tokenizer": (TokenizerConfig, Tokenizer),
@@ -97,7 +100,6 @@ def save(
     weights = {
         name: value.astype(storage) for name, value in flat_weights(model).items()
     }
-    save_file(weights, str(folder / WEIGHTS))
     values = {
         "format": 1,
         "kind": kind,
@@ -106,7 +108,16 @@ def save(
         "storage": storage,
         **card,
     }
-    (folder / CARD).write_text(json.dumps(values, indent=1) + "\n")
+    parts = {name: folder / f"{name}.part" for name in (WEIGHTS, CARD)}
+    try:
+        save_file(weights, str(parts[WEIGHTS]))
+        parts[CARD].write_text(json.dumps(values, indent=1) + "\n")
+        # Both are whole before they take the places of what was there.
+        for name, part in parts.items():
+            os.replace(part, folder / name)
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
     return folder
 
 
@@ -156,10 +167,19 @@ def load_pair(
     card = read_card(find(prior_ref))
     if card["kind"] != "prior":
         raise UserError(f"{prior_ref} is a {card['kind']}, not a prior; name a prior")
-    tokenizer_ref = tokenizer_ref or card.get("tokenizer")
-    if not tokenizer_ref:
+    named = card.get("tokenizer")
+    if not (tokenizer_ref or named):
         raise UserError(f"the card of {prior_ref} names no tokenizer; name one")
-    tokenizer = load(tokenizer_ref)
+    if not tokenizer_ref:
+        try:
+            find(named)
+        except UserError as error:
+            reason = str(error).partition(";")[0]
+            raise UserError(
+                f"{reason} (the tokenizer that the card of {prior_ref} names); put it "
+                "back, or say where it is now (sample and complete have --tokenizer)"
+            ) from error
+    tokenizer = load(tokenizer_ref or named)
     return tokenizer, load(prior_ref, tokenizer=tokenizer)
 
 
@@ -215,7 +235,7 @@ def find(ref: str | Path) -> Path:
         return HERE / ref
     family, _, name = str(ref).partition("/")
     families = {s.split("/")[0] for s in shipped()}
-    if not name or "/" in name or family in families or family in ("runs", ".", ".."):
+    if not name or "/" in name or family in families or family in NO_OWNERS:
         raise UserError(
             f"there are no weights at {str(ref)!r}; shipped are "
             f"{', '.join(shipped())}; or give the folder of a finished run, or a hub "

@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 
 from minivim.errors import UserError
-from minivim.prior import Prior, filter_logits, generate, guide, sample
+from minivim.evaluate import prior_figures
+from minivim.prior import (
+    Prior,
+    complete,
+    filter_logits,
+    generate,
+    guide,
+    knows_null,
+    sample,
+)
+from minivim.weights import Card
 from tests import tiny
 
 LENGTH = tiny.PRIOR.num_tokens
@@ -197,6 +207,9 @@ def test_guidance_of_one_is_no_guidance(prior):
         ({"num_samples": 2, "temperature": 0.0}, "greedy decoding use top_k=1"),
         ({"num_samples": 2, "temperature": float("nan")}, "must be above zero"),
         ({"num_samples": 2, "guidance": 2.0}, "guidance needs labels"),
+        ({"labels": [0], "guidance": float("nan")}, "guidance=nan must be a number"),
+        ({"labels": [0], "guidance": float("inf")}, "1 is no guidance"),
+        ({"labels": [0], "guidance": -0.5}, r"from 0 \(the label is ignored\)"),
         ({"prefix": np.zeros((2, 5), np.int32)}, r"give \[B, P\] codes with P at most"),
         ({"prefix": np.full((2, 1), 24, np.int32)}, "use 0 to 23"),
         ({"num_samples": 3, "labels": [0, 1]}, r"disagree on how many \(\[2, 3\]\)"),
@@ -209,6 +222,35 @@ def test_impossible_wishes_are_refused(prior, options, message):
         options = {**options, "labels": np.array(options["labels"])}
     with pytest.raises(UserError, match=message):
         sample(prior, key=KEY, **options)
+
+
+def test_nothing_is_asked_of_a_null_class_that_was_never_trained():
+    prior, labels = tiny.prior(), np.array([0, 1])
+    prior.card = Card("mine", {"recipe": {"label_dropout": 0.0}})
+    with pytest.raises(UserError, match="leave out guidance"):
+        sample(prior, key=KEY, labels=labels, guidance=3.0)
+    with pytest.raises(UserError, match="give labels"):
+        sample(prior, key=KEY, num_samples=2)
+    plain = sample(prior, key=KEY, labels=labels)
+    guided = sample(prior, key=KEY, labels=labels, guidance=1.0)
+    np.testing.assert_array_equal(plain, guided)
+    found = prior_figures(prior, tiny.tokenizer(), tiny.source(8))
+    assert "nll" in found and "nll_without_label" not in found
+    for recipe in ({}, {"label_dropout": 0.1}):
+        prior.card = Card("mine", {"recipe": recipe})
+        assert knows_null(prior)
+    unlabelled = tiny.prior(num_classes=0)
+    unlabelled.card = Card("mine", {"recipe": {"label_dropout": 0.0}})
+    assert knows_null(unlabelled) and knows_null(tiny.prior())
+
+
+@pytest.mark.parametrize("labels", [[0.5], ["red"], [[1, 2]], 1, [True]])
+def test_what_is_no_label_is_refused(prior, labels):
+    labels = np.array(labels)
+    with pytest.raises(UserError, match="one whole number for each picture"):
+        sample(prior, key=KEY, labels=labels)
+    with pytest.raises(UserError, match="one whole number for each picture"):
+        complete(prior, tiny.tokenizer(), tiny.images(1), key=KEY, labels=labels)
 
 
 def test_labels_for_an_unlabelled_prior_are_refused():

@@ -172,6 +172,36 @@ def test_images_of_another_shape_are_refused(tok, shape):
         tok.encode(jnp.zeros(shape))
 
 
+@pytest.mark.parametrize("kind", [np.asarray, jnp.asarray])
+def test_uint8_pixels_are_divided_by_255(tok, kind):
+    """As everywhere else; they were taken for numbers from 0 to 255."""
+    pixels = tiny.images(4)
+    np.testing.assert_array_equal(tok.encode(kind(pixels)), tok.encode(IMAGES))
+    np.testing.assert_array_equal(
+        tok.reconstruct(kind(pixels)), tok.reconstruct(IMAGES)
+    )
+
+
+def test_other_whole_numbers_are_no_pixels(tok):
+    for kind in (np.int64, np.int32, bool):
+        with pytest.raises(UserError, match="divide them by their largest value"):
+            tok.encode(tiny.images(2).astype(kind))
+
+
+@pytest.mark.parametrize("kind", [np.asarray, jnp.asarray])
+def test_codes_that_do_not_exist_are_refused(tok, kind):
+    codes = np.array([[0, 1, 2, 23]])
+    assert tok.decode(kind(codes)).shape == (1, 8, 8, 3)
+    for wrong in (-1, 24, 999):
+        with pytest.raises(UserError, match=f"code {wrong} is out of range.* 0 to 23"):
+            tok.decode(kind(np.where(codes == 2, wrong, codes)))
+    with pytest.raises(UserError, match="whole numbers from 0 to 23"):
+        tok.decode(kind(codes.astype(np.float32)))
+    # What a compiled program is given it cannot look at.
+    found = jax.jit(lambda x: tok.decode(x))(codes)
+    np.testing.assert_allclose(found, tok.decode(codes), atol=1e-6)
+
+
 def test_codes_of_another_length_are_refused(tok):
     with pytest.raises(UserError, match=r"\[B, 4\] in raster order"):
         tok.decode(jnp.zeros((2, 5), jnp.int32))
