@@ -115,8 +115,9 @@ def train(
     of processes that decode images. A prior's data may be a folder of codes that
     `encode_folder` wrote. With `stream` images are read in a row, not by index: see
     `minivim.data.Stream` for what that cannot promise. Returns the model and the rows
-    of metrics of this call. Raises `UserError` for data that does not fit the recipe, a
-    batch that the mesh cannot split and a workdir of another run.
+    of metrics of this call, none where the run was finished already. Raises `UserError`
+    for data that does not fit the recipe, a batch that the mesh cannot split and a
+    workdir of another run.
     """
     size = recipe.run.batch_size
     devices = make_mesh(mesh)
@@ -146,9 +147,11 @@ def train(
         model, rows = run(recipe, parts, mesh=devices, workdir=folder, quiet=quiet)
     finally:
         parts.batches.close()
+    # All of the run: this call may have had no step left to do.
+    written = read_metrics(workdir)
     card = {
-        **run_card(recipe, source.description, rows),
-        "train_seconds": round(train_seconds(read_metrics(workdir)), 1),
+        **run_card(recipe, source.description, written),
+        "train_seconds": round(train_seconds(written), 1),
         **parts.card,
     }
     if jax.process_index() == 0:
