@@ -112,10 +112,10 @@ def fit(
     which may turn code counts into usage; the last learning rate; and on every
     `eval_every`-th step `evaluate(variables)` under `eval_...`. With a workdir the run
     goes on from its newest checkpoint, bit for bit on a CPU: state, data position and
-    randomness are those of an undisturbed run. On SIGTERM a run with a workdir saves
-    after the step it is in and raises `Stopped`; the rows that come after are those of
-    an undisturbed run too, so none is written then. Raises `UserError` when the loss
-    stops being a number.
+    randomness are those of an undisturbed run. On SIGTERM or Ctrl-C a run with a workdir
+    saves after the step it is in and raises `Stopped`; the rows that come after are
+    those of an undisturbed run too, so none is written then. A second Ctrl-C ends it at
+    once. Raises `UserError` when the loss stops being a number.
     """
     rows: list[Row] = []
     window = Window()
@@ -134,7 +134,8 @@ def fit(
             last = now == run.steps
             saves = now % run.checkpoint_every == 0 or last
             logs = now % run.log_every == 0 or saves
-            stops = asked_to_stop(now) and not last
+            asked = asked_to_stop(now)
+            stops = asked and not last
             if logs or stops:
                 window.check(now)
             if logs:
@@ -153,7 +154,7 @@ def fit(
                 if stops or last:
                     workdir.wait()
             if stops:
-                raise Stopped(now)
+                raise Stopped(now, asked)
     return state, rows
 
 
@@ -170,9 +171,9 @@ def _resumed(
 
 @contextmanager
 def _saving(workdir: Workdir | None) -> Iterator[Asked]:
-    """SIGTERM asks to stop where there is a place to save; what is begun is written."""
+    """Signals ask to stop where there is a place to save; what is begun is written."""
     if workdir is None:
-        yield lambda step: False
+        yield lambda step: 0
         return
     try:
         with stop_signal() as asked:
