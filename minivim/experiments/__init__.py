@@ -131,32 +131,32 @@ def train(
     identity |= {"stage": recipe.stage, "data": source.fingerprint}
     if tokenizer is not None:
         identity["tokenizer_hash"] = weights.weights_hash(tokenizer)
-    folder = Workdir(workdir, identity, keep=recipe.run.keep)
-    reading: Any = {"rows": rows_read, "workers": workers}
-    if isinstance(recipe, TokenizerRecipe):
-        parts = tokenizer_experiment(recipe, source, held_out, **reading)
-    elif isinstance(recipe, PriorRecipe):
-        parts = prior_experiment(
-            recipe, tokenizer, source, held_out, quiet=quiet, **reading
-        )
-    else:
-        parts = classifier_experiment(recipe, source, held_out, **reading)
-    if stream and jax.process_index() == 0:
-        print(f"minivim: note: {data.CAVEAT}", file=sys.stderr)
-    try:
-        model, rows = run(recipe, parts, mesh=devices, workdir=folder, quiet=quiet)
-    finally:
-        parts.batches.close()
-    # All of the run: this call may have had no step left to do.
-    written = read_metrics(workdir)
-    card = {
-        **run_card(recipe, source.description, written),
-        "train_seconds": round(train_seconds(written), 1),
-        **parts.card,
-    }
+    # Before the experiment: another run's folder is refused before images are encoded.
+    with Workdir(workdir, identity, keep=recipe.run.keep) as folder:
+        reading: Any = {"rows": rows_read, "workers": workers}
+        if isinstance(recipe, TokenizerRecipe):
+            parts = tokenizer_experiment(recipe, source, held_out, **reading)
+        elif isinstance(recipe, PriorRecipe):
+            parts = prior_experiment(
+                recipe, tokenizer, source, held_out, quiet=quiet, **reading
+            )
+        else:
+            parts = classifier_experiment(recipe, source, held_out, **reading)
+        if stream and jax.process_index() == 0:
+            print(f"minivim: note: {data.CAVEAT}", file=sys.stderr)
+        try:
+            model, rows = run(recipe, parts, mesh=devices, workdir=folder, quiet=quiet)
+        finally:
+            parts.batches.close()
     if jax.process_index() == 0:
+        # All of the run: this call may have had no step left to do.
+        written = read_metrics(workdir)
+        card = {
+            **run_card(recipe, source.description, written),
+            "train_seconds": round(train_seconds(written), 1),
+            **parts.card,
+        }
         weights.save(workdir, model, kind=recipe.stage, card=card)
-    folder.close()
     return model, rows
 
 

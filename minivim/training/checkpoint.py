@@ -83,8 +83,9 @@ class Workdir:
     `identity` is what makes this run this run (recipe and data); a folder with another
     identity is refused. The last `keep` checkpoints stay. Where a run has several
     processes, all make and use a Workdir of one shared folder, and the first writes
-    what is not an array. Raises `UserError` for another identity, for a folder that
-    cannot be written and for a full disk.
+    what is not an array. Leaving it as a context closes it, after an error without a
+    word of its own. Raises `UserError` for another identity, for a folder that cannot
+    be written and for a full disk.
     """
 
     def __init__(self, path: str | Path, identity: dict[str, Any], *, keep: int = 2):
@@ -96,14 +97,16 @@ class Workdir:
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep,
                 enable_async_checkpointing=True,
-                # What a kill left half written.
-                cleanup_tmp_directories=True,
             ),
         )
         self._failed = ""
 
     def _identify(self, identity: dict[str, Any]) -> None:
         check_writable(self.path)
+        # What a kill left half written. Orbax would do it in a thread of its own, which
+        # nobody waits for where a run ends before its first checkpoint.
+        for part in self._saved(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
+            shutil.rmtree(part, ignore_errors=True)
         file = self.path / "run.json"
         if not file.exists():
             write_text(file, json.dumps(identity, indent=1))
@@ -112,6 +115,9 @@ class Workdir:
                 f"{self.path} holds another run ({_first_difference(old, identity)}); "
                 "choose another --workdir, or give the settings it was started with"
             )
+
+    def _saved(self, pattern: str) -> list[Path]:
+        return list((self.path / "checkpoints").glob(pattern))
 
     def save(self, state: TrainState, data: dict[str, Any]) -> None:
         """Start to write `state` and the data position under the state's step.
@@ -274,6 +280,16 @@ class Workdir:
         try:
             self.wait()
         finally:
+            self._manager.close()
+
+    def __enter__(self) -> Workdir:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None:
+            self.close()
+        else:  # which is what to tell
+            self.settle()
             self._manager.close()
 
 

@@ -112,10 +112,10 @@ def fit(
     which may turn code counts into usage; the last learning rate; and on every
     `eval_every`-th step `evaluate(variables)` under `eval_...`. With a workdir the run
     goes on from its newest checkpoint, bit for bit on a CPU: state, data position and
-    randomness are those of an undisturbed run. On SIGTERM or Ctrl-C a run with a workdir
-    saves after the step it is in and raises `Stopped`; the rows that come after are
-    those of an undisturbed run too, so none is written then. A second Ctrl-C ends it at
-    once. Raises `UserError` when the loss stops being a number.
+    randomness are those of an undisturbed run. On SIGTERM or Ctrl-C a run with a
+    workdir saves after the step it is in and raises `Stopped`; the rows that come after
+    are those of an undisturbed run too, so none is written then. A second Ctrl-C ends
+    it at once. Raises `UserError` when the loss stops being a number.
     """
     rows: list[Row] = []
     window = Window()
