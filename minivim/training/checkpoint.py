@@ -32,11 +32,26 @@ from minivim.training.step import TrainState
 Row = dict[str, Any]
 
 
-def _first_difference(old: dict, new: dict) -> str:
-    for name in sorted(old.keys() | new.keys()):
-        if old.get(name) != new.get(name):
-            return f"{name} was {old.get(name)!r}, now {new.get(name)!r}"
-    return ""
+def _another_run(old: dict, new: dict) -> str:
+    """In which settings two runs differ, three at most, and what to do."""
+    names = [n for n in old.keys() | new.keys() if old.get(n) != new.get(n)]
+    names.sort(key=lambda name: (name != "stage", name))
+    if names == ["data"]:
+        return (
+            "holds a run whose pictures have changed since it began; put them back as "
+            "they were, or choose another --workdir to start anew"
+        )
+    said = [
+        "its pictures have changed"
+        if name == "data"
+        else f"{name} was {old.get(name)!r}, now {new.get(name)!r}"
+        for name in names[:3]
+    ]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return (
+        f"holds another run ({', '.join(said)}{more}); choose another --workdir, or "
+        "give the settings it was started with"
+    )
 
 
 def _read_identity(file: Path) -> dict:
@@ -80,12 +95,12 @@ def check_writable(folder: Path) -> None:
 class Workdir:
     """A run's folder: `run.json`, `metrics.jsonl` and `checkpoints/`.
 
-    `identity` is what makes this run this run (recipe and data); a folder with another
-    identity is refused. The last `keep` checkpoints stay. Where a run has several
-    processes, all make and use a Workdir of one shared folder, and the first writes
-    what is not an array. Leaving it as a context closes it, after an error without a
-    word of its own. Raises `UserError` for another identity, for a folder that cannot
-    be written and for a full disk.
+    `identity` is what makes this run this run (recipe and data); a folder with
+    checkpoints of another one is refused. The last `keep` checkpoints stay. Where a run
+    has several processes, all make and use a Workdir of one shared folder, and the
+    first writes what is not an array. Leaving it as a context closes it, after an error
+    without a word of its own. Raises `UserError` for another identity, for a folder
+    that cannot be written and for a full disk.
     """
 
     def __init__(self, path: str | Path, identity: dict[str, Any], *, keep: int = 2):
@@ -108,13 +123,12 @@ class Workdir:
         for part in self._saved(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
             shutil.rmtree(part, ignore_errors=True)
         file = self.path / "run.json"
-        if not file.exists():
+        # Without a checkpoint nothing of another run can be lost, unless it has ended.
+        begun = [*self._saved("[0-9]*"), *self.path.glob("*.safetensors")]
+        if not begun or not file.exists():
             write_text(file, json.dumps(identity, indent=1))
         elif (old := _read_identity(file)) != identity:
-            raise UserError(
-                f"{self.path} holds another run ({_first_difference(old, identity)}); "
-                "choose another --workdir, or give the settings it was started with"
-            )
+            raise UserError(f"{self.path} {_another_run(old, identity)}")
 
     def _saved(self, pattern: str) -> list[Path]:
         return list((self.path / "checkpoints").glob(pattern))
