@@ -74,6 +74,18 @@ def test_rows_come_when_asked_for_and_before_checkpoints(workdir):
     assert {"lr", "grad_norm", "steps_per_second"} <= set(rows[0])
 
 
+def test_evaluations_need_no_log_line_beside_them():
+    settings = RunConfig(
+        steps=10, batch_size=2, log_every=4, eval_every=3, checkpoint_every=10
+    )
+    plain, without = run(settings=settings)
+    state, rows = run(settings=settings, evaluate=lambda params: {"score": 1.5})
+    assert [row["step"] for row in without] == [4, 8, 10]
+    assert [row["step"] for row in rows] == [3, 4, 6, 8, 9, 10]
+    assert [row["step"] for row in rows if "eval_score" in row] == [3, 6, 9, 10]
+    tiny.assert_same(plain, state)
+
+
 def test_describe_turns_counts_into_figures():
     _, rows = run(describe=lambda summary: {"per_row": float(summary["rows"]) / 2})
     assert [row["per_row"] for row in rows] == [4, 1, 3, 2]
