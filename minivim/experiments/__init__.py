@@ -117,7 +117,7 @@ def train(
     `minivim.data.Stream` for what that cannot promise. Returns the model and the rows
     of metrics of this call, none where the run was finished already. Raises `UserError`
     for data that does not fit the recipe, a batch that the mesh cannot split and a
-    workdir of another run.
+    workdir of another run. The model carries its card.
     """
     size = recipe.run.batch_size
     devices = make_mesh(mesh)
@@ -157,6 +157,8 @@ def train(
             **parts.card,
         }
         weights.save(workdir, model, kind=recipe.stage, card=card)
+        # As `weights.load` would give it, for those who ask what it was trained on.
+        model.card = weights.read_card(Path(workdir))  # type: ignore[attr-defined]
     return model, rows
 
 
