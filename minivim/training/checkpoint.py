@@ -7,9 +7,11 @@ taken when it was saved, because orbax's format has no checksum for large arrays
 
 from __future__ import annotations
 
+import errno
 import gc
 import io
 import json
+import logging
 import math
 import os
 import shutil
@@ -28,6 +30,10 @@ from minivim.training.digest import digests
 from minivim.training.processes import agreed, on_first
 from minivim.training.step import TrainState
 
+# What keeps a file from being written.
+_DISK = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO
+)  # fmt: skip
 # Figures of some steps by name (a histogram is a list), under "step" the last of them.
 Row = dict[str, Any]
 
@@ -72,7 +78,17 @@ def _seal(record: dict) -> int:
 def _reason(error: BaseException) -> str:
     """Why something failed, in a few words."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(text.split())[:200]
+    text = " ".join(text.split())
+    # Tensorstore names files and source lines beside the system's own words.
+    known = [words for words in map(os.strerror, _DISK) if words in text]
+    return known[0] if known else text[:200]
+
+
+class _Silence(logging.Filter):
+    """Drops what orbax's threads log of an error, which they raise again later."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno < logging.ERROR or "orbax" not in record.pathname
 
 
 class Damaged(Exception):
@@ -115,6 +131,8 @@ class Workdir:
             ),
         )
         self._failed = ""
+        self._silence = _Silence()
+        logging.getLogger("absl").addFilter(self._silence)
 
     def _identify(self, identity: dict[str, Any]) -> None:
         check_writable(self.path)
@@ -294,7 +312,11 @@ class Workdir:
         try:
             self.wait()
         finally:
-            self._manager.close()
+            self._shut()
+
+    def _shut(self) -> None:
+        self._manager.close()
+        logging.getLogger("absl").removeFilter(self._silence)
 
     def __enter__(self) -> Workdir:
         return self
@@ -304,7 +326,7 @@ class Workdir:
             self.close()
         else:  # which is what to tell
             self.settle()
-            self._manager.close()
+            self._shut()
 
 
 def read_metrics(workdir: str | Path) -> list[Row]:
