@@ -87,9 +87,30 @@ def test_training_leaves_weights_cards_and_metrics(home):
 
 def test_training_again_does_nothing_more(home, capsys):
     before = read_metrics(home / "tok")
+    card = (home / "tok" / weights.CARD).read_text()
+    figures = json.loads(card)["figures"]
+    assert figures["eval_psnr"] > 0
+    capsys.readouterr()
     assert cli.main(tokenizer_command(home)) == 0
     assert read_metrics(home / "tok") == before
-    assert "weights:" in capsys.readouterr().out
+    assert (home / "tok" / weights.CARD).read_text() == card
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first == "already finished at step 6; nothing was trained"
+    assert f"eval_psnr {figures['eval_psnr']:.5g}" in second
+    assert third.startswith("weights:")
+
+
+def test_a_kill_before_the_export_costs_no_figure(home, tmp_path):
+    """The last checkpoint is there, weights and card are not."""
+    shutil.copytree(home / "tok", tmp_path / "tok")
+    card = (home / "tok" / weights.CARD).read_text()
+    assert json.loads(card)["figures"]
+    for name in (weights.WEIGHTS, weights.CARD):
+        (tmp_path / "tok" / name).unlink()
+    command = tokenizer_command(home)
+    command[command.index("--workdir") + 1] = str(tmp_path / "tok")
+    assert cli.main(command) == 0
+    assert (tmp_path / "tok" / weights.CARD).read_text() == card
 
 
 def test_encode_writes_codes(home, capsys):
@@ -719,7 +740,8 @@ def test_a_workdir_of_another_recipe(home, capsys):
 
 def test_a_workdir_of_other_data(spoiled, capsys):
     next((spoiled / "pictures").rglob("*.png")).unlink()
-    refused(capsys, tokenizer_command(spoiled, "tok"), "data was", "another --workdir")
+    refused(capsys, tokenizer_command(spoiled, "tok"),
+            "pictures have changed", "another --workdir")  # fmt: skip
 
 
 def test_a_prior_goes_on_only_over_the_same_tokenizer(home, capsys, tmp_path):

@@ -120,7 +120,9 @@ IMPOSSIBLE = {
         ("steps=0", "steps=0 must be above zero"),
         ("batch_size=0", "batch_size=0 must be above zero"),
         ("log_every=0", "log_every=0 must be above zero"),
-        ("seed=-1", "seed=-1 must not be negative"),
+        ("seed=-1", r"seed=-1 is not in 0\.\.4294967295; set seed=0"),
+        ("seed=4294967296", "seed=4294967296 is not in"),
+        ("run.seed=9223372036854775808", "seed=9223372036854775808 is not in"),
         ("keep=0", "keep=0 must be above zero"),
         ("accumulate=0", "accumulate=0 must be above zero"),
         ("accumulate=3", "accumulate=3 does not divide batch_size=64"),
@@ -165,7 +167,7 @@ IMPOSSIBLE = {
     "probe": [
         ("held_out=0", r"not in \(0, 1\)"),
         ("train_size=0", "must be above zero"),
-        ("seed=-1", "must not be negative"),
+        ("seed=-1", "seed=-1 is not in"),
     ],
     "classifier": [
         ("num_classes=1", "at least two labels"),

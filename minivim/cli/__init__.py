@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
     except Stopped as stopped:
         print(f"minivim: {stopped}", file=sys.stderr)
-        return 143  # as a shell says of a command that SIGTERM ended
+        return 128 + stopped.number  # as a shell says of a command that it ended
     except KeyboardInterrupt:
         print("minivim: stopped; the same command goes on", file=sys.stderr)
         return 130

@@ -122,6 +122,7 @@ def _train(options: argparse.Namespace) -> None:
     from minivim import experiments, recipes
     from minivim.config import PaletteRecipe, ProbeRecipe, with_overrides
     from minivim.sharding import MeshShape
+    from minivim.training import read_metrics
 
     recipe = with_overrides(recipes.recipe(options.stage, options.recipe), options.set)
     once = isinstance(recipe, ProbeRecipe | PaletteRecipe)
@@ -152,7 +153,9 @@ def _train(options: argparse.Namespace) -> None:
     )
     if jax.process_index():
         return
-    last = rows[-1] if rows else {}
+    if not rows:
+        print(f"already finished at step {recipe.run.steps}; nothing was trained")
+    last = [{}, *read_metrics(options.workdir)][-1]
     figures = {k: v for k, v in last.items() if not isinstance(v, list)}
     _print_trained(figures, options.workdir)
 

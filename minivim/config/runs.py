@@ -21,6 +21,11 @@ from minivim.config.models import (
 from minivim.config.palette import PaletteConfig
 
 
+def _require_seed(seed: int) -> None:
+    # JAX keeps the low 32 bits: two seeds would be one run.
+    require(0 <= seed < 2**32, f"seed={seed} is not in 0..{2**32 - 1}; set seed=0")
+
+
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """Adam with decoupled weight decay and the schedules of both stages (section 5)."""
@@ -98,7 +103,7 @@ class RunConfig:
             f"accumulate={self.accumulate} does not divide batch_size="
             f"{self.batch_size}; choose one that does",
         )
-        require_not_negative(self, "seed")
+        _require_seed(self.seed)
 
 
 # Paper, section 3.3: weights 1, 0.1, 0.1, 0.1 and 1 of the five terms
@@ -193,7 +198,7 @@ class PaletteRecipe:
 
     def __post_init__(self) -> None:
         require_positive(self, "images", "steps")
-        require_not_negative(self, "seed")
+        _require_seed(self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,7 +271,7 @@ class ProbeRecipe:
 
     def __post_init__(self) -> None:
         require_positive(self, "train_size", "test_size")
-        require_not_negative(self, "seed")
+        _require_seed(self.seed)
         require(
             0 < self.held_out < 1, f"held_out={self.held_out} is not in (0, 1); use 0.2"
         )

@@ -115,8 +115,9 @@ def train(
     of processes that decode images. A prior's data may be a folder of codes that
     `encode_folder` wrote. With `stream` images are read in a row, not by index: see
     `minivim.data.Stream` for what that cannot promise. Returns the model and the rows
-    of metrics of this call. Raises `UserError` for data that does not fit the recipe, a
-    batch that the mesh cannot split and a workdir of another run.
+    of metrics of this call, none where the run was finished already. Raises `UserError`
+    for data that does not fit the recipe, a batch that the mesh cannot split and a
+    workdir of another run. The model carries its card.
     """
     size = recipe.run.batch_size
     devices = make_mesh(mesh)
@@ -130,30 +131,34 @@ def train(
     identity |= {"stage": recipe.stage, "data": source.fingerprint}
     if tokenizer is not None:
         identity["tokenizer_hash"] = weights.weights_hash(tokenizer)
-    folder = Workdir(workdir, identity, keep=recipe.run.keep)
-    reading: Any = {"rows": rows_read, "workers": workers}
-    if isinstance(recipe, TokenizerRecipe):
-        parts = tokenizer_experiment(recipe, source, held_out, **reading)
-    elif isinstance(recipe, PriorRecipe):
-        parts = prior_experiment(
-            recipe, tokenizer, source, held_out, quiet=quiet, **reading
-        )
-    else:
-        parts = classifier_experiment(recipe, source, held_out, **reading)
-    if stream and jax.process_index() == 0:
-        print(f"minivim: note: {data.CAVEAT}", file=sys.stderr)
-    try:
-        model, rows = run(recipe, parts, mesh=devices, workdir=folder, quiet=quiet)
-    finally:
-        parts.batches.close()
-    card = {
-        **run_card(recipe, source.description, rows),
-        "train_seconds": round(train_seconds(read_metrics(workdir)), 1),
-        **parts.card,
-    }
+    # Before the experiment: another run's folder is refused before images are encoded.
+    with Workdir(workdir, identity, keep=recipe.run.keep) as folder:
+        reading: Any = {"rows": rows_read, "workers": workers}
+        if isinstance(recipe, TokenizerRecipe):
+            parts = tokenizer_experiment(recipe, source, held_out, **reading)
+        elif isinstance(recipe, PriorRecipe):
+            parts = prior_experiment(
+                recipe, tokenizer, source, held_out, quiet=quiet, **reading
+            )
+        else:
+            parts = classifier_experiment(recipe, source, held_out, **reading)
+        if stream and jax.process_index() == 0:
+            print(f"minivim: note: {data.CAVEAT}", file=sys.stderr)
+        try:
+            model, rows = run(recipe, parts, mesh=devices, workdir=folder, quiet=quiet)
+        finally:
+            parts.batches.close()
     if jax.process_index() == 0:
+        # All of the run: this call may have had no step left to do.
+        written = read_metrics(workdir)
+        card = {
+            **run_card(recipe, source.description, written),
+            "train_seconds": round(train_seconds(written), 1),
+            **parts.card,
+        }
         weights.save(workdir, model, kind=recipe.stage, card=card)
-    folder.close()
+        # As `weights.load` would give it, for those who ask what it was trained on.
+        model.card = weights.read_card(Path(workdir))  # type: ignore[attr-defined]
     return model, rows
 
 

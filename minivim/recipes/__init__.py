@@ -1,7 +1,7 @@
 """Every named recipe, from a toy to the paper's own (section 5, Table 2).
 
-The docstring of each holds the command and the figures it reaches; those of the paper's
-size are not run here.
+The docstrings of most that a laptop trains hold the command, of some what it reaches;
+those of the paper's size are not run here.
 """
 
 from __future__ import annotations

@@ -7,9 +7,11 @@ taken when it was saved, because orbax's format has no checksum for large arrays
 
 from __future__ import annotations
 
+import errno
 import gc
 import io
 import json
+import logging
 import math
 import os
 import shutil
@@ -28,15 +30,34 @@ from minivim.training.digest import digests
 from minivim.training.processes import agreed, on_first
 from minivim.training.step import TrainState
 
+# What keeps a file from being written.
+_DISK = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO
+)  # fmt: skip
 # Figures of some steps by name (a histogram is a list), under "step" the last of them.
 Row = dict[str, Any]
 
 
-def _first_difference(old: dict, new: dict) -> str:
-    for name in sorted(old.keys() | new.keys()):
-        if old.get(name) != new.get(name):
-            return f"{name} was {old.get(name)!r}, now {new.get(name)!r}"
-    return ""
+def _another_run(old: dict, new: dict) -> str:
+    """In which settings two runs differ, three at most, and what to do."""
+    names = [n for n in old.keys() | new.keys() if old.get(n) != new.get(n)]
+    names.sort(key=lambda name: (name != "stage", name))
+    if names == ["data"]:
+        return (
+            "holds a run whose pictures have changed since it began; put them back as "
+            "they were, or choose another --workdir to start anew"
+        )
+    said = [
+        "its pictures have changed"
+        if name == "data"
+        else f"{name} was {old.get(name)!r}, now {new.get(name)!r}"
+        for name in names[:3]
+    ]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return (
+        f"holds another run ({', '.join(said)}{more}); choose another --workdir, or "
+        "give the settings it was started with"
+    )
 
 
 def _read_identity(file: Path) -> dict:
@@ -57,7 +78,17 @@ def _seal(record: dict) -> int:
 def _reason(error: BaseException) -> str:
     """Why something failed, in a few words."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(text.split())[:200]
+    text = " ".join(text.split())
+    # Tensorstore names files and source lines beside the system's own words.
+    known = [words for words in map(os.strerror, _DISK) if words in text]
+    return known[0] if known else text[:200]
+
+
+class _Silence(logging.Filter):
+    """Drops what orbax's threads log of an error, which they raise again later."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno < logging.ERROR or "orbax" not in record.pathname
 
 
 class Damaged(Exception):
@@ -80,11 +111,12 @@ def check_writable(folder: Path) -> None:
 class Workdir:
     """A run's folder: `run.json`, `metrics.jsonl` and `checkpoints/`.
 
-    `identity` is what makes this run this run (recipe and data); a folder with another
-    identity is refused. The last `keep` checkpoints stay. Where a run has several
-    processes, all make and use a Workdir of one shared folder, and the first writes
-    what is not an array. Raises `UserError` for another identity, for a folder that
-    cannot be written and for a full disk.
+    `identity` is what makes this run this run (recipe and data); a folder with
+    checkpoints of another one is refused. The last `keep` checkpoints stay. Where a run
+    has several processes, all make and use a Workdir of one shared folder, and the
+    first writes what is not an array. Leaving it as a context closes it, after an error
+    without a word of its own. Raises `UserError` for another identity, for a folder
+    that cannot be written and for a full disk.
     """
 
     def __init__(self, path: str | Path, identity: dict[str, Any], *, keep: int = 2):
@@ -96,22 +128,28 @@ class Workdir:
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep,
                 enable_async_checkpointing=True,
-                # What a kill left half written.
-                cleanup_tmp_directories=True,
             ),
         )
         self._failed = ""
+        self._silence = _Silence()
+        logging.getLogger("absl").addFilter(self._silence)
 
     def _identify(self, identity: dict[str, Any]) -> None:
         check_writable(self.path)
+        # What a kill left half written. Orbax would do it in a thread of its own, which
+        # nobody waits for where a run ends before its first checkpoint.
+        for part in self._saved(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
+            shutil.rmtree(part, ignore_errors=True)
         file = self.path / "run.json"
-        if not file.exists():
+        # Without a checkpoint nothing of another run can be lost, unless it has ended.
+        begun = [*self._saved("[0-9]*"), *self.path.glob("*.safetensors")]
+        if not begun or not file.exists():
             write_text(file, json.dumps(identity, indent=1))
         elif (old := _read_identity(file)) != identity:
-            raise UserError(
-                f"{self.path} holds another run ({_first_difference(old, identity)}); "
-                "choose another --workdir, or give the settings it was started with"
-            )
+            raise UserError(f"{self.path} {_another_run(old, identity)}")
+
+    def _saved(self, pattern: str) -> list[Path]:
+        return list((self.path / "checkpoints").glob(pattern))
 
     def save(self, state: TrainState, data: dict[str, Any]) -> None:
         """Start to write `state` and the data position under the state's step.
@@ -274,7 +312,21 @@ class Workdir:
         try:
             self.wait()
         finally:
-            self._manager.close()
+            self._shut()
+
+    def _shut(self) -> None:
+        self._manager.close()
+        logging.getLogger("absl").removeFilter(self._silence)
+
+    def __enter__(self) -> Workdir:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None:
+            self.close()
+        else:  # which is what to tell
+            self.settle()
+            self._shut()
 
 
 def read_metrics(workdir: str | Path) -> list[Row]:

@@ -107,15 +107,16 @@ def fit(
 ) -> tuple[TrainState, list[Row]]:
     """Train to `run.steps` and return the last state and the rows of metrics.
 
-    A row is written every `log_every` steps and before every checkpoint: the means of
-    the step's metrics since the last row (sums of integers), passed through `describe`,
-    which may turn code counts into usage; the last learning rate; and on every
-    `eval_every`-th step `evaluate(variables)` under `eval_...`. With a workdir the run
+    A row is written every `log_every` steps, before every checkpoint and on every
+    `eval_every`-th step: the means of the step's metrics since the last row (sums of
+    integers), passed through `describe`, which may turn code counts into usage; the
+    last learning rate; and on every `eval_every`-th step, and the last,
+    `evaluate(variables)` under `eval_...`. With a workdir the run
     goes on from its newest checkpoint, bit for bit on a CPU: state, data position and
-    randomness are those of an undisturbed run. On SIGTERM a run with a workdir saves
-    after the step it is in and raises `Stopped`; the rows that come after are those of
-    an undisturbed run too, so none is written then. Raises `UserError` when the loss
-    stops being a number.
+    randomness are those of an undisturbed run. On SIGTERM or Ctrl-C a run with a
+    workdir saves after the step it is in and raises `Stopped`; the rows that come after
+    are those of an undisturbed run too, so none is written then. A second Ctrl-C ends
+    it at once. Raises `UserError` when the loss stops being a number.
     """
     rows: list[Row] = []
     window = Window()
@@ -133,13 +134,15 @@ def fit(
             bar.update()
             last = now == run.steps
             saves = now % run.checkpoint_every == 0 or last
-            logs = now % run.log_every == 0 or saves
-            stops = asked_to_stop(now) and not last
+            judges = evaluate and (now % run.eval_every == 0 or last)
+            logs = now % run.log_every == 0 or saves or judges
+            asked = asked_to_stop(now)
+            stops = asked and not last
             if logs or stops:
                 window.check(now)
             if logs:
                 row = _row(now, window, metrics, describe)
-                if evaluate and (now % run.eval_every == 0 or last):
+                if evaluate and judges:
                     scores = evaluate(state.variables)
                     row |= {f"eval_{name}": value for name, value in scores.items()}
                 rows.append(row)
@@ -153,7 +156,7 @@ def fit(
                 if stops or last:
                     workdir.wait()
             if stops:
-                raise Stopped(now)
+                raise Stopped(now, asked)
     return state, rows
 
 
@@ -170,9 +173,9 @@ def _resumed(
 
 @contextmanager
 def _saving(workdir: Workdir | None) -> Iterator[Asked]:
-    """SIGTERM asks to stop where there is a place to save; what is begun is written."""
+    """Signals ask to stop where there is a place to save; what is begun is written."""
     if workdir is None:
-        yield lambda step: False
+        yield lambda step: 0
         return
     try:
         with stop_signal() as asked:

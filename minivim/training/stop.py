@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM, which precedes the end of a preempted machine."""
+"""Being asked to stop: SIGTERM, which precedes a machine's end, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -10,33 +10,44 @@ from contextlib import contextmanager
 import jax
 from jax.experimental import multihost_utils
 
-# Of the step just done: is it the one after which to save and stop?
-Asked = Callable[[int], bool]
+# Of the step just done: the signal for which to save and stop after it, or 0.
+Asked = Callable[[int], int]
 
 
 @contextmanager
 def stop_signal() -> Iterator[Asked]:
-    """Inside, SIGTERM does not end the process; `asked(step)` says that one came.
+    """Inside, SIGTERM and the first SIGINT are noted; `asked(step)` says which came.
 
-    With several processes `jax.distributed` has taken the signal already, and tells all
-    of them the same step, whichever of them got it; each must ask after every step. A
-    thread other than the main one may not handle signals: there nothing changes.
+    The second SIGINT raises `KeyboardInterrupt` at once, and so does leaving after one
+    that nobody asked for, as after the last step. SIGINT is taken only from Python's
+    own handler, not from a caller's nor where it is ignored. With several processes
+    `jax.distributed` has taken SIGTERM already, and tells all of them the same step,
+    whichever of them got it; each must ask after every step. A thread other than the
+    main one may not handle signals: there nothing changes.
     """
     if jax.process_count() > 1:
-        yield multihost_utils.reached_preemption_sync_point
+        reached = multihost_utils.reached_preemption_sync_point
+        yield lambda step: signal.SIGTERM if reached(step) else 0
         return
     if threading.current_thread() is not threading.main_thread():
-        yield lambda step: False
+        yield lambda step: 0
         return
-    came = False
+    came: list[int] = []
 
     def note(number: int, frame: object) -> None:
-        nonlocal came
-        came = True
+        if number == signal.SIGINT in came:
+            raise KeyboardInterrupt
+        came.append(number)
 
-    before = signal.signal(signal.SIGTERM, note)
+    taken = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        taken.append(signal.SIGINT)
+    before = {number: signal.signal(number, note) for number in taken}
     try:
-        yield lambda step: came
+        yield lambda step: came[0] if came else 0
     finally:
-        # None stands for a handler that was not set from Python.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+        for number, handler in before.items():
+            # None stands for a handler that was not set from Python.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    if signal.SIGINT in came:
+        raise KeyboardInterrupt

@@ -167,7 +167,7 @@ def full_disk():
 
 
 @pytest.mark.parametrize("call", ["save", "wait", "close", "restore"])
-def test_a_write_that_fails_is_told_at_the_next_call(tmp_path, full_disk, call):
+def test_a_write_that_fails_is_told_at_the_next_call(tmp_path, full_disk, caplog, call):
     workdir = save(tmp_path, 1)
     workdir.wait()
     full_disk(True)
@@ -178,8 +178,9 @@ def test_a_write_that_fails_is_told_at_the_next_call(tmp_path, full_disk, call):
     with pytest.raises(UserError) as error:
         getattr(workdir, call)(*arguments)
     message = str(error.value)
-    assert "cannot write a checkpoint" in message and "run the same command" in message
-    assert "\n" not in message and len(message) < 500
+    assert f"cannot write a checkpoint to {tmp_path} (File too large); free" in message
+    assert "run the same command" in message and "\n" not in message
+    assert caplog.records == []
     if call != "close":
         # Said once; what was there still is, and the next write is a new one.
         found, _ = workdir.restore(state_of(0))
@@ -187,6 +188,32 @@ def test_a_write_that_fails_is_told_at_the_next_call(tmp_path, full_disk, call):
         workdir.save(state_of(3), position_of(3))
         workdir.close()
         assert {"1", "3"} <= steps_in(tmp_path)
+
+
+def test_an_error_inside_is_the_one_that_is_told(tmp_path, full_disk):
+    with pytest.raises(UserError, match="of its own"), save(tmp_path, 1) as workdir:
+        workdir.wait()
+        full_disk(True)
+        workdir.save(state_of(2), {})
+        workdir.settle()
+        full_disk(False)
+        raise UserError("a mistake of its own")
+
+
+OPEN = """
+import sys
+from minivim.training import Workdir
+with Workdir(sys.argv[1], {"stage": "toy"}):
+    sys.exit("a mistake")
+"""
+
+
+def test_a_run_that_ends_before_it_began_leaves_no_thread_behind(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", OPEN, tmp_path], env=environment(1), cwd=ROOT,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "a mistake\n")
 
 
 # --- reading -----------------------------------------------------------------------

@@ -74,6 +74,18 @@ def test_rows_come_when_asked_for_and_before_checkpoints(workdir):
     assert {"lr", "grad_norm", "steps_per_second"} <= set(rows[0])
 
 
+def test_evaluations_need_no_log_line_beside_them():
+    settings = RunConfig(
+        steps=10, batch_size=2, log_every=4, eval_every=3, checkpoint_every=10
+    )
+    plain, without = run(settings=settings)
+    state, rows = run(settings=settings, evaluate=lambda params: {"score": 1.5})
+    assert [row["step"] for row in without] == [4, 8, 10]
+    assert [row["step"] for row in rows] == [3, 4, 6, 8, 9, 10]
+    assert [row["step"] for row in rows if "eval_score" in row] == [3, 6, 9, 10]
+    tiny.assert_same(plain, state)
+
+
 def test_describe_turns_counts_into_figures():
     _, rows = run(describe=lambda summary: {"per_row": float(summary["rows"]) / 2})
     assert [row["per_row"] for row in rows] == [4, 1, 3, 2]
@@ -139,12 +151,42 @@ def test_rows_without_any_checkpoint_are_cut_away(workdir):
 
 
 def test_another_run_is_refused(workdir):
+    run(workdir)
     Workdir(workdir.path, {"stage": "toy"}).close()  # the same is not
     with pytest.raises(UserError) as error:
         Workdir(workdir.path, {"stage": "toy", "model.width": 32})
     message = str(error.value)
-    assert "model.width was None, now 32" in message
+    assert "(model.width was None, now 32)" in message
     assert "choose another --workdir" in message
+
+
+def test_a_run_without_a_checkpoint_may_become_another(tmp_path):
+    """As after a broken picture was removed."""
+    for data in ("103b", "ef79"):
+        Workdir(tmp_path, {"data": data}).close()
+    assert json.loads((tmp_path / "run.json").read_text()) == {"data": "ef79"}
+    # But not over the weights of one that ended, whose checkpoints were removed.
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(UserError, match="pictures have changed since it began; put"):
+        Workdir(tmp_path, {"data": "103b"})
+    assert json.loads((tmp_path / "run.json").read_text()) == {"data": "ef79"}
+
+
+def test_all_settings_that_differ_are_named(tmp_path):
+    settings = dict.fromkeys("abcde", 1)
+    with Workdir(tmp_path, settings | {"data": "x"}) as workdir:
+        run(workdir)
+
+    def refusal(**changes):
+        with pytest.raises(UserError) as error:
+            Workdir(tmp_path, settings | {"data": "x"} | changes)
+        return str(error.value)
+
+    assert "(a was 1, now 2, b was 1, now 3)" in refusal(a=2, b=3)
+    assert "(a was 1, now 2, its pictures have changed)" in refusal(a=2, data="y")
+    three = "(a was 1, now 2, b was 1, now 2, c was 1, now 2"
+    assert f"{three})" in refusal(a=2, b=2, c=2)
+    assert f"{three} and 2 more)" in refusal(**dict.fromkeys("abcde", 2))
 
 
 def test_only_the_newest_checkpoints_are_kept(workdir):

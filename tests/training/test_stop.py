@@ -1,4 +1,4 @@
-"""SIGTERM: the run saves, stops, and ends later as if it had not been stopped."""
+"""SIGTERM, Ctrl-C: the run saves, stops, and ends as if it had not been stopped."""
 
 import json
 import signal
@@ -34,15 +34,25 @@ def handler():
     signal.signal(signal.SIGTERM, before)
 
 
-class Signalling:
-    """Batches; SIGTERM comes while the batch of step `at` is fetched."""
+@pytest.fixture
+def python_handler():
+    """Python's own, as in a command and in a notebook's cell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
 
-    def __init__(self, batches, at):
-        self._batches, self._at = batches, at
+
+class Signalling:
+    """Batches; signals come while the batch of step `at` is fetched."""
+
+    def __init__(self, batches, at, signals=(signal.SIGTERM,)):
+        self._batches, self._at, self._signals = batches, at, signals
 
     def __next__(self):
         if self._at == 1:
-            signal.raise_signal(signal.SIGTERM)
+            for number in self._signals:
+                signal.raise_signal(number)
         self._at -= 1
         return next(self._batches)
 
@@ -132,6 +142,52 @@ def test_without_a_workdir_the_signal_is_the_callers(handler):
     assert handler == [signal.SIGTERM]
 
 
+def test_ctrl_c_saves_as_sigterm_does(workdir, python_handler):
+    data = Signalling(toy.toy_batches(), 7, [signal.SIGINT])
+    with pytest.raises(Stopped, match="stopped at step 7, saved") as stopped:
+        toy.run(workdir, data)
+    assert stopped.value.number == signal.SIGINT
+    assert int(toy.newest(workdir).step) == 7
+
+
+def test_a_second_ctrl_c_ends_it_within_the_step(workdir, python_handler):
+    data = Signalling(toy.toy_batches(), 7, [signal.SIGINT] * 2)
+    with pytest.raises(KeyboardInterrupt):
+        toy.run(workdir, data)
+    assert int(toy.newest(workdir).step) == 5
+
+
+# `timeout` sends its signal to the process and then to its group.
+def test_sigterm_twice_is_once(workdir, handler, python_handler):
+    data = Signalling(toy.toy_batches(), 7, [signal.SIGTERM] * 2)
+    with pytest.raises(Stopped) as stopped:
+        toy.run(workdir, data)
+    assert stopped.value.number == signal.SIGTERM
+
+
+def test_ctrl_c_in_the_last_step_is_not_lost(workdir, python_handler):
+    """What comes after the run, the next stage of a demo, must not begin."""
+    with pytest.raises(KeyboardInterrupt):
+        toy.run(workdir, Signalling(toy.toy_batches(), 10, [signal.SIGINT]))
+    assert int(toy.newest(workdir).step) == 10
+
+
+def test_without_a_workdir_ctrl_c_interrupts_at_once(python_handler):
+    with pytest.raises(KeyboardInterrupt):
+        toy.run(data=Signalling(toy.toy_batches(), 3, [signal.SIGINT]))
+
+
+@pytest.mark.parametrize("theirs", [signal.SIG_IGN, lambda *arguments: None])
+def test_ctrl_c_that_a_caller_handles_is_the_callers(workdir, theirs):
+    before = signal.signal(signal.SIGINT, theirs)
+    try:
+        state, _ = toy.run(workdir, Signalling(toy.toy_batches(), 3, [signal.SIGINT]))
+        assert signal.getsignal(signal.SIGINT) is theirs
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert int(state.step) == 10
+
+
 def test_after_the_run_the_signal_is_the_callers(workdir, handler):
     toy.run(workdir)
     signal.raise_signal(signal.SIGTERM)
@@ -199,12 +255,15 @@ def test_a_window_survives_json_to_the_bit():
     assert (empty.count, empty.total) == (0, None)
 
 
-def test_the_command_says_where_it_stopped(tmp_path, capsys, monkeypatch, handler):
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+)
+def test_the_command_says_where_it_stopped(capsys, monkeypatch, number, code):
     def stop(*arguments, **options):
-        raise Stopped(17)
+        raise Stopped(17, number)
 
     monkeypatch.setattr(experiments, "train", stop)
     command = ["train", "tokenizer", "shapes", "--data", "shapes", "--workdir", "x"]
-    assert cli.main(command) == 143
+    assert cli.main(command) == code
     said = capsys.readouterr().err
     assert said == "minivim: stopped at step 17, saved; the same command goes on\n"

@@ -1,0 +1,30 @@
+"""A trained model carries its card, as a loaded one does."""
+
+from dataclasses import replace
+
+import pytest
+
+from minivim import experiments, weights
+from minivim.errors import UserError
+from tests import tiny
+
+RUN = replace(tiny.RUN, steps=2, checkpoint_every=2, eval_every=2)
+
+
+def test_what_refuses_a_loaded_model_refuses_a_trained_one(tmp_path):
+    spec = str(tiny.pictures(tmp_path / "pictures"))
+    first = replace(tiny.TOKENIZER_RECIPE, run=RUN)
+    second = replace(tiny.PRIOR_RECIPE, run=RUN, tokenizer=str(tmp_path / "tok"))
+    models = {}
+    for name, recipe in (("tok", first), ("prior", second)):
+        models[name], _ = experiments.train(
+            recipe, spec=spec, workdir=tmp_path / name, quiet=True
+        )
+        card = weights.card_of(models[name])
+        assert card.path == str(tmp_path / name)
+        assert card.values == weights.load(tmp_path / name).card.values
+    # What the probe asks for its guard.
+    assert weights.card_of(models["tok"])["recipe"]["loss"]["perceptual"] == 0
+    weights.check_pair(models["prior"], models["tok"])
+    with pytest.raises(UserError, match="prior was trained on the codes of another"):
+        weights.check_pair(models["prior"], tiny.tokenizer(seed=3))
