@@ -446,7 +446,7 @@ def test_evaluate_seeks_neighbours(home, capsys):
                "--neighbours", "pixels", "--quiet"]  # fmt: skip
     assert cli.main([str(word) for word in command]) == 0
     assert "neighbours among 27 of " in (out := capsys.readouterr().out)
-    assert "neighbour_distance_pixels" in out and "judge_" not in out
+    assert "neighbour_distance_pixels" in out and "judge_distance" not in out
     refused(capsys, [*command, "--neighbours", "judge"], "no judge", "pixels")
     refused(capsys, [*command, "--split", "train"], "held out", "leave out --split")
 
@@ -505,7 +505,9 @@ def test_the_default_judge_looks_only_at_what_it_reads(tmp_path, capsys):
         weights.save(tmp_path / name, odd, kind="tokenizer", card={})
         command = ["evaluate", str(tmp_path / name), "--count", "16", "--quiet"]
         assert cli.main(command) == 0
-        assert "psnr" in (out := capsys.readouterr().out) and "judge_" not in out
+        assert (
+            "psnr" in (out := capsys.readouterr().out) and "judge_distance" not in out
+        )
         refused(capsys, [*command, "--judge", "shapes/judge"], "give --judge")
 
 

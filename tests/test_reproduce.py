@@ -270,12 +270,13 @@ def test_the_drift_is_computed_once(drift, tmp_path, monkeypatch):
     monkeypatch.setattr(optimiser, "compared", lambda *_, **__: drift)
     monkeypatch.setattr(weights, "load", lambda _: tiny.tokenizer())
     one = optimiser.run(spec="shapes", out=tmp_path, quiet=True)
-    monkeypatch.setattr(optimiser, "compared", lambda *_, **__: ["measured anew"])
+    anew = [{"row": "measured anew"}]
+    monkeypatch.setattr(optimiser, "compared", lambda *_, **__: anew)
     assert optimiser.run(spec="shapes", out=tmp_path) == one == drift
     with pytest.raises(UserError, match="/nowhere/at/all does not exist"):
         optimiser.run(spec="/nowhere/at/all", out=tmp_path)
     monkeypatch.setitem(optimiser.MOMENTS, "another", {"second_moment": "factored"})
-    assert optimiser.run(spec="shapes", out=tmp_path) == ["measured anew"]
+    assert optimiser.run(spec="shapes", out=tmp_path) == anew
 
 
 def test_options_of_other_studies_are_refused(capsys):

@@ -66,6 +66,7 @@ def tokenizer_objective(
 ) -> Objective:
     """Stage 1; `network` is what the perceptual term compares features of."""
     codes, pair = recipe.model.quantizer.num_codes, bool(recipe.loss.adversarial)
+    critic = recipe.discriminator
     frozen = nnx.split(perceptual_net(network)) if network is not None else ()
 
     def loss(model: Any, batch: dict, *, key: jax.Array) -> tuple:
@@ -77,7 +78,7 @@ def tokenizer_objective(
         if frozen:
             options["perceptual"] = nnx.merge(frozen[0], batch["perceptual"])
         if pair:
-            options["config"] = recipe.discriminator
+            options["config"] = critic
         value, terms = (adversarial_loss if pair else tokenizer_loss)(
             model, batch, **options, key=key
         )
@@ -89,7 +90,8 @@ def tokenizer_objective(
         loss=loss,
         optim=recipe.optims,
         taps=taps_of(recipe.loss),
-        lazy_every=recipe.discriminator.r1_interval if pair else 0,
+        # Without R1 both programs would be one.
+        lazy_every=critic.r1_interval if pair and critic.r1_gamma else 0,
         constants={"perceptual": frozen[1]} if frozen else {},
         export=(lambda model: model.tokenizer) if pair else (lambda model: model),
     )

@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 
 from minivim import experiments, weights
+from minivim.config import DiscriminatorConfig, LossConfig
 from minivim.errors import UserError
+from minivim.experiments.objectives import tokenizer_model, tokenizer_objective
 from tests import tiny
 
 RUN = replace(tiny.RUN, steps=2, checkpoint_every=2, eval_every=2)
@@ -28,3 +30,12 @@ def test_what_refuses_a_loaded_model_refuses_a_trained_one(tmp_path):
     weights.check_pair(models["prior"], models["tok"])
     with pytest.raises(UserError, match="prior was trained on the codes of another"):
         weights.check_pair(models["prior"], tiny.tokenizer(seed=3))
+
+
+@pytest.mark.parametrize(("gamma", "every"), [(0.0, 0), (10.0, 3)])
+def test_without_r1_no_step_is_another_program(gamma, every):
+    critic = DiscriminatorConfig(width=4, max_width=8, r1_interval=3, r1_gamma=gamma)
+    recipe = replace(
+        tiny.TOKENIZER_RECIPE, loss=LossConfig(adversarial=0.1), discriminator=critic
+    )
+    assert tokenizer_objective(recipe, tokenizer_model(recipe)).lazy_every == every
