@@ -435,8 +435,8 @@ def test_networks_of_other_classes_are_refused(home, capsys):
     # A prior, too: it was told that class 0 here is class 0 of its own data.
     refused(capsys, [*command, "shapes/prior"], "shapes/prior knows", *says)
     (home / "flat").mkdir()
-    shutil.copy(home / "pictures" / "class0" / "0.png", home / "flat" / "0.png")
-    shutil.copy(home / "pictures" / "class1" / "1.png", home / "flat" / "1.png")
+    for file in (home / "pictures").rglob("*.png"):
+        shutil.copy(file, home / "flat" / f"{file.parent.name}-{file.name}")
     command[2] = home / "flat"
     refused(capsys, [*command, home / "prior"], "knows 3 classes", "have no labels")
 

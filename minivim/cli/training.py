@@ -17,6 +17,7 @@ from minivim.cli.arguments import (
     open_tokenizer,
     positive,
     writable,
+    write,
 )
 from minivim.errors import UserError
 
@@ -184,7 +185,7 @@ def _plan(options: argparse.Namespace) -> int:
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
     if path:
-        path.write_text(json.dumps(found.as_dict(), indent=1) + "\n")
+        write(path, json.dumps(found.as_dict(), indent=1) + "\n")
     print(plan.table(found) if found.fits else plan.verdict(found))
     return 0 if found.fits else 3
 
