@@ -74,6 +74,7 @@ class Prior(nnx.Module):
         positions = jnp.arange(codes.shape[1])
         embedded = self.embed(codes, jnp.broadcast_to(positions, codes.shape))
         x = jnp.concatenate([self.start(labels)[:, None], embedded], axis=1)
+        # Paper silent. GPT's practice, beside the three places of every block.
         x = dropout(x, self.config.stack.dropout, keys[0])
         return self.stack(x, causal=True, key=keys[1])
 
