@@ -180,7 +180,8 @@ def test_a_write_that_fails_is_told_at_the_next_call(tmp_path, full_disk, caplog
     message = str(error.value)
     assert f"cannot write a checkpoint to {tmp_path} (File too large); free" in message
     assert "run the same command" in message and "\n" not in message
-    assert caplog.records == []
+    # asyncio may speak of its lost task whenever that is collected.
+    assert [record for record in caplog.records if record.name == "absl"] == []
     if call != "close":
         # Said once; what was there still is, and the next write is a new one.
         found, _ = workdir.restore(state_of(0))
