@@ -71,7 +71,7 @@ bench: .venv/.installed-test  ## measure against PyTorch twins, and the cost of 
 	$(BIN)/python -m benchmarks.losses
 
 weights: .venv/.installed-demo  ## train the shipped weights again
-	$(BIN)/python -m minivim.weights.make
+	$(BIN)/python -m minivim_lab.make_weights
 
 clean:  ## remove everything that these commands made, the environment included
 	rm -rf .venv runs build *.egg-info book/_build book/node_modules

@@ -27,14 +27,14 @@ MODULES: dict[str, tuple[str, ...]] = {
     "minivim.classifier": ("07_sampling",),
     "minivim.training": ("09_scale",),
     "minivim.sharding": ("09_scale",),
-    "minivim.plan": ("09_scale",),
+    "minivim_lab.plan": ("09_scale",),
     "minivim.data": ("01_two_stages",),
     "minivim.config": ("01_two_stages",),
     "minivim.recipes": ("01_two_stages", "03_vit_tokenizer"),
     "minivim.weights": ("01_two_stages",),
     "minivim.evaluate": ("10_claims",),
     "minivim.experiments": ("10_claims",),
-    "minivim.reproduce": ("10_claims",),
+    "minivim_lab.reproduce": ("10_claims",),
     "minivim.show": (),
 }
 SECTION = re.compile(r"(Args|Returns|Raises|Yields):")

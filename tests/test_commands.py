@@ -81,7 +81,10 @@ def test_the_texts_are_read() -> None:
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("python -m minivim.reproduce optimiser", "no program minivim.reproduce"),
+        (
+            "python -m minivim_lab.reproduce optimiser",
+            "no program minivim_lab.reproduce",
+        ),
         ("python -m nowhere.at_all", "no program nowhere.at_all"),
         ("make coffee", "no target coffee"),
         ("minivim trian tokenizer", "invalid choice"),

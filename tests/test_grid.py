@@ -13,15 +13,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from minivim import cli, reproduce, show, weights
+from minivim import cli, weights
 from minivim.config import TokenizerRecipe, with_overrides
 from minivim.errors import UserError
 from minivim.prior import Prior
-from minivim.reproduce import grid, page, runs, stored, tokenizers, verdicts
-from minivim.reproduce.claims import CLAIMS
-from minivim.reproduce.grid import FAMILIES, ROWS, Row, row_named
-from minivim.reproduce.verdicts import FIGURES, OPPOSITE, SAME, UNDECIDED
 from minivim.tokenizer import Tokenizer
+from minivim_lab import reproduce, widgets
+from minivim_lab.reproduce import grid, page, runs, stored, tokenizers, verdicts
+from minivim_lab.reproduce.claims import CLAIMS
+from minivim_lab.reproduce.grid import FAMILIES, ROWS, Row, row_named
+from minivim_lab.reproduce.verdicts import FIGURES, OPPOSITE, SAME, UNDECIDED
 from tests import tiny
 
 RESULTS = Path(__file__).parents[1] / "book" / "results"
@@ -470,9 +471,9 @@ def test_tables_and_pictures_of_a_part(tmp_path):
         record("unconditional prior", s, probe_blocks=[0.2, 0.5, 0.3]) for s in (0, 1)
     ]
     with pytest.raises(ValueError, match="no row to draw"):
-        show.dots({}, x="", limit=1.0)
+        widgets.dots({}, x="", limit=1.0)
     with pytest.raises(ValueError, match="no curve to draw"):
-        show.bands({}, x="", y="")
+        widgets.bands({}, x="", y="")
     drawn = page.blocks_picture(curves)
     assert drawn is not None and "20, 50, 30" in drawn.alt
 

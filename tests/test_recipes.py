@@ -6,7 +6,7 @@ from minivim import recipes, weights
 from minivim.config import ProbeRecipe, StackConfig, TokenizerRecipe
 from minivim.describe import build_abstract, count_parameters, describe_recipe
 from minivim.errors import UserError
-from minivim.weights import make
+from minivim_lab import make_weights as make
 
 SIZED = [key for key in recipes.RECIPES if key[0] in ("tokenizer", "prior")]
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from minivim import cli, recipes, reproduce, show, weights
+from minivim import cli, recipes, show, weights
 from minivim.config import with_overrides
 from minivim.errors import UserError
-from minivim.reproduce import optimiser, shipped, stored, tokenizers
-from minivim.reproduce.tokenizers import (
+from minivim_lab import reproduce
+from minivim_lab.reproduce import optimiser, shipped, stored, tokenizers
+from minivim_lab.reproduce.tokenizers import (
     COLUMNS,
     STUDIES,
     Row,

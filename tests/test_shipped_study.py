@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from minivim import classifier, recipes, reproduce, weights
+from minivim import classifier, recipes, weights
 from minivim.config import ClassifierConfig, PaletteRecipe
 from minivim.data import ArraySource
-from minivim.reproduce import shipped
+from minivim_lab import reproduce
+from minivim_lab.reproduce import shipped
 from tests import tiny
 
 SIZE = {"image_size": 16, "patch_size": 8}

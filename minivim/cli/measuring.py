@@ -116,7 +116,7 @@ def _reproduce(options: argparse.Namespace) -> None:
     if options.study == "grid":
         # A short run's figures follow its last digits, and a row is to be found again.
         one_thread()
-    from minivim import reproduce
+    from minivim_lab import reproduce
 
     own = ("command", "run", "study")
     given = {k: v for k, v in vars(options).items() if k not in own}
@@ -126,7 +126,7 @@ def _reproduce(options: argparse.Namespace) -> None:
 
 def _convert(options: argparse.Namespace) -> None:
     from minivim import weights
-    from minivim.tokenizer import convert
+    from minivim_lab import convert
 
     if (Path(options.out) / "run.json").exists():
         raise UserError(f"{options.out} holds a run; give --out another folder")
@@ -139,7 +139,7 @@ def _convert(options: argparse.Namespace) -> None:
             "recipe": {"loss": {"perceptual": 0.1}},
         }
     elif options.what == "inception":
-        from minivim.metrics import inception
+        from minivim_lab import inception
 
         state = convert.read_state_dict(options.file)
         model, kind = inception.inception_from_torch(state), "inception"

@@ -168,9 +168,10 @@ def _print_trained(figures: dict[str, Any], workdir: str) -> None:
 
 def _plan(options: argparse.Namespace) -> int:
     """0: it fits; 3: the compiler says that it does not."""
-    from minivim import plan, recipes
+    from minivim import recipes
     from minivim.config import with_overrides
     from minivim.sharding import MeshShape
+    from minivim_lab import plan
 
     recipe: Any = recipes.trainable(options.recipe, options.stage)
     recipe = with_overrides(recipe, options.set)

@@ -30,10 +30,10 @@ from minivim.config import (
     from_dict,
 )
 from minivim.errors import UserError
-from minivim.metrics.inception import Inception, InceptionConfig
 from minivim.prior import Prior
 from minivim.tokenizer import Palette, Tokenizer
 from minivim.tokenizer.perceptual import LPIPS, PerceptualConfig
+from minivim_lab.inception import Inception, InceptionConfig
 
 HERE = Path(__file__).parent
 # Families of shipped weights, and the public name of the data of each.

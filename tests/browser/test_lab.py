@@ -18,13 +18,14 @@ LIVE = """\
 import numpy as np
 
 from minivim import show
+from minivim_lab import widgets
 
 
 def paint(level):
     return np.full((8, 8), level / 10)
 
 
-show.live(paint, level=(0, 10, 1))"""
+widgets.live(paint, level=(0, 10, 1))"""
 
 
 def ask(address: str, content: dict | None = None) -> dict:

@@ -19,10 +19,10 @@ from minivim.evaluate import (
     tokenizer_figures,
 )
 from minivim.experiments import decode_all, encode_all, nats_per_token
-from minivim.metrics.inception import Inception, InceptionConfig
 from minivim.metrics.neighbours import nearest, pixels
 from minivim.prior import sample
 from minivim.tokenizer.perceptual import LPIPS, PerceptualConfig
+from minivim_lab.inception import Inception, InceptionConfig
 from tests import tiny
 
 

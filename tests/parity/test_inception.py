@@ -11,7 +11,7 @@ from flax import nnx
 from minivim.errors import UserError
 from minivim.metrics import inception
 from minivim.metrics.features import features_and_logits
-from minivim.metrics.inception import inception_from_torch
+from minivim_lab.inception import inception_from_torch
 from tests import tiny
 
 torch = pytest.importorskip("torch")

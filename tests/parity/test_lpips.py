@@ -7,8 +7,8 @@ from flax import nnx
 
 from minivim.metrics import lpips_per_image
 from minivim.tokenizer import perceptual
-from minivim.tokenizer.convert import read_state_dict
 from minivim.tokenizer.perceptual import LPIPS, lpips_from_torch
+from minivim_lab.convert import read_state_dict
 
 torch = pytest.importorskip("torch")
 

@@ -1,7 +1,7 @@
 """Plans made by hand, where nothing needs to be compiled."""
 
-from minivim.plan import Plan, Traffic
-from minivim.plan.program import Program
+from minivim_lab.plan import Plan, Traffic
+from minivim_lab.plan.program import Program
 
 
 def a_program(name="step", *, share=1.0, **changes) -> Program:

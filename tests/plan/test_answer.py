@@ -7,13 +7,14 @@ from dataclasses import replace
 import jax
 import pytest
 
-from minivim import cli, plan, recipes
+from minivim import cli, recipes
 from minivim.config import with_overrides
 from minivim.errors import UserError
-from minivim.plan import answer, chips, program
-from minivim.plan.chips import CHIPS, Slice, refusal
-from minivim.plan.hlo import Traffic
 from minivim.sharding import MeshShape, make_mesh
+from minivim_lab import plan
+from minivim_lab.plan import answer, chips, program
+from minivim_lab.plan.chips import CHIPS, Slice, refusal
+from minivim_lab.plan.hlo import Traffic
 from tests import tiny
 from tests.plan.made import a_program
 from tests.plan.test_products import PRIOR, tiny_players

@@ -9,12 +9,12 @@ import pytest
 from minivim import recipes
 from minivim.config import with_overrides
 from minivim.errors import UserError
-from minivim.plan import Plan, Slice, verdict
-from minivim.plan import table as words_of
-from minivim.plan.hlo import Traffic
-from minivim.plan.paper import ROWS, SCALING, main, markdown, planned
-from minivim.plan.predict import exchanged, rules_of
 from minivim.sharding import MeshShape
+from minivim_lab.plan import Plan, Slice, verdict
+from minivim_lab.plan import table as words_of
+from minivim_lab.plan.hlo import Traffic
+from minivim_lab.plan.paper import ROWS, SCALING, main, markdown, planned
+from minivim_lab.plan.predict import exchanged, rules_of
 from tests.plan.made import REFUSED, a_plan, a_program
 
 PAGE = Path(__file__).parents[2] / "book" / "results"

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from minivim.plan import costs, product_flops
-from minivim.plan.program import inputs, schedule, without_remat
+from minivim_lab.plan import costs, product_flops
+from minivim_lab.plan.program import inputs, schedule, without_remat
 from tests import tiny
 
 ONES = jnp.ones
@@ -160,10 +160,10 @@ def tiny_players():
 EIGHT = """
 import json, sys
 import jax
-from minivim.plan import costs, product_flops
-from minivim.plan.hlo import wire_bytes
-from minivim.plan.predict import predicted
-from minivim.plan.program import inputs
+from minivim_lab.plan import costs, product_flops
+from minivim_lab.plan.hlo import wire_bytes
+from minivim_lab.plan.predict import predicted
+from minivim_lab.plan.program import inputs
 from minivim.sharding import MeshShape, make_mesh
 from tests.plan.test_products import PRIOR
 

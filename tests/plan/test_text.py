@@ -2,8 +2,8 @@
 
 import pytest
 
-from minivim.plan.hlo import Traffic, costs
-from minivim.plan.text import Array, parse
+from minivim_lab.plan.hlo import Traffic, costs
+from minivim_lab.plan.text import Array, parse
 
 COUNTED = """
 HloModule counted, is_scheduled=true

@@ -2,12 +2,12 @@
 
 import pytest
 
-from minivim import plan
 from minivim.config import with_overrides
 from minivim.errors import UserError
-from minivim.plan.chips import CHIPS, Slice, available_bytes
-from minivim.plan.predict import exchanged
 from minivim.sharding import MeshShape
+from minivim_lab import plan
+from minivim_lab.plan.chips import CHIPS, Slice, available_bytes
+from minivim_lab.plan.predict import exchanged
 from tests.plan.test_products import PRIOR
 
 pytest.importorskip("libtpu")

@@ -7,8 +7,8 @@ from html import unescape
 import numpy as np
 import pytest
 
-from minivim.show import TokenEditor
 from minivim.weights import identity
+from minivim_lab.widgets import TokenEditor
 from tests import tiny
 
 CODES = np.arange(8).reshape(2, 4)

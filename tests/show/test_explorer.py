@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from minivim.show import Explorer, live, to_png
-from minivim.show.explorer import LIMIT
+from minivim.show import to_png
+from minivim_lab.widgets import Explorer, live
+from minivim_lab.widgets.explorer import LIMIT
 
 
 def _frames(count=3):

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from minivim import show
+from minivim_lab import widgets
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((6, 8, 8, 3)).astype(np.float32)
@@ -25,10 +26,10 @@ PLOTS = {
     "samples": lambda: show.samples_by_class(IMAGES, [0, 2, 0, 2, 2, 0], "abc"),
     "probe": lambda: show.probe_curve([0.5, 0.75], {"pixels": 0.4, "codes": 0.3}, 1),
     "loss": lambda: show.loss_curves(ROWS, keys=("loss", "usage")),
-    "curves": lambda: show.curves(
+    "curves": lambda: widgets.curves(
         {"loss": {"a": ([1, 2], [3.0, 1.0]), "b": ([1, 2], [2.0, 0.5])}}
     ),
-    "seeds": lambda: show.seeds({"a": [1, 2, 4], "b": [3]}, {"a": 5}, title="FID"),
+    "seeds": lambda: widgets.seeds({"a": [1, 2, 4], "b": [3]}, {"a": 5}, title="FID"),
     "codes": lambda: show.code_map(np.arange(16)),
     "attention": lambda: show.attention_map(np.eye(4)[2], query=1, image=IMAGES[0]),
     "patches": lambda: show.codebook_patches(IMAGES, columns=3, counts=range(6)),
@@ -85,13 +86,15 @@ def test_probe_numbers_are_in_words():
 
 
 def test_seeds_say_mean_and_range_and_what_the_paper_prints():
-    plot = show.seeds({"a": [1, 3, 2], "b": []}, {"b": 1.5, "c": 9}, title="distance")
+    plot = widgets.seeds(
+        {"a": [1, 3, 2], "b": []}, {"b": 1.5, "c": 9}, title="distance"
+    )
     assert plot.alt == "distance: a 2 (1 to 3); b -. the paper: b 1.5"
-    assert "paper" not in show.seeds({"a": [1.0]}, title="x").alt
+    assert "paper" not in widgets.seeds({"a": [1.0]}, title="x").alt
 
 
 def test_seeds_are_dots_at_their_values():
-    left, right = show.seeds({"a": [1, 3], "b": [2]}, {"b": 7}, title="x").axes
+    left, right = widgets.seeds({"a": [1, 3], "b": [2]}, {"b": 7}, title="x").axes
     drawn = [(*line.get_xdata(), line.get_ydata()[0]) for line in left.lines]
     assert drawn == [(2, 0), (1, 3, 0), (2, 1), (2, 1)]
     assert [tuple(line.get_xdata()) for line in right.lines] == [(7,)]
@@ -126,8 +129,8 @@ def test_small_arrays_are_enlarged_by_whole_numbers():
         (lambda: show.usage_histogram([0, 0]), "no code was counted"),
         (lambda: show.code_map(np.arange(15)), "do not fill"),
         (lambda: show.loss_curves(ROWS, keys=("lpips",)), "'lpips'"),
-        (lambda: show.curves({"loss": {}}), "no run to draw"),
-        (lambda: show.seeds({"a": []}, title="x"), "no value to draw"),
+        (lambda: widgets.curves({"loss": {}}), "no run to draw"),
+        (lambda: widgets.seeds({"a": []}, title="x"), "no value to draw"),
         (lambda: show.to_png(np.zeros((4, 4, 2))), "a picture is"),
         (lambda: show.to_png(np.zeros((4, 4), np.int64)), "uint8 or floats"),
         (lambda: show.to_png(b"GIF89a"), "not a PNG"),

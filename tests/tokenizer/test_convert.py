@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from minivim.errors import UserError
 from minivim.tokenizer import convert
-from minivim.tokenizer.convert import read_state_dict, tokenizer_from_torch
 from minivim.tokenizer.vit import sincos_positions
+from minivim_lab.convert import read_state_dict, tokenizer_from_torch
 from tests import tiny
 
 WIDTH, HIDDEN, PATCH, SIDE, CODES, CODE_DIM = 128, 96, 4, 16, 40, 8

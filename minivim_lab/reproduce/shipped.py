@@ -59,7 +59,7 @@ def check_there(family: str) -> None:
     if missing:
         raise UserError(
             f"{', '.join(missing)} is not shipped; make it with python -m "
-            f"minivim.weights.make {' '.join(missing)}, or name another family by "
+            f"minivim_lab.make_weights {' '.join(missing)}, or name another family by "
             "--only"
         )
 

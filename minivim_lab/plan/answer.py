@@ -13,10 +13,10 @@ from minivim.config import OptimConfig, StackConfig
 from minivim.describe import count_parameters
 from minivim.errors import UserError
 from minivim.experiments.objectives import TrainableRecipe
-from minivim.plan.chips import Slice, available_bytes
-from minivim.plan.hlo import Traffic
-from minivim.plan.program import Program, compiled, inputs, model_flops, schedule
 from minivim.sharding import MeshShape, make_mesh
+from minivim_lab.plan.chips import Slice, available_bytes
+from minivim_lab.plan.hlo import Traffic
+from minivim_lab.plan.program import Program, compiled, inputs, model_flops, schedule
 
 DAY = 24 * 3600
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from minivim import weights
 from minivim.errors import UserError
-from minivim.reproduce import (
+from minivim_lab.reproduce import (
     claims,
     grid,
     optimiser,
@@ -25,7 +25,7 @@ from minivim.reproduce import (
     tokenizers,
     verdicts,
 )
-from minivim.reproduce.tokenizers import STUDIES
+from minivim_lab.reproduce.tokenizers import STUDIES
 
 __all__ = [
     "STUDIES",

@@ -1,4 +1,4 @@
-"""The command that made the shipped weights: `python -m minivim.weights.make`.
+"""The command that made the shipped weights: `python -m minivim_lab.make_weights`.
 
 Tokenizer first, rounded to its storage type before the priors read its codes; then
 both priors, and the two labelled networks from seeds of their own. Names after the
@@ -44,7 +44,7 @@ def make(name: str, runs: Path, destination: Path, *, spec: str) -> None:
     workdir = runs / name
     train(recipes.recipe(stage, recipe_name), spec=spec, workdir=workdir)  # type: ignore[arg-type]
     card = read_card(workdir).values
-    card["command"] = f"python -m minivim.weights.make {name}"
+    card["command"] = f"python -m minivim_lab.make_weights {name}"
     card["data"] = f"{DATA[family]} (train)"
     card |= {"note": NOTES[family]} if family in NOTES else {}
     own = ("format", "kind", "model", "parameters", "storage")
@@ -71,7 +71,7 @@ def write_figures(names: list[str], *, spec: str) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Make the named weights, or all of a family."""
-    parser = argparse.ArgumentParser(prog="python -m minivim.weights.make")
+    parser = argparse.ArgumentParser(prog="python -m minivim_lab.make_weights")
     parser.add_argument("names", nargs="*", metavar="FAMILY/NAME", default=[])
     parser.add_argument("--family", choices=sorted(DATA), default="shapes")
     parser.add_argument("--data", metavar="SPEC", help="default: the family's own")

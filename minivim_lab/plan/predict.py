@@ -13,9 +13,9 @@ from minivim import recipes
 from minivim.config import with_overrides
 from minivim.errors import UserError
 from minivim.experiments import objectives
-from minivim.plan.answer import Plan
 from minivim.sharding import AXES, MeshShape, spec_of
 from minivim.training.step import abstract_state
+from minivim_lab.plan.answer import Plan
 
 # Arrays that a loop over blocks reads a slice of.
 IN_A_LOOP, KERNEL = re.compile(r"\bblocks\b"), re.compile(r"\bkernel\b")

@@ -26,9 +26,10 @@ from minivim.config import OptimConfig, PriorRecipe
 from minivim.data import Source
 from minivim.describe import build_abstract
 from minivim.experiments import Experiment, prior_experiment
-from minivim.reproduce import stored
 from minivim.tokenizer import Tokenizer
 from minivim.training import optimizer
+from minivim_lab import widgets
+from minivim_lab.reproduce import stored
 
 TITLE = "Stage 2: the optimiser that saves memory, beside Adam"
 STEPS, WINDOW = 150, 10
@@ -232,7 +233,7 @@ def picture(found: Sequence[dict[str, Any]]) -> show.Plot:
             if row["row"] in names
         }
 
-    return show.curves(
+    return widgets.curves(
         {
             "training loss, nats": curves("loss", list(MOMENTS), percent=False),
             "update on equal gradients, % from Adam's": curves(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from minivim.reproduce.grid import row_named
+from minivim_lab.reproduce.grid import row_named
 
 
 @dataclass(frozen=True, kw_only=True)

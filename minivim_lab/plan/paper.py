@@ -1,4 +1,4 @@
-"""The plans of the paper's recipes: `python -m minivim.plan.paper --page book/results`.
+"""`python -m minivim_lab.plan.paper --page book/results`: plans of the paper's recipes.
 
 Every row is a `minivim plan` in a process of its own, whose figures are kept in a
 folder; what is there already is not compiled again.
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minivim.errors import UserError
-from minivim.plan.answer import Plan, gib
-from minivim.plan.predict import exchanged, rules_of
+from minivim_lab.plan.answer import Plan, gib
+from minivim_lab.plan.predict import exchanged, rules_of
 
 ADAMW = ("optim.first_moment=float32", "optim.second_moment=full")
 BFLOAT16 = ("precision=bfloat16",)
@@ -119,7 +119,8 @@ def markdown(found: dict[str, Plan]) -> str:
         (
             "## What the paper's recipes would cost, by the TPU's compiler",
             "Train steps as they are, compiled for slices of TPUv4 that are not there, "
-            "at the paper's batch: `python -m minivim.plan.paper`. Bytes and FLOPs are "
+            "at the paper's batch: `python -m minivim_lab.plan.paper`. Bytes and FLOPs "
+            "are "
             "those of one chip and one step; GiB are 2^30 bytes. *Limits* are the "
             "seconds that arithmetic, memory traffic or links would take alone at the "
             "chip's published speed; *days* the recipe's steps at 50 % of the peak on "
@@ -270,7 +271,7 @@ def write_page(found: dict[str, Plan], page: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Plan the rows that are not there yet, then write or print their tables."""
-    parser = argparse.ArgumentParser(prog="python -m minivim.plan.paper")
+    parser = argparse.ArgumentParser(prog="python -m minivim_lab.plan.paper")
     parser.add_argument("--out", type=Path, default=Path("runs/plan"))
     parser.add_argument("--only", default="", help="rows whose name holds this")
     parser.add_argument("--limit", type=int, default=600, help="seconds a row")

@@ -17,11 +17,11 @@ import numpy as np
 from einops import rearrange
 from matplotlib.colors import to_hex
 
-from minivim.show.explorer import _figure_html
 from minivim.show.picture import enlarge, to_png
 from minivim.show.plots import _code_colours, code_map, image_grid
 from minivim.tokenizer import Tokenizer
 from minivim.weights import identity
+from minivim_lab.widgets.explorer import _figure_html
 
 COLUMNS = 16
 """Patches in a row of the picture that holds the patch of every code."""

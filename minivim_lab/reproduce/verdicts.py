@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from minivim.reproduce.claims import Claim
-from minivim.reproduce.tokenizers import spread
+from minivim_lab.reproduce.claims import Claim
+from minivim_lab.reproduce.tokenizers import spread
 
 SAME, OPPOSITE = "same direction", "opposite"
 UNDECIDED = "not decidable at this size"

@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from minivim.plan.text import Array, Computation, Instruction, Module, parse
-from minivim.plan.window import Window
+from minivim_lab.plan.text import Array, Computation, Instruction, Module, parse
+from minivim_lab.plan.window import Window
 
 COLLECTIVES = (
     "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all",

@@ -15,11 +15,11 @@ from minivim.config import StackConfig
 from minivim.errors import UserError
 from minivim.experiments import objectives
 from minivim.experiments.objectives import Objective, TrainableRecipe
-from minivim.plan.chips import first_line, refusal
-from minivim.plan.hlo import Traffic, costs, wire_bytes
-from minivim.plan.products import product_flops
 from minivim.sharding import by_rows, check_batch, shardings_of
 from minivim.training.step import abstract_state, make_step
+from minivim_lab.plan.chips import first_line, refusal
+from minivim_lab.plan.hlo import Traffic, costs, wire_bytes
+from minivim_lab.plan.products import product_flops
 
 # On a scale from -1 to 1. A step with StyleGAN2's discriminator compiles six times as
 # fast, and its program needs a seventh more memory.

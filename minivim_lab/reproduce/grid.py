@@ -20,7 +20,7 @@ from minivim.config import (
     TokenizerRecipe,
     with_overrides,
 )
-from minivim.reproduce.tokenizers import PATCHGAN
+from minivim_lab.reproduce.tokenizers import PATCHGAN
 
 SEEDS = (0, 1, 2)
 

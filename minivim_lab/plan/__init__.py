@@ -4,10 +4,10 @@ The real train step is compiled for chips that are not there, and its text is re
 memory, FLOPs, traffic, communication. Nothing is run and nothing is measured.
 """
 
-from minivim.plan.answer import Plan, plan, table, verdict
-from minivim.plan.chips import CHIPS, Chip, Slice
-from minivim.plan.hlo import Costs, Traffic, costs
-from minivim.plan.products import product_flops
+from minivim_lab.plan.answer import Plan, plan, table, verdict
+from minivim_lab.plan.chips import CHIPS, Chip, Slice
+from minivim_lab.plan.hlo import Costs, Traffic, costs
+from minivim_lab.plan.products import product_flops
 
 __all__ = [
     "CHIPS",

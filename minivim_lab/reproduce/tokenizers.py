@@ -24,8 +24,8 @@ from minivim.config import TokenizerRecipe, as_dict, with_overrides
 from minivim.data import Source
 from minivim.evaluate import tokenizer_figures
 from minivim.experiments import replaced, tokenizer_experiment, train
-from minivim.reproduce import stored
 from minivim.training import make_step, new_state, read_metrics, train_seconds
+from minivim_lab.reproduce import stored
 
 # Test images that a row is measured on.
 IMAGES = 2048

@@ -10,7 +10,7 @@ from typing import Any
 
 from jax.extend import core as jex
 
-from minivim.plan.window import Window
+from minivim_lab.plan.window import Window
 
 
 def product_flops(jaxpr: Any) -> int:

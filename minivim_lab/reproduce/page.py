@@ -13,11 +13,13 @@ import numpy as np
 from minivim import data, show, weights
 from minivim.errors import UserError
 from minivim.experiments import decode_all, encode_all
-from minivim.reproduce.claims import CLAIMS
-from minivim.reproduce.grid import ROWS, SEEDS, Row, row_named
-from minivim.reproduce.runs import Place, drawn, read_row, stages
-from minivim.reproduce.tokenizers import spread
-from minivim.reproduce.verdicts import (
+from minivim.show.plots import BLUE, GREY, RED
+from minivim_lab import widgets
+from minivim_lab.reproduce.claims import CLAIMS
+from minivim_lab.reproduce.grid import ROWS, SEEDS, Row, row_named
+from minivim_lab.reproduce.runs import Place, drawn, read_row, stages
+from minivim_lab.reproduce.tokenizers import spread
+from minivim_lab.reproduce.verdicts import (
     FIGURES,
     OPPOSITE,
     SAME,
@@ -26,7 +28,6 @@ from minivim.reproduce.verdicts import (
     judged,
     values,
 )
-from minivim.show.plots import BLUE, GREY, RED
 
 # Columns of the tables of stage 1 and of stage 2.
 TOKENIZER = (
@@ -219,7 +220,7 @@ def claims_picture(found: Found) -> show.Plot | None:
             rows[claim.statement] = (ahead, judged(claim, found)["verdict"])
     if not rows:
         return None
-    return show.dots(
+    return widgets.dots(
         rows,
         x="doublings of the figure, to the right the paper's way",
         limit=4.0,
@@ -233,7 +234,7 @@ def blocks_picture(found: Found) -> show.Plot | None:
         name: 100 * np.array([r["figures"]["probe_blocks"] for r in records])
         for name, records in _by_row(found, "probe_blocks").items()
     }
-    return show.bands(curves, x="block", y="test accuracy, %") if curves else None
+    return widgets.bands(curves, x="block", y="test accuracy, %") if curves else None
 
 
 def _by_row(found: Found, figure: str) -> dict[str, list[Mapping[str, Any]]]:

@@ -30,9 +30,9 @@ from minivim.evaluate import (
     tokenizer_figures,
 )
 from minivim.experiments import encode_folder, probe, train, train_palette
-from minivim.reproduce import stored
-from minivim.reproduce.grid import ROWS, Family, Row, prior_recipe, tokenizer_recipe
-from minivim.reproduce.tokenizers import in_turns, network_of
+from minivim_lab.reproduce import stored
+from minivim_lab.reproduce.grid import ROWS, Family, Row, prior_recipe, tokenizer_recipe
+from minivim_lab.reproduce.tokenizers import in_turns, network_of
 
 # How images per second are measured, as the page says it.
 PACE = "in turns within one process"
