@@ -1,8 +1,8 @@
 """The reference pages: every public name, its signature and its docstring.
 
-Read as text, so building the book imports neither JAX nor minivim. Public is what a
-package names in `__all__`, and in a module without one what has a docstring and no
-leading underscore.
+Read as text, so building the book imports neither JAX nor minivim. Public is what
+`__all__` names. Without one it is what a package imports from its own modules, and what
+a module defines with a docstring and without a leading underscore.
 """
 
 import ast
@@ -78,14 +78,24 @@ class Name:
 
 
 def public(root: Path, module: str) -> list[Name]:
-    """The public names of a module in the order of `__all__`, else of the source."""
+    """The public names of a module in the order of `__all__`, else of the source.
+
+    A package without `__all__` offers what it imports from its own modules.
+    """
     path = _file(root, module)
     tree = ast.parse(path.read_text("utf-8"))
     listed = [n for n in tree.body if _target(n) == "__all__"]
     if listed:
         names = ast.literal_eval(listed[0].value)  # type: ignore[attr-defined]
         return [_find(root, module, name) for name in names]
-    return [
+    imported = [
+        _find(root, module, alias.asname or alias.name)
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        and (node.module or "").startswith(f"{module}.")
+        for alias in node.names
+    ]
+    return imported + [
         _find(root, module, node.name)
         for node in tree.body
         if isinstance(node, ast.ClassDef | ast.FunctionDef)

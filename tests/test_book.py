@@ -100,6 +100,15 @@ def test_reference_refuses_what_has_no_docstring(tmp_path):
         reference.page(tmp_path, "minivim")
 
 
+def test_a_package_without_all_offers_what_its_modules_give(tmp_path):
+    folder = tmp_path / "minivim"
+    folder.mkdir()
+    imports = "from minivim.a import f\nfrom math import pi\n"
+    (folder / "__init__.py").write_text(f'"""Top."""\n{imports}')
+    (folder / "a.py").write_text('def f():\n    """F."""\n')
+    assert [name.name for name in reference.public(tmp_path, "minivim")] == ["f"]
+
+
 def test_arguments_of_a_docstring_become_a_list():
     text = reference.prose("What.\n\nArgs:\n    a: one\n        two\n    b: three\n")
     assert text == "What.\n\nArgs:\n\n- `a`: one\n  two\n- `b`: three"

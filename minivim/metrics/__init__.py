@@ -17,23 +17,3 @@ from minivim.metrics.image import (
 )
 from minivim.metrics.moments import Moments, gaussian
 from minivim.metrics.score import ClassScore, inception_score, judge_score
-
-__all__ = [
-    "ClassScore",
-    "CodeCounter",
-    "CodebookUsage",
-    "Moments",
-    "codebook_usage",
-    "expected_unique",
-    "frechet_distance",
-    "gaussian",
-    "inception_score",
-    "judge_distance",
-    "judge_score",
-    "lpips_per_image",
-    "psnr",
-    "psnr_per_image",
-    "ssim",
-    "ssim_per_image",
-    "usage_by_image_batch",
-]

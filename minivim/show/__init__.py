@@ -16,21 +16,3 @@ from minivim.show.plots import (
     usage_histogram,
 )
 from minivim.show.report import Report
-
-__all__ = [
-    "Plot",
-    "Report",
-    "attention_map",
-    "code_map",
-    "codebook_patches",
-    "completions",
-    "gan_health",
-    "gan_verdict",
-    "image_grid",
-    "loss_curves",
-    "probe_curve",
-    "reconstructions",
-    "samples_by_class",
-    "to_png",
-    "usage_histogram",
-]
