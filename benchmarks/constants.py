@@ -34,9 +34,14 @@ class Change:
     new: str
     chapter: str
 
+    def file(self, root: Path) -> Path:
+        """The module's file, of whichever package has it."""
+        lab = root / "minivim_lab" / self.module
+        return lab if lab.exists() else root / "minivim" / self.module
+
     def apply(self, root: Path) -> None:
         """Raises `ValueError` where the old text does not stand exactly once."""
-        file = root / "minivim" / self.module
+        file = self.file(root)
         text = file.read_text("utf-8")
         if text.count(self.old) != 1:
             raise ValueError(
@@ -145,7 +150,7 @@ def noticed(change: Change, *, timeout: int = 900) -> dict[str, Any]:
     """How many cells of the chapter fail, and the number of the first."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        for part in ("minivim", "notebooks", "book/results"):
+        for part in ("minivim", "minivim_lab", "notebooks", "book/results"):
             shutil.copytree(HERE / part, root / part)
         change.apply(root)
         command = [

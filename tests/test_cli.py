@@ -24,9 +24,10 @@ from minivim.evaluate import shipped_figures
 from minivim.experiments import decode_all, encode_all
 from minivim.metrics import inception
 from minivim.prior import complete, sample
-from minivim.tokenizer import Palette, perceptual
+from minivim.tokenizer import perceptual
 from minivim.tokenizer.perceptual import PerceptualConfig
 from minivim.training import read_metrics
+from minivim_lab.igpt import Palette
 from minivim_lab.inception import Inception, InceptionConfig
 from tests import tiny
 from tests.tokenizer.test_convert import random_state

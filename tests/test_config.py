@@ -36,6 +36,7 @@ from minivim.errors import UserError
 from minivim.tokenizer import Players
 from minivim.training import Workdir, fit, learning_rate, optimizer
 from minivim.training.step import TrainState
+from minivim_lab import igpt
 from tests import tiny
 
 # --- overrides ---------------------------------------------------------------------
@@ -467,9 +468,7 @@ def painted(setup: Setup) -> Any:
 
     setup.patch.setattr(data, "open_source", opened)
     with tempfile.TemporaryDirectory() as folder:
-        model, _ = experiments.train_palette(
-            setup.recipe, spec="shapes", workdir=folder
-        )
+        model, _ = igpt.train_palette(setup.recipe, spec="shapes", workdir=folder)
     return np.asarray(model.quantizer.codebook[...]).tolist()
 
 

@@ -17,7 +17,8 @@ def package(tmp_path_factory):
     """A copy of the package that may be changed."""
     root = tmp_path_factory.mktemp("copy")
     ignored = shutil.ignore_patterns("weights", "__pycache__")
-    shutil.copytree(ROOT / "minivim", root / "minivim", ignore=ignored)
+    for part in ("minivim", "minivim_lab"):
+        shutil.copytree(ROOT / part, root / part, ignore=ignored)
     return root
 
 
@@ -25,7 +26,7 @@ def package(tmp_path_factory):
     "change", [*constants.CHANGES, constants.CONTROL], ids=lambda c: c.what
 )
 def test_every_change_can_still_be_made(change, package):
-    file = package / "minivim" / change.module
+    file = change.file(package)
     before = file.read_text("utf-8")
     change.apply(package)
     after = file.read_text("utf-8")

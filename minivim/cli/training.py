@@ -131,9 +131,9 @@ def _train(options: argparse.Namespace) -> None:
         raise UserError(f"{recipe.stage} {recipe.name} reads its images once; leave "
                         "out --stream and --workers")  # fmt: skip
     if isinstance(recipe, PaletteRecipe):
-        _, figures = experiments.train_palette(
-            recipe, spec=options.data, workdir=options.workdir
-        )
+        from minivim_lab.igpt import train_palette
+
+        _, figures = train_palette(recipe, spec=options.data, workdir=options.workdir)
         _print_trained(figures, options.workdir)
         return
     if isinstance(recipe, ProbeRecipe):

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 from safetensors.numpy import save_file
@@ -19,7 +18,6 @@ from safetensors.numpy import save_file
 from minivim import data, weights
 from minivim.config import (
     ClassifierRecipe,
-    PaletteRecipe,
     PriorRecipe,
     ProbeRecipe,
     TokenizerRecipe,
@@ -44,7 +42,6 @@ from minivim.experiments.stages import (
     Experiment,
     classifier_experiment,
     prior_experiment,
-    round_trip,
     tokenizer_experiment,
 )
 from minivim.prior import Prior
@@ -57,7 +54,7 @@ from minivim.sharding import (
     on_one_device,
     rows_here,
 )
-from minivim.tokenizer import Palette, Tokenizer, fit_palette
+from minivim.tokenizer import Tokenizer
 from minivim.training import (
     Workdir,
     fit,
@@ -89,12 +86,8 @@ __all__ = [
     "run_card",
     "tokenizer_experiment",
     "train",
-    "train_palette",
     "train_probe",
 ]
-
-# Held-out images that a palette's figures are of.
-EVAL_SIZE = 512
 
 
 def train(
@@ -221,43 +214,6 @@ def _opened_codes(
 
 def _in_words(settings: dict[str, Any]) -> str:
     return " ".join(f"{name}={value}" for name, value in settings.items())
-
-
-def train_palette(
-    recipe: PaletteRecipe, *, spec: str, workdir: str | Path
-) -> tuple[Palette, dict[str, float]]:
-    """Fit iGPT's colours by k-means; the workdir then holds what `load` reads.
-
-    Returns the palette and its figures on held-out images.
-    """
-    folder, shape = Path(workdir), recipe.model.image_shape
-    if (folder / "run.json").exists():
-        raise UserError(f"{folder} holds a run; give --workdir another folder")
-    check_writable(folder)
-    source, held_out = (
-        data.open_source(spec, split=split, **shape) for split in ("train", "test")
-    )
-    drawn = np.random.default_rng(recipe.seed).permutation(len(source))
-    images = source.take(np.sort(drawn[: recipe.images]))["image"]
-    palette, objective = fit_palette(
-        recipe.model,
-        images.astype(np.float32) / 255,
-        seed=recipe.seed,
-        steps=recipe.steps,
-    )
-    test = data.stack(held_out, EVAL_SIZE)["image"].astype(np.float32) / 255
-    figures = {"distortion": objective[-1], **round_trip(palette, test)}
-    card = {
-        "recipe": as_dict(recipe),
-        "seed": recipe.seed,
-        "steps": len(objective) - 1,
-        "data": source.description,
-        "figures": figures,
-        "machine": machine(),
-        "licence": "Apache-2.0",
-    }
-    weights.save(folder, palette, kind="palette", card=card)
-    return palette, figures
 
 
 def train_probe(recipe: ProbeRecipe, *, spec: str, workdir: str | Path) -> ProbeResult:

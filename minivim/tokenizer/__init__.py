@@ -7,7 +7,6 @@ from minivim.tokenizer.objective import (
     taps_of,
     tokenizer_loss,
 )
-from minivim.tokenizer.palette import Palette, fit_palette
 from minivim.tokenizer.quantizer import (
     Quantizer,
     l2_normalise,
@@ -17,12 +16,10 @@ from minivim.tokenizer.quantizer import (
 )
 
 __all__ = [
-    "Palette",
     "Players",
     "Quantizer",
     "Tokenizer",
     "adversarial_loss",
-    "fit_palette",
     "l2_normalise",
     "nearest_code",
     "straight_through",

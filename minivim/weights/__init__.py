@@ -31,7 +31,7 @@ from minivim.config import (
 )
 from minivim.errors import UserError
 from minivim.prior import Prior
-from minivim.tokenizer import Palette, Tokenizer
+from minivim.tokenizer import Tokenizer
 from minivim.tokenizer.perceptual import LPIPS, PerceptualConfig
 from minivim_lab.inception import Inception, InceptionConfig
 
@@ -41,9 +41,17 @@ DATA = {"shapes": "shapes", "cifar10": "uoft-cs/cifar10"}
 # Of a path that is not there; nothing of the kind owns a repository on the hub.
 NO_OWNERS = ("", ".", "..", "~", "runs")
 WEIGHTS, CARD = "model.safetensors", "card.json"
+
+
+def _palette(config: PaletteConfig, *, rngs: nnx.Rngs) -> Tokenizer:
+    from minivim_lab.igpt import Palette
+
+    return Palette(config, rngs=rngs)
+
+
 KINDS: dict[str, tuple[type, Any]] = {
     "tokenizer": (TokenizerConfig, Tokenizer),
-    "palette": (PaletteConfig, Palette),
+    "palette": (PaletteConfig, _palette),
     "prior": (PriorConfig, Prior),
     "classifier": (ClassifierConfig, classifier.build),
     "perceptual": (PerceptualConfig, LPIPS),

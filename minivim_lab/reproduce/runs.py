@@ -29,7 +29,8 @@ from minivim.evaluate import (
     prior_figures,
     tokenizer_figures,
 )
-from minivim.experiments import encode_folder, probe, train, train_palette
+from minivim.experiments import encode_folder, probe, train
+from minivim_lab.igpt import train_palette
 from minivim_lab.reproduce import stored
 from minivim_lab.reproduce.grid import ROWS, Family, Row, prior_recipe, tokenizer_recipe
 from minivim_lab.reproduce.tokenizers import in_turns, network_of

@@ -22,9 +22,10 @@ from minivim.config import PaletteRecipe, PriorRecipe, ProbeRecipe, with_overrid
 from minivim.data import Source
 from minivim.errors import UserError
 from minivim.evaluate import judged_figures, prior_figures, tokenizer_figures
-from minivim.experiments import decode_all, encode_all, probe, train, train_palette
+from minivim.experiments import decode_all, encode_all, probe, train
 from minivim.prior import reject
 from minivim.weights import shipped
+from minivim_lab.igpt import train_palette
 
 WEIGHTS = ("tokenizer", "prior", "prior-unlabelled", "classifier", "judge")
 ACCEPTANCE = 0.5

@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from minivim.errors import UserError
-from minivim.tokenizer import convert
 from minivim.tokenizer.vit import sincos_positions
+from minivim_lab import convert
 from minivim_lab.convert import read_state_dict, tokenizer_from_torch
 from tests import tiny
 

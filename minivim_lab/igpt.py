@@ -1,11 +1,13 @@
-"""iGPT's tokens: small pixels, each rounded to a colour of a palette.
+"""iGPT's tokens: an image shrunk to few pixels, each rounded to a palette's colour.
 
 Chen et al. 2020 shrink an image until its pixels are few enough for a Transformer and
-cluster their colours by k-means. Nothing else is learnt, so that what a prior knows
-after training it has found itself: the baseline of the paper's Table 7.
+cluster their colours by k-means. Nothing else is learnt, so whatever the prior knows
+after training it has learnt itself: the baseline of the paper's Table 7.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,16 +15,20 @@ from einops import reduce, repeat
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from minivim.config import PaletteConfig
+from minivim import data, experiments, weights
+from minivim.config import PaletteConfig, PaletteRecipe, as_dict
 from minivim.errors import UserError
+from minivim.experiments.stages import round_trip
 from minivim.tokenizer.model import Tokenizer
 from minivim.tokenizer.quantizer import Quantizer
+from minivim.training.checkpoint import check_writable
 
 CHUNK = 8192  # points whose distances are in memory at once
+EVAL_SIZE = 512  # held-out images that the figures are measured on
 
 
 class Means(nnx.Module):
-    """Each patch as the mean of its pixels: an image shrunk by a box filter."""
+    """The mean of each patch's pixels: the image shrunk by a box filter."""
 
     def __init__(self, config: PaletteConfig):
         self.size = config.patch_size
@@ -42,15 +48,14 @@ class Flat(nnx.Module):
         self, colours: Float[Array, "B N C"]
     ) -> tuple[Float[Array, "B H W C"], dict]:
         rule = "b (h w) c -> b (h p) (w q) c"
-        sizes = {"h": self.grid, "p": self.size, "q": self.size}
-        return repeat(colours, rule, **sizes), {}
+        return repeat(colours, rule, h=self.grid, p=self.size, q=self.size), {}
 
 
 class Palette(Tokenizer):
     """Stage 1 without a network: `encode` shrinks and rounds, `decode` paints.
 
-    `c_i = argmin_k |mean(patch_i) - e_k|^2`. Images come back at the size that they
-    had, every patch in one colour.
+    `c_i = argmin_k |mean(patch_i) - e_k|^2`. Images come back at their own size, every
+    patch in one colour.
     """
 
     def __init__(self, config: PaletteConfig, *, rngs: nnx.Rngs):
@@ -62,6 +67,41 @@ class Palette(Tokenizer):
         )
 
 
+def train_palette(
+    recipe: PaletteRecipe, *, spec: str, workdir: str | Path
+) -> tuple[Palette, dict[str, float]]:
+    """Fit the colours by k-means; the workdir then holds what `load` reads.
+
+    Returns the palette and its figures on held-out images.
+    """
+    folder, shape = Path(workdir), recipe.model.image_shape
+    if (folder / "run.json").exists():
+        raise UserError(f"{folder} holds a run; give --workdir another folder")
+    check_writable(folder)
+    source, held_out = (
+        data.open_source(spec, split=split, **shape) for split in ("train", "test")
+    )
+    drawn = np.random.default_rng(recipe.seed).permutation(len(source))
+    images = source.take(np.sort(drawn[: recipe.images]))["image"]
+    images = images.astype(np.float32) / 255
+    palette, objective = fit_palette(
+        recipe.model, images, seed=recipe.seed, steps=recipe.steps
+    )
+    test = data.stack(held_out, EVAL_SIZE)["image"].astype(np.float32) / 255
+    figures = {"distortion": objective[-1], **round_trip(palette, test)}
+    card = {
+        "recipe": as_dict(recipe),
+        "seed": recipe.seed,
+        "steps": len(objective) - 1,
+        "data": source.description,
+        "figures": figures,
+        "machine": experiments.machine(),
+        "licence": "Apache-2.0",
+    }
+    weights.save(folder, palette, kind="palette", card=card)
+    return palette, figures
+
+
 def fit_palette(
     config: PaletteConfig,
     images: Float[np.ndarray, "n H W C"],
@@ -69,23 +109,23 @@ def fit_palette(
     seed: int = 0,
     steps: int = 100,
 ) -> tuple[Palette, list[float]]:
-    """A palette of the colours of these images, and the objective of every step.
+    """A palette of these images' colours, and the objective after every step.
 
     Raises `UserError` where the shrunk images have fewer colours than the palette.
     """
     palette = Palette(config, rngs=nnx.Rngs(0))
     pixels = np.asarray(palette.encoder(jnp.asarray(images)))
     pixels = pixels.reshape(-1, config.channels)
-    first = spread_out(pixels, config.num_codes, seed=seed)
+    first = kmeans_plus_plus(pixels, config.num_codes, seed=seed)
     colours, objective = lloyd(pixels, first, steps=steps)
     palette.quantizer.codebook[...] = jnp.asarray(colours, jnp.float32)
     return palette, objective
 
 
-def spread_out(
+def kmeans_plus_plus(
     points: Float[np.ndarray, "M d"], k: int, *, seed: int = 0
 ) -> Float[np.ndarray, "k d"]:
-    """Where k-means starts (k-means++): each centre a point, far ones more likely.
+    """Initial centres: points drawn one by one, those far from the others more likely.
 
     The next centre is `x` with probability `D(x)^2 / sum D^2`, where `D` is the
     distance to the nearest centre so far. Raises `UserError` for fewer than `k`
@@ -104,9 +144,9 @@ def spread_out(
                 "use more images"
                 + (f" or --set num_codes={len(chosen)}" if len(chosen) > 1 else "")
             )
-        # Up to a sum above zero, so that a point that is chosen already never is again.
-        wanted = total[-1] * (1 - rng.random())
-        chosen.append(points[np.searchsorted(total, wanted)])
+        # In (0, total]: a sum above zero, so that no point is chosen twice.
+        drawn = total[-1] * (1 - rng.random())
+        chosen.append(points[np.searchsorted(total, drawn)])
     return np.stack(chosen)
 
 
@@ -116,8 +156,8 @@ def lloyd(
     """k-means: every point to its nearest centre, every centre to its points' mean.
 
     Neither half can raise `mean_x min_k |x - e_k|^2`, which is returned for the start
-    and after every step; ends early where no point moves. A centre without points
-    stays where it is.
+    and after every step. Stops early once no point changes its centre; a centre without
+    points stays where it is.
     """
     points, centres = np.asarray(points, np.float64), np.array(centres, np.float64)
     nearest, value = _assign(points, centres)
@@ -139,7 +179,6 @@ def _assign(
 ) -> tuple[Int[np.ndarray, " M"], float]:
     """The nearest centre of every point, and the mean squared distance to it."""
     norms = np.square(centres).sum(-1)
-    starts = range(0, len(points), CHUNK)
-    parts = [points[i : i + CHUNK] for i in starts]
+    parts = (points[i : i + CHUNK] for i in range(0, len(points), CHUNK))
     nearest = np.concatenate([(norms - 2 * x @ centres.T).argmin(-1) for x in parts])
     return nearest, float(np.square(points - centres[nearest]).sum(-1).mean())

@@ -16,8 +16,8 @@ from minivim.config import PaletteConfig, PaletteRecipe, ProbeRecipe
 from minivim.describe import describe_recipe
 from minivim.errors import UserError
 from minivim.evaluate import tokenizer_figures
-from minivim.tokenizer import Palette, Tokenizer, fit_palette
-from minivim.tokenizer.palette import lloyd, spread_out
+from minivim.tokenizer import Tokenizer
+from minivim_lab.igpt import Palette, fit_palette, kmeans_plus_plus, lloyd
 from tests import tiny
 
 
@@ -38,7 +38,7 @@ def palette() -> Palette:
 @given(k=st.integers(1, 40), seed=st.integers(0, 99))
 def test_no_step_of_k_means_raises_the_objective(k, seed):
     points = cloud(80, seed=seed)
-    centres, objective = lloyd(points, spread_out(points, k, seed=seed), steps=30)
+    centres, objective = lloyd(points, kmeans_plus_plus(points, k, seed=seed), steps=30)
     assert (np.diff(objective) <= 1e-15).all()
     distances = np.square(points[:, None] - centres).sum(-1)
     assert objective[-1] == pytest.approx(distances.min(1).mean())
@@ -73,10 +73,10 @@ def test_k_means_agrees_with_scikit_learn():
 
 def test_the_first_centres_are_different_points_and_better_than_any_points():
     points = np.repeat(cloud(40), 5, axis=0)
-    first = spread_out(points, 40, seed=3)
+    first = kmeans_plus_plus(points, 40, seed=3)
     assert len(np.unique(first, axis=0)) == 40
     points = cloud(2000)
-    spread = lloyd(points, spread_out(points, 40), steps=0)[1][0]
+    spread = lloyd(points, kmeans_plus_plus(points, 40), steps=0)[1][0]
     blocks = points[: 9 * 40].reshape(9, 40, 3)
     some = np.mean([lloyd(points, block, steps=0)[1][0] for block in blocks])
     assert spread < some
