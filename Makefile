@@ -11,7 +11,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint lab book browser bench weights clean style types unit chapters
+.PHONY: help demo test slow lint lab book browser bench weights clean style types unit chapters
 
 help:
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -36,6 +36,9 @@ demo: .venv/.installed-demo  ## train both stages and the probe, write a report
 test: .venv/.installed-test  ## lint, types, tests, and every chapter executed
 	@$(MAKE) --no-print-directory --keep-going -j1 $(CHECKS)
 
+slow: .venv/.installed-test  ## the tests that take longer
+	$(PYTEST) -m slow
+
 lint: .venv/.installed-test  ## only the linter and the type checker
 	@$(MAKE) --no-print-directory --keep-going -j1 style types
 
@@ -49,11 +52,14 @@ style:
 types:
 	$(BIN)/pyright
 
+# One worker for each core; a module of tests, or a chapter, stays in one of them.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadscope
+
 unit:
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 chapters:
-	JAX_PLATFORMS=cpu TF_CPP_MIN_LOG_LEVEL=3 $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-cell-timeout 120 \
+	JAX_PLATFORMS=cpu TF_CPP_MIN_LOG_LEVEL=3 $(PYTEST) --nbval --nbval-current-env --nbval-cell-timeout 120 \
 	  --nbval-sanitize-with tests/nbval_sanitize.cfg -p no:cacheprovider notebooks
 
 lab: .venv/.installed-book  ## open the chapters in JupyterLab

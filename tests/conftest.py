@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import gc
+import os
 from pathlib import Path
 
 import jax
@@ -11,9 +12,16 @@ MAPS = Path("/proc/self/maps")
 
 @pytest.fixture(scope="session", autouse=True)
 def compile_once(tmp_path_factory):
-    """Keep compiled programs: several tests train the same tiny model anew."""
-    folder = tmp_path_factory.mktemp("compiled")
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    """Keep compiled programs: several tests train the same tiny model anew.
+
+    The workers of pytest-xdist share them. JAX_COMPILATION_CACHE_DIR keeps them longer.
+    """
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        base = tmp_path_factory.getbasetemp()
+        base = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+        jax.config.update("jax_compilation_cache_dir", str(base / "compiled"))
+        # Only a cache of limited size is locked while one of its files is written.
+        jax.config.update("jax_compilation_cache_max_size", 2**33)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     yield
     jax.config.update("jax_compilation_cache_dir", None)
