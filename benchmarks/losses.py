@@ -53,7 +53,7 @@ def step_of(rung: Rung, source: Any) -> Callable[[], float]:
     """Seconds of one step, after two that compile and warm up."""
     import jax
 
-    from minivim.experiments import tokenizer_experiment
+    from minivim.train import tokenizer_experiment
     from minivim.training import make_step, new_state
 
     parts = tokenizer_experiment(rung.recipe, source, source)

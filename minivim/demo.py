@@ -12,12 +12,13 @@ import numpy as np
 from minivim import data, metrics, recipes, show, weights
 from minivim.config import PriorRecipe, StackConfig, TokenizerRecipe
 from minivim.data import shapes
+from minivim.encode import decode_all, encode_all
 from minivim.errors import UserError
 from minivim.evaluate import judged_figures, prior_figures, tokenizer_figures
-from minivim.experiments import decode_all, encode_all, probe, replaced, train
 from minivim.prior import Prior, sample
 from minivim.probe import ProbeResult
 from minivim.tokenizer import Tokenizer
+from minivim.train import probe, replaced, train
 from minivim.training import read_metrics
 from minivim.training.checkpoint import Row
 

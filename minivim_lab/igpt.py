@@ -15,12 +15,12 @@ from einops import reduce, repeat
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from minivim import data, experiments, weights
+from minivim import data, weights
 from minivim.config import PaletteConfig, PaletteRecipe, as_dict
 from minivim.errors import UserError
-from minivim.experiments.stages import round_trip
 from minivim.tokenizer.model import Tokenizer
 from minivim.tokenizer.quantizer import Quantizer
+from minivim.train import machine, round_trip
 from minivim.training.checkpoint import check_writable
 
 CHUNK = 8192  # points whose distances are in memory at once
@@ -95,7 +95,7 @@ def train_palette(
         "steps": len(objective) - 1,
         "data": source.description,
         "figures": figures,
-        "machine": experiments.machine(),
+        "machine": machine(),
         "licence": "Apache-2.0",
     }
     weights.save(folder, palette, kind="palette", card=card)

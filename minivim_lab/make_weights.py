@@ -14,7 +14,7 @@ from typing import Any
 
 from minivim import recipes
 from minivim.evaluate import shipped_figures
-from minivim.experiments import train
+from minivim.train import train
 from minivim.weights import CARD, DATA, HERE, load, read_card, save
 
 # Half the size of float32; the figures on the cards are those of the rounded weights.

@@ -9,7 +9,8 @@ import pytest
 import minivim
 from minivim import recipes, weights
 from minivim.config import LossConfig
-from minivim.experiments import decode_all, prior_experiment, run, tokenizer_experiment
+from minivim.encode import decode_all
+from minivim.train import prior_experiment, run, tokenizer_experiment
 from tests import tiny
 
 RUN = replace(tiny.RUN, steps=4, eval_every=4)

@@ -19,9 +19,9 @@ from minivim import classifier, cli, show, weights
 from minivim.cli import arguments, drawing
 from minivim.config import ClassifierConfig, ProbeRecipe
 from minivim.data import open_source, shapes, stack
+from minivim.encode import decode_all, encode_all
 from minivim.errors import UserError
 from minivim.evaluate import shipped_figures
-from minivim.experiments import decode_all, encode_all
 from minivim.metrics import inception
 from minivim.prior import complete, sample
 from minivim.tokenizer import perceptual
@@ -699,9 +699,9 @@ def test_one_corrupt_image_among_those_trained_on(spoiled, capsys):
 
 
 def test_an_image_that_vanishes(spoiled, capsys, monkeypatch):
-    from minivim import experiments
+    from minivim import train
 
-    make = experiments.tokenizer_experiment
+    make = train.tokenizer_experiment
 
     def late(recipe, source, held_out, **reading):
         parts = make(recipe, source, held_out, **reading)
@@ -709,7 +709,7 @@ def test_an_image_that_vanishes(spoiled, capsys, monkeypatch):
             picture.unlink()
         return parts
 
-    monkeypatch.setattr(experiments, "tokenizer_experiment", late)
+    monkeypatch.setattr(train, "tokenizer_experiment", late)
     refused(capsys, tokenizer_command(spoiled, "new"), "is missing", "restore it")
 
 

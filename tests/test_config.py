@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from minivim import classifier, data, experiments, recipes, weights
+from minivim import classifier, data, recipes, train, weights
 from minivim.config import (
     ClassifierConfig,
     ClassifierRecipe,
@@ -252,7 +252,7 @@ class Setup(NamedTuple):
     recipe: Any
     patch: pytest.MonkeyPatch
 
-    def parts(self) -> experiments.Experiment:
+    def parts(self) -> train.Experiment:
         """The recipe's experiment on a few random pictures."""
         if self.recipe.stage == "classifier":
             # Larger pictures, because these networks halve them three times.
@@ -261,11 +261,11 @@ class Setup(NamedTuple):
             source = data.ArraySource(rows, class_names=labels)
             network = tiny.build(classifier.build, self.recipe.model)
             self.patch.setattr(classifier, "build", lambda config, *, rngs: network)
-            return experiments.classifier_experiment(self.recipe, source, source)
+            return train.classifier_experiment(self.recipe, source, source)
         source = tiny.source()
         if self.recipe.stage == "tokenizer":
-            return experiments.tokenizer_experiment(self.recipe, source, source)
-        return experiments.prior_experiment(
+            return train.tokenizer_experiment(self.recipe, source, source)
+        return train.prior_experiment(
             self.recipe, tiny.tokenizer(), source, source, quiet=True
         )
 
@@ -409,9 +409,9 @@ def recorder(found: list) -> Callable:
 def made(setup: Setup) -> Any:
     """How the step is made; tests/training/test_accumulate.py has the effects."""
     found: list[Any] = []
-    setup.patch.setattr(experiments, "make_step", recorder(found))
+    setup.patch.setattr(train, "make_step", recorder(found))
     with pytest.raises(Seen):
-        experiments.run(setup.recipe, setup.parts(), quiet=True)
+        train.run(setup.recipe, setup.parts(), quiet=True)
     [(_, options)] = found
     return [value for name, value in options if name == "accumulate"]
 
@@ -419,11 +419,11 @@ def made(setup: Setup) -> Any:
 def kept(setup: Setup) -> Any:
     """How the workdir is made; tests/training/test_checkpoint.py has the effects."""
     found: list[Any] = []
-    setup.patch.setattr(experiments, "Workdir", recorder(found))
-    setup.patch.setattr(experiments, "_tokenizer_for", lambda recipe: tiny.tokenizer())
+    setup.patch.setattr(train, "Workdir", recorder(found))
+    setup.patch.setattr(train, "_tokenizer_for", lambda recipe: tiny.tokenizer())
     setup.patch.setattr(data, "open_source", lambda *a, **options: tiny.source())
     with pytest.raises(Seen):
-        experiments.train(setup.recipe, spec="shapes", workdir="never")
+        train.train(setup.recipe, spec="shapes", workdir="never")
     [((_, identity), options)] = found
     assert not any("keep" in name for name in identity)  # a run may change it
     return options
@@ -440,7 +440,7 @@ def opened(setup: Setup) -> Any:
     found: list[Any] = []
     setup.patch.setattr(data, "open_source", recorder(found))
     with pytest.raises(Seen):
-        experiments.train(setup.recipe, spec="shapes", workdir="never")
+        train.train(setup.recipe, spec="shapes", workdir="never")
     return found
 
 
@@ -449,13 +449,13 @@ def loaded(setup: Setup) -> Any:
     found: list[Any] = []
     setup.patch.setattr(weights, "load", recorder(found))
     setup.patch.setattr(weights, "load_pair", recorder(found))
-    train = {"prior": experiments.train, "probe": experiments.train_probe}
+    call = {"prior": train.train, "probe": train.train_probe}
     if setup.recipe.stage == "tokenizer":
         with pytest.raises(Seen):
             setup.parts()
         return found
     with pytest.raises(Seen):
-        train[setup.recipe.stage](setup.recipe, spec="shapes", workdir="never")
+        call[setup.recipe.stage](setup.recipe, spec="shapes", workdir="never")
     return found
 
 
@@ -480,9 +480,9 @@ def probed(setup: Setup) -> Any:
         found.append((len(train["label"]), len(test["label"]), sorted(options.items())))
         raise Seen
 
-    setup.patch.setattr(experiments, "linear_probe", record)
+    setup.patch.setattr(train, "linear_probe", record)
     with pytest.raises(Seen):
-        experiments.probe(
+        train.probe(
             setup.recipe, tiny.prior(), tiny.tokenizer(),
             train=tiny.source(), test=tiny.source(),
         )  # fmt: skip

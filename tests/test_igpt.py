@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minivim
-from minivim import cli, experiments, recipes, weights
+from minivim import cli, encode, recipes, train, weights
 from minivim.config import PaletteConfig, PaletteRecipe, ProbeRecipe
 from minivim.describe import describe_recipe
 from minivim.errors import UserError
@@ -175,7 +175,7 @@ def home(tmp_path_factory):
 def test_pixels_are_sampled_and_painted(home, capsys):
     tokenizer, prior = minivim.load_pair(home / "prior")
     codes = minivim.sample(prior, key=jax.random.key(0), num_samples=5)
-    images = experiments.decode_all(tokenizer, np.asarray(codes))
+    images = encode.decode_all(tokenizer, np.asarray(codes))
     colours = {tuple(c) for c in np.asarray(tokenizer.quantizer.codebook[...]).tolist()}
     assert {tuple(c) for c in images.reshape(-1, 3).tolist()} <= colours
     out = home / "samples.png"
@@ -196,14 +196,12 @@ def test_pixels_are_encoded_on_the_fly_too(home):
         tiny.PRIOR_RECIPE, codes="fly", model=replace(tiny.PRIOR, num_classes=0)
     )
     tokenizer = weights.load(home / "palette")
-    parts = experiments.prior_experiment(
+    parts = train.prior_experiment(
         recipe, tokenizer, tiny.source(), tiny.source(), quiet=True
     )
     rows = jax.tree.map(jnp.asarray, next(parts.batches))
     known = {"codes": tokenizer.encode(rows["image"])}
-    cached = experiments.objectives.prior_objective(
-        replace(recipe, codes="cache"), parts.model, None
-    )
+    cached = train.prior_objective(replace(recipe, codes="cache"), parts.model, None)
     key = jax.random.key(0)
 
     @nnx.jit
@@ -219,7 +217,7 @@ def test_the_probe_reads_pixels(home):
     tokenizer, prior = minivim.load_pair(home / "prior")
     recipe = ProbeRecipe(name="tiny", prior="", tokenizer="")
     source = tiny.source()
-    result = experiments.probe(recipe, prior, tokenizer, train=source, test=source)
+    result = train.probe(recipe, prior, tokenizer, train=source, test=source)
     assert len(result.block_accuracy) == 1
     assert 0 <= result.accuracy <= 1
 

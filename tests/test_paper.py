@@ -215,7 +215,7 @@ def test_a_member_is_used_where_its_class_is(tmp_path):
     assert not doctest.testmod(paper_table).failed
     words = paper_table.Vocabulary.of("SomeConfig = 1; f(beta=2); x.start(); probe = 3")
     assert not words.has("config.SomeConfig.beta")
-    assert not words.has("experiments.probe")
+    assert not words.has("train.probe")
     assert words.has("prior.Prior.start")
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from minivim import experiments, weights
 from minivim import probe as probe_module
+from minivim import train, weights
 from minivim.config import ProbeRecipe
 from minivim.errors import UserError
 from minivim.probe import (
@@ -258,6 +258,6 @@ def test_refuses_a_tokenizer_that_labels_have_touched():
     recipe = ProbeRecipe(name="tiny", prior="", tokenizer="")
     source = tiny.source()
     with pytest.raises(UserError, match="tok was trained with a perceptual loss"):
-        experiments.probe(
+        train.probe(
             recipe, tiny.prior(num_classes=0), tokenizer, train=source, test=source
         )

@@ -41,7 +41,7 @@ YET = {
 }
 
 STAGES = {"tokenizer", "prior", "probe", "classifier"}
-ABOVE = {"show", "cli", "train", "encode", "evaluate", "demo", "experiments"}
+ABOVE = {"show", "cli", "train", "encode", "evaluate", "demo"}
 # Part of the package -> parts that it may not import, not even within a function.
 FORBIDDEN = {
     # A perceptual loss may look through our own classifier.
@@ -57,7 +57,7 @@ FORBIDDEN = {
     "recipes": ABOVE | STAGES | {"data", "training", "metrics", "weights"},
     "transformer": ABOVE | STAGES,
     "sharding": ABOVE | STAGES,
-    "show": {"cli", "train", "encode", "evaluate", "demo", "experiments"},
+    "show": {"cli", "train", "encode", "evaluate", "demo"},
 }
 
 

@@ -85,7 +85,7 @@ def _reconstruct(options: argparse.Namespace) -> None:
     import numpy as np
 
     from minivim import data, metrics, show
-    from minivim.experiments import decode_all, encode_all
+    from minivim.encode import decode_all, encode_all
 
     tokenizer = open_tokenizer(options.tokenizer)
     path = writable(options.out, ".png")
@@ -178,7 +178,7 @@ def _drawn(
     import numpy as np
 
     from minivim import prior
-    from minivim.experiments import decode_all
+    from minivim.encode import decode_all
 
     labels, images = drawing["labels"], []
     count = options.count if labels is None else len(labels)

@@ -120,7 +120,7 @@ def _train(options: argparse.Namespace) -> None:
         join_processes()
     import jax
 
-    from minivim import experiments, recipes
+    from minivim import recipes, train
     from minivim.config import PaletteRecipe, ProbeRecipe, with_overrides
     from minivim.sharding import MeshShape
     from minivim.training import read_metrics
@@ -137,13 +137,11 @@ def _train(options: argparse.Namespace) -> None:
         _print_trained(figures, options.workdir)
         return
     if isinstance(recipe, ProbeRecipe):
-        result = experiments.train_probe(
-            recipe, spec=options.data, workdir=options.workdir
-        )
+        result = train.train_probe(recipe, spec=options.data, workdir=options.workdir)
         for row in result.rows():
             print("  ".join(map(str, row)))
         return
-    _, rows = experiments.train(
+    _, rows = train.train(
         recipe,
         spec=options.data,
         workdir=options.workdir,
@@ -194,9 +192,9 @@ def _plan(options: argparse.Namespace) -> int:
 def _encode(options: argparse.Namespace) -> None:
     import numpy as np
 
-    from minivim import data, experiments
+    from minivim import data, encode
 
-    views = experiments.Views(
+    views = encode.Views(
         count=options.views, flip=options.flip, crop=options.crop, seed=options.seed
     )
     tokenizer = open_tokenizer(options.tokenizer)
@@ -207,7 +205,7 @@ def _encode(options: argparse.Namespace) -> None:
         )
         for split in splits
     }
-    folder = experiments.encode_folder(
+    folder = encode.encode_folder(
         tokenizer, options.out, sources, name=options.tokenizer, views=views,
         count=options.count, workers=options.workers, quiet=options.quiet,
     )  # fmt: skip

@@ -11,13 +11,8 @@ from tqdm.auto import tqdm
 
 from minivim import data
 from minivim.data import Source
+from minivim.encode import decode_all, encode_all, encode_batches, nats_per_token
 from minivim.evaluate.provenance import compared_figures, comparisons, with_origin
-from minivim.experiments import (
-    decode_all,
-    encode_all,
-    encode_batches,
-    nats_per_token,
-)
 from minivim.metrics.comparison import Comparison, Extractor
 from minivim.metrics.features import chunks
 from minivim.metrics.neighbours import nearest, pixels, share_nearer

@@ -12,9 +12,9 @@ from minivim.errors import UserError
 from minivim.evaluate.priors import judged_figures, prior_figures
 from minivim.evaluate.provenance import with_origin
 from minivim.evaluate.tokenizers import tokenizer_figures
-from minivim.experiments import probe
 from minivim.prior import Prior
 from minivim.tokenizer import Tokenizer
+from minivim.train import probe
 
 
 @dataclass(frozen=True, kw_only=True)

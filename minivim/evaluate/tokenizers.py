@@ -9,8 +9,8 @@ import numpy as np
 
 from minivim import data, metrics
 from minivim.data import Source
+from minivim.encode import decode_all, encode_all
 from minivim.evaluate.provenance import compared_figures, comparisons, with_origin
-from minivim.experiments import decode_all, encode_all
 from minivim.metrics.image import SSIM_WINDOW
 from minivim.tokenizer import Tokenizer
 

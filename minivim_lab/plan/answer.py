@@ -12,8 +12,8 @@ import jax
 from minivim.config import OptimConfig, StackConfig
 from minivim.describe import count_parameters
 from minivim.errors import UserError
-from minivim.experiments.objectives import TrainableRecipe
 from minivim.sharding import MeshShape, make_mesh
+from minivim.train import TrainableRecipe
 from minivim_lab.plan.chips import Slice, available_bytes
 from minivim_lab.plan.hlo import Traffic
 from minivim_lab.plan.program import Program, compiled, inputs, model_flops, schedule

@@ -9,10 +9,9 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, AxisType
 
-from minivim import recipes
+from minivim import recipes, train
 from minivim.config import with_overrides
 from minivim.errors import UserError
-from minivim.experiments import objectives
 from minivim.sharding import AXES, MeshShape, spec_of
 from minivim.training.step import abstract_state
 from minivim_lab.plan.answer import Plan
@@ -60,7 +59,7 @@ def rules_of(found: Plan) -> dict[str, int]:
     recipe = with_overrides(
         recipes.recipe(found.stage, found.recipe), list(found.settings)
     )
-    objective, _ = objectives.abstract(recipe)  # type: ignore[arg-type]
+    objective, _ = train.abstract(recipe)  # type: ignore[arg-type]
     params = abstract_state(objective.model, objective.optim, steps=found.steps).params
     return predicted(params, mesh, summed=4 if found.precision == "float32" else 2)
 

@@ -11,11 +11,11 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from minivim import train
 from minivim.config import StackConfig
 from minivim.errors import UserError
-from minivim.experiments import objectives
-from minivim.experiments.objectives import Objective, TrainableRecipe
 from minivim.sharding import by_rows, check_batch, shardings_of
+from minivim.train import Objective, TrainableRecipe
 from minivim.training.step import abstract_state, make_step
 from minivim_lab.plan.chips import first_line, refusal
 from minivim_lab.plan.hlo import Traffic, costs, wire_bytes
@@ -80,7 +80,7 @@ class Inputs:
 
 def inputs(recipe: TrainableRecipe, mesh: Mesh | None) -> Inputs:
     """The recipe's own step with abstract arguments; without a mesh on no device."""
-    objective, batch = objectives.abstract(recipe)
+    objective, batch = train.abstract(recipe)
     run = recipe.run
     state = abstract_state(objective.model, objective.optim, steps=run.steps)
     if mesh is not None:

@@ -25,8 +25,8 @@ from minivim import recipes, show, weights
 from minivim.config import OptimConfig, PriorRecipe
 from minivim.data import Source
 from minivim.describe import build_abstract
-from minivim.experiments import Experiment, prior_experiment
 from minivim.tokenizer import Tokenizer
+from minivim.train import Experiment, prior_experiment
 from minivim.training import optimizer
 from minivim_lab import widgets
 from minivim_lab.reproduce import stored

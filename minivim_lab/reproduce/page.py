@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from minivim import data, show, weights
+from minivim.encode import decode_all, encode_all
 from minivim.errors import UserError
-from minivim.experiments import decode_all, encode_all
 from minivim.show.plots import BLUE, GREY, RED
 from minivim_lab import widgets
 from minivim_lab.reproduce.claims import CLAIMS

@@ -21,6 +21,7 @@ import numpy as np
 from minivim import prior, weights
 from minivim.config import PaletteRecipe, PriorRecipe, ProbeRecipe
 from minivim.data import Source
+from minivim.encode import encode_folder
 from minivim.evaluate import (
     check_fits,
     draw,
@@ -29,7 +30,7 @@ from minivim.evaluate import (
     prior_figures,
     tokenizer_figures,
 )
-from minivim.experiments import encode_folder, probe, train
+from minivim.train import probe, train
 from minivim_lab.igpt import train_palette
 from minivim_lab.reproduce import stored
 from minivim_lab.reproduce.grid import ROWS, Family, Row, prior_recipe, tokenizer_recipe

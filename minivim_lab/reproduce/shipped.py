@@ -20,10 +20,11 @@ import numpy as np
 from minivim import data, recipes, show, weights
 from minivim.config import PaletteRecipe, PriorRecipe, ProbeRecipe, with_overrides
 from minivim.data import Source
+from minivim.encode import decode_all, encode_all
 from minivim.errors import UserError
 from minivim.evaluate import judged_figures, prior_figures, tokenizer_figures
-from minivim.experiments import decode_all, encode_all, probe, train
 from minivim.prior import reject
+from minivim.train import probe, train
 from minivim.weights import shipped
 from minivim_lab.igpt import train_palette
 

@@ -23,7 +23,7 @@ from minivim import data, recipes, show, weights
 from minivim.config import TokenizerRecipe, as_dict, with_overrides
 from minivim.data import Source
 from minivim.evaluate import tokenizer_figures
-from minivim.experiments import replaced, tokenizer_experiment, train
+from minivim.train import replaced, tokenizer_experiment, train
 from minivim.training import make_step, new_state, read_metrics, train_seconds
 from minivim_lab.reproduce import stored
 

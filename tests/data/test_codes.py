@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minivim import experiments, weights
+from minivim import train, weights
 from minivim.data import (
     ArraySource,
     CodeRows,
@@ -27,15 +27,8 @@ from minivim.data import (
     write_codes,
 )
 from minivim.data.augment import augment
+from minivim.encode import Views, encode_batches, encode_folder, encode_source
 from minivim.errors import Stopped, UserError
-from minivim.experiments import (
-    Views,
-    encode_batches,
-    encode_folder,
-    encode_source,
-    objectives,
-    stages,
-)
 from minivim.prior import Prior
 from tests import tiny
 
@@ -261,9 +254,9 @@ def test_a_folder_says_where_its_codes_come_from(tmp_path):
         tokenizer, tmp_path / "codes", sources, name="runs/tok",
         views=Views(count=3, flip=True, seed=5), quiet=True,
     )  # fmt: skip
-    train, test = open_codes(folder), open_codes(folder, "test")
-    assert train.card == test.card
-    assert dataclasses.asdict(train.card) == {
+    coded, test = open_codes(folder), open_codes(folder, "test")
+    assert coded.card == test.card
+    assert dataclasses.asdict(coded.card) == {
         "tokenizer": "runs/tok",
         "tokenizer_hash": weights.weights_hash(tokenizer),
         "num_codes": 24,
@@ -275,10 +268,10 @@ def test_a_folder_says_where_its_codes_come_from(tmp_path):
         "crop": 1.0,
         "seed": 5,
     }
-    assert stack(train)["codes"].shape == (24, 3, 4)
+    assert stack(coded)["codes"].shape == (24, 3, 4)
     plain = encode_source(tokenizer, sources["test"], quiet=True)
     np.testing.assert_array_equal(stack(test)["codes"], plain.arrays["codes"])
-    assert train.class_names == sources["train"].class_names
+    assert coded.class_names == sources["train"].class_names
 
 
 # --- the prior ---------------------------------------------------------------------
@@ -287,20 +280,20 @@ def test_a_folder_says_where_its_codes_come_from(tmp_path):
 @pytest.fixture
 def prior(monkeypatch):
     """A prior whose initialisation is not compiled."""
-    monkeypatch.setattr(stages, "Prior", lambda config, rngs: tiny.build(Prior, config))
+    monkeypatch.setattr(train, "Prior", lambda config, rngs: tiny.build(Prior, config))
 
 
 def test_a_prior_draws_the_same_views_from_a_folder_and_from_memory(tmp_path, prior):
     """One cache in memory and one on disk are two ways to the same batches."""
     recipe = dataclasses.replace(tiny.PRIOR_RECIPE, flip=True, crop=0.5, views=3)
-    tokenizer, train, test = tiny.tokenizer(), tiny.source(), tiny.source(seed=1)
-    cached = experiments.prior_experiment(recipe, tokenizer, train, test, quiet=True)
+    tokenizer, source, test = tiny.tokenizer(), tiny.source(), tiny.source(seed=1)
+    cached = train.prior_experiment(recipe, tokenizer, source, test, quiet=True)
     views = Views(count=3, flip=True, crop=0.5, seed=recipe.run.seed)
     folder = encode_folder(
-        tokenizer, tmp_path / "codes", {"train": train, "test": test}, name="none",
+        tokenizer, tmp_path / "codes", {"train": source, "test": test}, name="none",
         views=views, batch_size=4 * recipe.run.batch_size, quiet=True,
     )  # fmt: skip
-    read = experiments.prior_experiment(
+    read = train.prior_experiment(
         recipe, None, open_codes(folder), open_codes(folder, "test")
     )
     assert "tokenizer" not in next(read.batches)
@@ -319,7 +312,7 @@ def test_views_on_the_fly_are_of_the_same_kind_as_cached_ones(monkeypatch, prior
     recipe = dataclasses.replace(
         tiny.PRIOR_RECIPE, codes="fly", flip=True, crop=0.5, label_dropout=0.0
     )
-    parts = experiments.prior_experiment(
+    parts = train.prior_experiment(
         recipe, tiny.tokenizer(), tiny.source(), tiny.source(), quiet=True
     )
     seen = {}
@@ -328,7 +321,7 @@ def test_views_on_the_fly_are_of_the_same_kind_as_cached_ones(monkeypatch, prior
         seen.update(batch)
         return 0.0, {}
 
-    monkeypatch.setattr(objectives, "prior_loss", record)
+    monkeypatch.setattr(train, "prior_loss", record)
     batch, key = next(parts.batches), jax.random.key(3)
     batch = jax.tree.map(jnp.asarray, batch)
     parts.loss(parts.model, batch, key=key)

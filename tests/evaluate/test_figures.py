@@ -12,13 +12,13 @@ from minivim import classifier, data, metrics
 from minivim.config import ClassifierConfig
 from minivim.data import ArraySource, Source
 from minivim.describe import figures_table
+from minivim.encode import decode_all, encode_all, nats_per_token
 from minivim.evaluate import (
     draw,
     judged_figures,
     prior_figures,
     tokenizer_figures,
 )
-from minivim.experiments import decode_all, encode_all, nats_per_token
 from minivim.metrics.neighbours import nearest, pixels
 from minivim.prior import sample
 from minivim.tokenizer.perceptual import LPIPS, PerceptualConfig

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from minivim import classifier, data, experiments
+from minivim import classifier, data, train
 from minivim.config import (
     ClassifierConfig,
     ClassifierRecipe,
@@ -108,7 +108,7 @@ class Wide:
 
 def experiment(recipe):
     if isinstance(recipe, PriorRecipe):
-        return experiments.prior_experiment(
+        return train.prior_experiment(
             recipe, tiny.tokenizer(), tiny.source(), tiny.source(), quiet=True
         )
     if isinstance(recipe, ClassifierRecipe):
@@ -116,8 +116,8 @@ def experiment(recipe):
         source = data.ArraySource(rows, class_names=("a", "b", "c"))
         network = tiny.build(classifier.build, recipe.model)
         classifier.build = lambda config, *, rngs: nnx.clone(network)
-        return experiments.classifier_experiment(recipe, source, source)
-    return experiments.tokenizer_experiment(recipe, tiny.source(), tiny.source())
+        return train.classifier_experiment(recipe, source, source)
+    return train.tokenizer_experiment(recipe, tiny.source(), tiny.source())
 
 
 def trained(recipe, mesh):

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
-from minivim import recipes
+from minivim import recipes, train
 from minivim.config import with_overrides
 from minivim.errors import UserError
-from minivim.experiments import objectives
 from minivim.sharding import (
     RULES,
     MeshShape,
@@ -36,7 +35,7 @@ PAPER = [("tokenizer", "vit-vqgan-sl"), ("prior", "vim-large-class")]
 def paths_of(stage, name):
     """Path and shape of all state of a recipe's training."""
     recipe = recipes.recipe(stage, name)
-    objective, _ = objectives.abstract(recipe)
+    objective, _ = train.abstract(recipe)
     state = abstract_state(objective.model, objective.optim, steps=9)
     return [
         (jax.tree_util.keystr(path, simple=True, separator="."), leaf.shape)
@@ -169,7 +168,7 @@ def test_rules_of_a_tiny_model_are_those_of_a_large_one():
     recipe = with_overrides(
         recipes.recipe("prior", "vim-large"), tiny.SIZES + ["grid=2", "num_codes=24"]
     )
-    model = nnx.eval_shape(lambda: objectives.Prior(recipe.model, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: train.Prior(recipe.model, rngs=nnx.Rngs(0)))
     state = abstract_state(model, recipe.optim, steps=9)
     small = {
         jax.tree_util.keystr(path, simple=True, separator=".")

@@ -10,7 +10,7 @@ import optax
 import pytest
 from flax import nnx
 
-from minivim import experiments
+from minivim import train
 from minivim.config import DiscriminatorConfig, LossConfig
 from minivim.tokenizer import Players, adversarial_loss, taps_of, tokenizer_loss
 from minivim.tokenizer.losses import logistic_discriminator_loss, r1_penalty
@@ -143,7 +143,7 @@ def counts(state) -> list[int]:
 
 
 def experiment(recipe=RECIPE):
-    return experiments.tokenizer_experiment(recipe, tiny.source(), tiny.source())
+    return train.tokenizer_experiment(recipe, tiny.source(), tiny.source())
 
 
 def trained(parts, steps: int, *, update=None):
@@ -255,7 +255,7 @@ def test_histogram_of_logits_holds_everything():
 
 
 def test_rows_tell_a_healthy_run_from_a_sick_one():
-    model, rows = experiments.run(RECIPE, experiment(), quiet=True)
+    model, rows = train.run(RECIPE, experiment(), quiet=True)
     assert model.config == RECIPE.model  # the tokenizer alone comes back
     row = rows[-1]
     assert sum(row["logits_real"]) == sum(row["logits_fake"]) == 2 * tiny.RUN.batch_size

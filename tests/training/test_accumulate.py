@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from minivim import experiments
+from minivim import train
 from minivim.config import DiscriminatorConfig, LossConfig
 from minivim.prior import prior_loss
 from minivim.training import make_step, new_state
@@ -71,7 +71,7 @@ def test_two_networks(group, same):
     )
     found = []
     for accumulate in (1, 2):
-        parts = experiments.tokenizer_experiment(recipe, tiny.source(), tiny.source())
+        parts = train.tokenizer_experiment(recipe, tiny.source(), tiny.source())
         step = make_step(
             parts.model, parts.loss, parts.optim, steps=9, key=KEY, taps=parts.taps,
             accumulate=accumulate,

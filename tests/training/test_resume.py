@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from minivim import experiments
+from minivim import train
 from minivim.config import DiscriminatorConfig, LossConfig, PriorRecipe
 from minivim.training import Workdir, new_state, read_metrics
 from tests import tiny
@@ -51,13 +51,13 @@ def start(recipe, folder, kind=Workdir):
     """One process' worth of training: everything is made anew."""
     data, held_out = tiny.source(), tiny.source(seed=1)
     if isinstance(recipe, PriorRecipe):
-        parts = experiments.prior_experiment(
+        parts = train.prior_experiment(
             recipe, tiny.tokenizer(), data, held_out, quiet=True
         )
     else:
-        parts = experiments.tokenizer_experiment(recipe, data, held_out)
+        parts = train.tokenizer_experiment(recipe, data, held_out)
     workdir = kind(folder, {"stage": recipe.stage})
-    _, rows = experiments.run(recipe, parts, workdir=workdir, quiet=True)
+    _, rows = train.run(recipe, parts, workdir=workdir, quiet=True)
     like = new_state(parts.model, parts.optim, steps=recipe.run.steps)
     state, position = workdir.restore(like)
     workdir.close()

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from minivim import cli, experiments
+from minivim import cli, train
 from minivim.errors import Stopped, UserError
 from minivim.training import Workdir, new_state, read_metrics
 from minivim.training.loop import Window
@@ -63,12 +63,12 @@ class Signalling:
         self._batches.set_state(state)
 
 
-def train(folder, at=0):
-    parts = experiments.tokenizer_experiment(RECIPE, tiny.source(), tiny.source(seed=1))
+def trained(folder, at=0):
+    parts = train.tokenizer_experiment(RECIPE, tiny.source(), tiny.source(seed=1))
     parts = replace(parts, batches=Signalling(parts.batches, at))
     workdir = Workdir(folder, {"stage": "tokenizer"})
     try:
-        experiments.run(RECIPE, parts, workdir=workdir, quiet=True)
+        train.run(RECIPE, parts, workdir=workdir, quiet=True)
         like = new_state(parts.model, parts.optim, steps=RECIPE.run.steps)
         return workdir.restore(like)
     finally:
@@ -78,7 +78,7 @@ def train(folder, at=0):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    return folder, train(folder)
+    return folder, trained(folder)
 
 
 def without_times(folder):
@@ -93,7 +93,7 @@ def without_times(folder):
 def test_a_stopped_run_ends_as_an_undisturbed_one(whole, tmp_path, handler, at):
     folder, (state, position) = whole
     with pytest.raises(Stopped, match=f"stopped at step {at}, saved") as stopped:
-        train(tmp_path, at=at)
+        trained(tmp_path, at=at)
     assert stopped.value.step == at
     assert handler == []
     saved = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
@@ -102,7 +102,7 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(whole, tmp_path, handler, at):
     steps = [row["step"] for row in without_times(folder) if row["step"] <= at]
     there = (tmp_path / "metrics.jsonl").exists()
     assert [row["step"] for row in (read_metrics(tmp_path) if there else [])] == steps
-    other, other_position = train(tmp_path)
+    other, other_position = trained(tmp_path)
     tiny.assert_same(state, other)
     assert position == other_position
     assert without_times(tmp_path) == without_times(folder)
@@ -112,14 +112,14 @@ def test_being_stopped_twice_within_one_window(whole, tmp_path, handler):
     folder, (state, _) = whole
     for after in (7, 1):  # 7, then 8: the row of step 8 spans three processes
         with pytest.raises(Stopped):
-            train(tmp_path, at=after)
-    tiny.assert_same(state, train(tmp_path)[0])
+            trained(tmp_path, at=after)
+    tiny.assert_same(state, trained(tmp_path)[0])
     assert without_times(tmp_path) == without_times(folder)
 
 
 def test_the_last_step_ends_the_run_instead(whole, tmp_path, handler):
     folder, (state, _) = whole
-    tiny.assert_same(state, train(tmp_path, at=12)[0])
+    tiny.assert_same(state, trained(tmp_path, at=12)[0])
     assert without_times(tmp_path) == without_times(folder)
 
 
@@ -262,7 +262,7 @@ def test_the_command_says_where_it_stopped(capsys, monkeypatch, number, code):
     def stop(*arguments, **options):
         raise Stopped(17, number)
 
-    monkeypatch.setattr(experiments, "train", stop)
+    monkeypatch.setattr(train, "train", stop)
     command = ["train", "tokenizer", "shapes", "--data", "shapes", "--workdir", "x"]
     assert cli.main(command) == code
     said = capsys.readouterr().err

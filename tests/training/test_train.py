@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from minivim import experiments, weights
+from minivim import train, weights
 from minivim.config import DiscriminatorConfig, LossConfig
 from minivim.errors import UserError
-from minivim.experiments.objectives import tokenizer_model, tokenizer_objective
+from minivim.train import tokenizer_model, tokenizer_objective
 from tests import tiny
 
 RUN = replace(tiny.RUN, steps=2, checkpoint_every=2, eval_every=2)
@@ -19,7 +19,7 @@ def test_what_refuses_a_loaded_model_refuses_a_trained_one(tmp_path):
     second = replace(tiny.PRIOR_RECIPE, run=RUN, tokenizer=str(tmp_path / "tok"))
     models = {}
     for name, recipe in (("tok", first), ("prior", second)):
-        models[name], _ = experiments.train(
+        models[name], _ = train.train(
             recipe, spec=spec, workdir=tmp_path / name, quiet=True
         )
         card = weights.card_of(models[name])
