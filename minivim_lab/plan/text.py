@@ -6,6 +6,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 
 BITS = {
     "pred": 8, "s2": 2, "u2": 2, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "s16": 16,
@@ -31,39 +32,40 @@ class Array:
 
     @property
     def bytes(self) -> int:
-        """Without padding; tokens and other things without elements have none."""
+        """Without padding; tokens and other types without elements have none."""
         bits = BITS.get(self.dtype, 8 if self.dtype.startswith("f8") else 0)
         return math.prod(self.sizes) * bits // 8
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """`name = shape opcode(operands), attributes`."""
+    """`name = shape opcode(inside), attributes`."""
 
     name: str
     opcode: str
-    # Flattened where it is a tuple.
-    shape: tuple[Array, ...]
-    operands: tuple[str, ...]
-    # What stood between the brackets, such as the number of a parameter.
+    # The arrays of each element of a tuple; any other shape has one element.
+    elements: tuple[tuple[Array, ...], ...]
+    # Operands, or what else stands between the brackets: the number of a parameter.
     inside: str
     attributes: str
-    # Arrays of each element of a tuple; one for anything else.
-    elements: tuple[tuple[Array, ...], ...] = ()
 
-    def called(self, *names: str) -> list[str]:
-        """Computations that these attributes name, as `calls=%x` or `={%x, %y}`."""
-        found = []
-        for name in names:
-            match = re.search(rf"\b{name}=(\{{[^}}]*\}}|%?[\w.\-]+)", self.attributes)
-            if match:
-                found += re.findall(r"[\w.\-]+", match[1])
-        return found
+    @cached_property
+    def shape(self) -> tuple[Array, ...]:
+        return tuple(chain.from_iterable(self.elements))
+
+    @cached_property
+    def operands(self) -> tuple[str, ...]:
+        return tuple(re.findall(r"%([\w.\-]+)", self.inside))
 
     def attribute(self, name: str) -> str:
         """The text after `name=`, braces included, or nothing."""
         match = re.search(rf"\b{name}=(\{{[^}}]*\}}|[^\s,]+)", self.attributes)
         return match[1] if match else ""
+
+    def called(self, *names: str) -> list[str]:
+        """Computations that these attributes name, as `calls=%x` or `={%x, %y}`."""
+        lists = (re.findall(r"[\w.\-]+", self.attribute(name)) for name in names)
+        return list(chain.from_iterable(lists))
 
 
 @dataclass
@@ -81,21 +83,23 @@ class Computation:
     @cached_property
     def parameters(self) -> dict[int, Instruction]:
         """By number."""
-        return {
-            int(one.inside): one
-            for one in self.instructions.values()
-            if one.opcode == "parameter"
-        }
+        every = self.instructions.values()
+        return {int(op.inside): op for op in every if op.opcode == "parameter"}
 
     @cached_property
     def users(self) -> dict[str, list[Instruction]]:
-        """Who reads an instruction."""
-        found: dict[str, list[Instruction]] = {name: [] for name in self.instructions}
-        for one in self.instructions.values():
-            for operand in dict.fromkeys(one.operands):
-                if operand in found:
-                    found[operand].append(one)
-        return found
+        """The instructions that read another, by its name."""
+        users: dict[str, list[Instruction]] = {name: [] for name in self.instructions}
+        for op in self.instructions.values():
+            for operand in set(op.operands) & users.keys():
+                users[operand].append(op)
+        return users
+
+    def behind(self, op: Instruction, *views: str) -> Instruction:
+        """The instruction that others of these opcodes give another name or layout."""
+        while op.opcode in views:
+            op = self.instructions[op.operands[0]]
+        return op
 
 
 @dataclass
@@ -119,64 +123,51 @@ def parse(text: str) -> Module:
             computations[current.name] = current
             current = None
         elif named := _NAMED.match(line):
-            one = _instruction(named[2], _COMMENT.sub("", named[3]))
-            current.instructions[one.name] = one
+            op = _instruction(named[2], _COMMENT.sub("", named[3]))
+            current.instructions[op.name] = op
             if named[1]:
-                current.root = one.name
+                current.root = op.name
     if entry not in computations:
         raise ValueError("this is no text of a compiled module: it has no ENTRY")
     return Module(computations, entry)
 
 
-def _instruction(name: str, rest: str) -> Instruction:
-    cut = _closing(rest) if rest.startswith("(") else rest.index(" ")
-    shape, rest = rest[:cut], rest[cut:]
-    match = _OPCODE.match(rest)
+def _instruction(name: str, text: str) -> Instruction:
+    cut = text.index(" ")
+    shapes = [text[:cut]]
+    if text.startswith("("):
+        shapes, cut = _bracketed(text)
+    match = _OPCODE.match(text, cut)
     if match is None:
-        raise ValueError(f"cannot read the instruction {name}: {rest[:60]}")
-    end = match.end() - 1 + _closing(rest[match.end() - 1 :])
-    inside = rest[match.end() : end - 1]
-    elements = tuple(arrays(part) for part in _elements(shape))
+        raise ValueError(f"cannot read the instruction {name}: {text[cut:][:60]}")
+    _, length = _bracketed(text[match.end() - 1 :])
+    end = match.end() - 1 + length
+    elements = tuple(_arrays(shape) for shape in shapes)
     return Instruction(
-        name=name,
-        opcode=match[1],
-        shape=tuple(a for part in elements for a in part),
-        operands=tuple(re.findall(r"%([\w.\-]+)", inside)),
-        inside=inside,
-        attributes=rest[end:],
-        elements=elements,
+        name, match[1], elements, text[match.end() : end - 1], text[end:]
     )
 
 
-def arrays(shape: str) -> tuple[Array, ...]:
-    """All arrays of a shape, in order."""
-    found = []
-    for dtype, sizes, layout in _ARRAY.findall(shape):
-        space = _SPACE.search(layout)
-        # "<=" marks a size that is known as a bound only.
-        numbers = tuple(int(s.lstrip("<=")) for s in sizes.split(",") if s)
-        found.append(Array(dtype, numbers, int(space[1]) if space else 0))
-    return tuple(found)
+def _arrays(shape: str) -> tuple[Array, ...]:
+    """All arrays of a shape, in order; `<=` marks a size that is only a bound."""
+    return tuple(
+        Array(
+            dtype,
+            tuple(int(size.lstrip("<=")) for size in sizes.split(",") if size),
+            int(space[1]) if (space := _SPACE.search(layout)) else 0,
+        )
+        for dtype, sizes, layout in _ARRAY.findall(shape)
+    )
 
 
-def _closing(text: str) -> int:
-    """One past the bracket that closes the first one."""
-    depth = 0
-    for i, letter in enumerate(text):
-        depth += (letter == "(") - (letter == ")")
-        if depth == 0 and letter == ")":
-            return i + 1
-    raise ValueError(f"a bracket stays open: {text[:60]}")
-
-
-def _elements(shape: str) -> list[str]:
-    """The parts of a tuple at its outermost level; the shape itself otherwise."""
-    if not shape.startswith("("):
-        return [shape]
+def _bracketed(text: str) -> tuple[list[str], int]:
+    """The parts of the bracket that the text starts with, and where it ends."""
     parts, depth, start = [], 0, 1
-    for i, letter in enumerate(shape):
-        depth += (letter in "({[") - (letter in ")}]")
-        if (letter == "," and depth == 1) or depth == 0:
-            parts.append(shape[start:i])
+    for i, letter in enumerate(text):
+        depth += (letter in "([{") - (letter in ")]}")
+        if depth == 0 or (letter == "," and depth == 1):
+            parts.append(text[start:i])
             start = i + 1
-    return [part for part in parts if part.strip()]
+        if depth == 0:
+            return [part for part in parts if part.strip()], i + 1
+    raise ValueError(f"a bracket stays open: {text[:60]}")
