@@ -3,17 +3,17 @@
 Where the paper is silent, the field's comment says what was chosen and why.
 """
 
-from minivim.config.cnn import CNNConfig
 from minivim.config.models import (
     AnyQuantizerConfig,
     ClassifierConfig,
+    CNNConfig,
     DiscriminatorConfig,
+    PaletteConfig,
     PriorConfig,
     QuantizerConfig,
     StackConfig,
     TokenizerConfig,
 )
-from minivim.config.palette import PaletteConfig
 from minivim.config.runs import (
     ClassifierRecipe,
     LossConfig,
@@ -26,28 +26,3 @@ from minivim.config.runs import (
     TokenizerRecipe,
 )
 from minivim.config.settings import as_dict, from_dict, leaves, with_overrides
-
-__all__ = [
-    "AnyQuantizerConfig",
-    "CNNConfig",
-    "ClassifierConfig",
-    "ClassifierRecipe",
-    "DiscriminatorConfig",
-    "LossConfig",
-    "OptimConfig",
-    "PaletteConfig",
-    "PaletteRecipe",
-    "PriorConfig",
-    "PriorRecipe",
-    "ProbeRecipe",
-    "QuantizerConfig",
-    "Recipe",
-    "RunConfig",
-    "StackConfig",
-    "TokenizerConfig",
-    "TokenizerRecipe",
-    "as_dict",
-    "from_dict",
-    "leaves",
-    "with_overrides",
-]

@@ -1,63 +1,53 @@
-"""Sizes and numerics of every network, checked before anything compiles."""
+"""Sizes and numerics of every network, and the parameters they add up to."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from itertools import pairwise
+from typing import Annotated, Literal
 
 from minivim.config.checks import (
+    Config,
+    Count,
+    Divides,
+    Natural,
+    NotNegative,
+    Positive,
+    Rate,
+    Several,
+    multiple_of,
     require,
-    require_in,
-    require_not_negative,
-    require_positive,
 )
-from minivim.config.cnn import CNNConfig
-
-ACTIVATIONS = ("gelu", "relu", "tanh")
-PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True)
-class StackConfig:
+class StackConfig(Config):
     """Size and numerics of one stack of Transformer blocks (paper Table 2)."""
 
-    blocks: int
-    width: int
-    heads: int
-    hidden: int
+    blocks: Count
+    width: Count
+    heads: Annotated[Count, Divides("width")]
+    hidden: Count
     # Paper silent. ViT practice; "gelu" is the tanh approximation.
     activation: Literal["gelu", "relu", "tanh"] = "gelu"
     # At the attention output, the FFN activation and the FFN output (paper section 4).
     # Paper, section 4: dropout after attention, activation and FFN
-    dropout: float = 0.0
-    norm_eps: float = 1e-6
+    dropout: Rate = 0.0
+    norm_eps: Positive = 1e-6
     # Blocks that one loop iteration of the compiled program holds.
-    unroll: int = 1
-    # What a block computes again in the backward pass instead of keeping it: nothing,
-    # all but the products of weights ("dots"), or all ("full").
+    unroll: Count = 1
+    # What the backward pass of a block recomputes: nothing, all but the products with
+    # weights ("dots"), or everything ("full").
     remat: Literal["none", "dots", "full"] = "none"
     # Of the matrix products; parameters, norms and softmax stay in float32.
     precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
-        sizes = ("blocks", "width", "heads", "hidden", "unroll")
-        require_positive(self, *sizes)
-        require(self.norm_eps > 0, f"norm_eps={self.norm_eps}: set norm_eps=1e-6")
-        require(
-            self.width % self.heads == 0,
-            f"heads={self.heads} does not divide width={self.width}; "
-            f"choose heads so that width / heads is whole",
-        )
-        require_in("activation", self.activation, ACTIVATIONS)
-        require_in("remat", self.remat, ("none", "dots", "full"))
         require(
             self.precision != "float16",
             "precision=float16 overflows in the l2 norms and losses; use bfloat16",
         )
-        require_in("precision", self.precision, PRECISIONS)
-        require(
-            0 <= self.dropout < 1, f"dropout={self.dropout} is not in [0, 1); use 0.1"
-        )
+        super().__post_init__()
 
     @property
     def parameters(self) -> int:
@@ -71,16 +61,89 @@ class StackConfig:
         """The paper's printed count, `11 L D^2 + (2*8192 + 1024) D`.
 
         All five rows of Table 2 agree with it to the printed digit, whichever kind of
-        network the row names; it counts neither what this class nor what any other
-        plain reading counts.
+        network the row names; it matches neither the count of this class nor any other
+        plain reading.
         """
         return 11 * self.blocks * self.width**2 + (2 * 8192 + 1024) * self.width
 
 
-class AnyQuantizerConfig:
-    """What the rest asks of a quantiser's settings, whichever the quantiser.
+@dataclass(frozen=True, kw_only=True)
+class CNNConfig(Config):
+    """VQGAN's convolutional encoder or decoder, which the paper compares with.
 
-    Another quantiser is a frozen dataclass that inherits from this, a module
+    Residual blocks at every size, attention at the smallest, halving in between.
+    """
+
+    # At the image's size; the paper's "channels x1" and "x2" (Table 1) vary this.
+    channels: Count = 128
+    # Of `channels` at each size, from the image's down to the grid of tokens.
+    multipliers: tuple[int, ...] = (1, 1, 2, 4)
+    res_blocks: Count = 2
+    # Of the group norms.
+    groups: Annotated[Count, Divides("channels")] = 32
+    norm_eps: Positive = 1e-6
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            bool(self.multipliers) and min(self.multipliers) > 0,
+            f"multipliers={self.multipliers} must be whole numbers above zero, one for "
+            "each size; use 1,1,2,4",
+        )
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels per side that one token stands for."""
+        return 2 ** (len(self.multipliers) - 1)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels at each size, from the image's down."""
+        return tuple(self.channels * m for m in self.multipliers)
+
+    @property
+    def width(self) -> int:
+        """Channels at the smallest size."""
+        return self.widths[-1]
+
+    def encoder_parameters(self, channels: int) -> int:
+        """Parameters of an encoder of images with so many channels."""
+        path = (self.channels, *self.widths)
+        return self._parameters(channels, path, self.width, self.res_blocks)
+
+    def decoder_parameters(self, maps: int) -> int:
+        """Parameters of a decoder with so many maps at its end."""
+        path = (self.width, *reversed(self.widths))
+        return self._parameters(self.width, path, maps, self.res_blocks + 1)
+
+    def _parameters(
+        self, inputs: int, path: tuple[int, ...], outputs: int, blocks: int
+    ) -> int:
+        """Both ends, `blocks` at each size, resampling, attention, and the middle."""
+        d, last = self.width, path[-1]
+        ends = _conv(inputs, path[0]) + 2 * last + _conv(last, outputs)
+        residual = sum(_residual_blocks(a, b, blocks) for a, b in pairwise(path))
+        resampling = sum(_conv(a, a) for a in path[1:-1])
+        attention = (blocks + 1) * (4 * d * d + 6 * d)
+        return ends + residual + resampling + attention + _residual_blocks(d, d, 2)
+
+
+def _conv(inputs: int, outputs: int) -> int:
+    """Weights and biases of a 3 x 3 convolution."""
+    return 9 * inputs * outputs + outputs
+
+
+def _residual_blocks(a: int, b: int, count: int) -> int:
+    """`count` residual blocks, the first from a to b channels with a 1 x 1 skip."""
+    skip = a * b + b if a != b else 0
+    first = 2 * a + _conv(a, b) + 2 * b + _conv(b, b) + skip
+    return first + (count - 1) * (4 * b + 2 * _conv(b, b))
+
+
+class AnyQuantizerConfig(Config):
+    """What the rest of the package asks of a quantizer's settings.
+
+    Another quantizer is a frozen dataclass that inherits from this, a module
     `(config, *, in_width, out_width, rngs)` with `embed(codes)` and
     `(features, *, key) -> (embedded, aux)`, where `aux` has `codes` and `vq_loss`, and
     an entry in `minivim.tokenizer.quantizer.QUANTIZERS`.
@@ -88,7 +151,7 @@ class AnyQuantizerConfig:
 
     # K: codes are whole numbers below it.
     num_codes: int
-    # d: numbers that a token is reduced to before it is quantised.
+    # d: numbers that a token is reduced to before it is quantized.
     code_dim: int
     # Whether linear maps lead from the encoder's width to d and on to the decoder's.
     factorised: bool = True
@@ -104,13 +167,13 @@ class QuantizerConfig(AnyQuantizerConfig):
     """The codebook (paper section 3.2)."""
 
     # Paper, Table 3: 8192 codes, and 1024 tokens for an image
-    num_codes: int = 8192
+    num_codes: Several = 8192
     # Paper, Table 4: 32 dimensions for the lookup
-    code_dim: int = 32
+    code_dim: Count = 32
     # Paper, Table 4: codes without l2 normalisation
     l2_normalise: bool = True
-    # "project": normalise, then pass gradients straight through, so that the radial
-    # part of the gradient vanishes; "raw": around the vector before normalisation.
+    # "project": normalize, then pass gradients straight through, so that the radial
+    # part of the gradient vanishes; "raw": around the vector before normalization.
     # Paper silent, section 3.2: normalise before the straight-through, or inside it
     straight_through: Literal["project", "raw"] = "project"
     # Over code dimensions. |.|^2 as printed is a sum; the authors' sibling code and the
@@ -119,7 +182,7 @@ class QuantizerConfig(AnyQuantizerConfig):
     # Paper silent, section 3.2: L_VQ as a sum or a mean over dimensions
     reduction: Literal["sum", "mean"] = "mean"
     # Paper, section 3.2: beta, 0.25, on the commitment term
-    beta: float = 0.25
+    beta: NotNegative = 0.25
     # False: no projections, codes as wide as the networks, as in VQ-VAE.
     # Paper silent, section 3.2: no projections, codes as wide as the networks
     factorised: bool = True
@@ -128,26 +191,12 @@ class QuantizerConfig(AnyQuantizerConfig):
     # Paper silent, section 3.2: a codebook of moving averages
     codebook: Literal["gradient", "ema"] = "gradient"
     # Of that average; read with codebook=ema only.
-    ema_decay: float = 0.99
+    ema_decay: Rate = 0.99
     # A code unused for this many steps (with run.accumulate: parts of a step) is moved
     # onto a vector of the batch; 0: never.
     # Not the paper's.
     # Paper silent, section 3.2: unused codes moved onto vectors of the batch
-    revive_after: int = 0
-
-    def __post_init__(self) -> None:
-        require_positive(self, "code_dim")
-        require_not_negative(self, "beta", "revive_after")
-        require_in("codebook", self.codebook, ("gradient", "ema"))
-        require(
-            0 <= self.ema_decay < 1,
-            f"ema_decay={self.ema_decay} is not in [0, 1); use 0.99",
-        )
-        require(
-            self.num_codes >= 2, f"num_codes={self.num_codes} is too few; use 2 or more"
-        )
-        require_in("straight_through", self.straight_through, ("project", "raw"))
-        require_in("reduction", self.reduction, ("sum", "mean"))
+    revive_after: Natural = 0
 
     def parameters(self, *, in_width: int, out_width: int) -> int:
         """Projections and `K d` of the codebook."""
@@ -155,7 +204,7 @@ class QuantizerConfig(AnyQuantizerConfig):
         return projections + self.num_codes * self.code_dim
 
 
-class Patches:
+class Patches(Config):
     """What follows from square images in square patches."""
 
     image_size: int
@@ -181,12 +230,12 @@ class Patches:
 class TokenizerConfig(Patches):
     """ViT-VQGAN without its losses: image -> codes -> image (paper section 3)."""
 
-    image_size: int
-    patch_size: int
+    image_size: Count
+    patch_size: Annotated[Count, Divides("image_size")]
     encoder: StackConfig | CNNConfig
     decoder: StackConfig | CNNConfig
     quantizer: AnyQuantizerConfig
-    channels: int = 3
+    channels: Count = 3
     # "head": a two-layer tanh network after the stack, as section 3.1 reads most
     # plainly; "blocks": tanh inside every FFN and a linear output, as the public
     # PyTorch code does. Read by Transformers only.
@@ -203,16 +252,7 @@ class TokenizerConfig(Patches):
     pixel_map: Literal["clamp", "affine"] = "clamp"
 
     def __post_init__(self) -> None:
-        require_positive(self, "image_size", "patch_size", "channels")
-        require(
-            self.image_size % self.patch_size == 0,
-            f"patch_size={self.patch_size} does not divide image_size="
-            f"{self.image_size}; choose a patch_size that does",
-        )
-        require_in("tanh", self.tanh, ("head", "blocks"))
-        require_in("positions", self.positions, ("learnt", "sincos"))
-        require_in("output", self.output, ("sigmoid", "laplace", "linear"))
-        require_in("pixel_map", self.pixel_map, ("clamp", "affine"))
+        super().__post_init__()
         require(
             self.pixel_map == "clamp" or self.output == "laplace",
             "pixel_map=affine belongs to the logit-laplace density; set output=laplace",
@@ -223,23 +263,23 @@ class TokenizerConfig(Patches):
             f"factorised=False needs codes as wide as both networks; set code_dim="
             f"{self.encoder.width} and equal widths",
         )
-        for name, stack in (("encoder", self.encoder), ("decoder", self.decoder)):
-            if isinstance(stack, CNNConfig):
+        for name, size in (("encoder", self.encoder), ("decoder", self.decoder)):
+            if isinstance(size, CNNConfig):
                 require(
-                    stack.patch_size == self.patch_size,
-                    f"{name}.multipliers={stack.multipliers} halve the image to "
-                    f"patches of {stack.patch_size}, but patch_size="
+                    size.patch_size == self.patch_size,
+                    f"{name}.multipliers={size.multipliers} halve the image to "
+                    f"patches of {size.patch_size}, but patch_size="
                     f"{self.patch_size}; give log2(patch_size) + 1 multipliers",
                 )
                 continue
             require(
-                stack.dropout == 0,
-                f"{name}.dropout={stack.dropout}: the tokenizer has no dropout, as in "
+                size.dropout == 0,
+                f"{name}.dropout={size.dropout}: the tokenizer has no dropout, as in "
                 f"Table 2 of the paper; set {name}.dropout=0",
             )
             require(
-                self.positions == "learnt" or stack.width % 4 == 0,
-                f"{name}.width={stack.width} must be a multiple of 4 for sincos "
+                self.positions == "learnt" or size.width % 4 == 0,
+                f"{name}.width={size.width} must be a multiple of 4 for sincos "
                 "positions; change it or use positions=learnt",
             )
 
@@ -260,54 +300,64 @@ class TokenizerConfig(Patches):
     @property
     def parameters(self) -> int:
         """Closed form: both networks with their ends, projections and codebook."""
-        codes = self.quantizer.parameters(
-            in_width=self.encoder.width, out_width=self.decoder.width
-        )
-        return self._encoder_parameters + codes + self._decoder_parameters
+        first, last = self.encoder, self.decoder
+        total = self.quantizer.parameters(in_width=first.width, out_width=last.width)
+        if isinstance(first, CNNConfig):
+            total += first.encoder_parameters(self.channels)
+        else:
+            total += (self.patch_dim + 1) * first.width + self._vit(first, first.width)
+        if isinstance(last, CNNConfig):
+            return total + last.decoder_parameters(self.output_channels)
+        linear = (last.width + 1) * self.output_dim if self.tanh == "blocks" else 0
+        return total + self._vit(last, self.output_dim) + linear
 
-    @property
-    def _encoder_parameters(self) -> int:
-        """Of a Transformer: embedding, positions, stack, tanh head."""
-        size = self.encoder
-        if isinstance(size, CNNConfig):
-            return size.encoder_parameters(self.channels)
+    def _vit(self, size: StackConfig, outputs: int) -> int:
+        """Parameters of positions, stack and tanh head."""
         d, h = size.width, size.hidden
         table = self.num_tokens * d if self.positions == "learnt" else 0
-        head = (d + 1) * h + (h + 1) * d if self.tanh == "head" else 0
-        return (self.patch_dim + 1) * d + table + size.parameters + head
-
-    @property
-    def _decoder_parameters(self) -> int:
-        """Of a Transformer: positions, stack, tanh head or linear output."""
-        size = self.decoder
-        if isinstance(size, CNNConfig):
-            return size.decoder_parameters(self.output_channels)
-        d, h, maps = size.width, size.hidden, self.output_dim
-        table = self.num_tokens * d if self.positions == "learnt" else 0
-        head = (d + 1) * h + (h + 1) * maps if self.tanh == "head" else (d + 1) * maps
+        head = (d + 1) * h + (h + 1) * outputs if self.tanh == "head" else 0
         return table + size.parameters + head
 
 
 @dataclass(frozen=True, kw_only=True)
-class PriorConfig:
+class PaletteConfig(Patches):
+    """iGPT's tokens, which Table 7 compares with: the mean of a patch, rounded.
+
+    Only colors are learnt. With patches of 2 an image of 32 x 32 becomes the 256 pixels
+    of 16 x 16. iGPT has 512 colors, and 32 x 32 to 64 x 64 pixels.
+    """
+
+    image_size: Count
+    patch_size: Annotated[Count, Divides("image_size")]
+    num_codes: Several = 512
+    channels: Count = 3
+
+    @property
+    def quantizer(self) -> QuantizerConfig:
+        """The nearest color: a codebook as wide as a pixel, without projections."""
+        return QuantizerConfig(
+            num_codes=self.num_codes,
+            code_dim=self.channels,
+            factorised=False,
+            l2_normalise=False,
+        )
+
+    @property
+    def parameters(self) -> int:
+        """`K C`: the colors."""
+        return self.num_codes * self.channels
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorConfig(Config):
     """VIM: a decoder-only Transformer over codes in raster order (paper section 4)."""
 
-    num_codes: int
-    grid: int
+    num_codes: Several
+    grid: Count
     stack: StackConfig
     # 0: no class token, a learnt start instead (paper silent on the first token).
     # Paper silent, section 4: the start of a prior without labels
-    num_classes: int = 0
-
-    def __post_init__(self) -> None:
-        require_positive(self, "grid")
-        require(
-            self.num_codes >= 2, f"num_codes={self.num_codes} is too few; use 2 or more"
-        )
-        require(
-            self.num_classes >= 0,
-            f"num_classes={self.num_classes} is negative; use 0 for no class token",
-        )
+    num_classes: Natural = 0
 
     @property
     def num_tokens(self) -> int:
@@ -322,69 +372,44 @@ class PriorConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierConfig:
+class ClassifierConfig(Config):
     """A small labelled network; `kind` separates the method's from the judge's."""
 
     kind: Literal["cnn", "residual"]
-    num_classes: int
-    width: int = 32
-    channels: int = 3
-
-    def __post_init__(self) -> None:
-        require_in("kind", self.kind, ("cnn", "residual"))
-        require_positive(self, "width", "channels")
-        require(
-            self.width % 4 == 0,
-            f"width={self.width} must be a multiple of 4, for the groups of its norms",
-        )
-        require(
-            self.num_classes >= 2,
-            f"num_classes={self.num_classes}: a classifier needs at least two labels",
-        )
+    num_classes: Several
+    # The norms have four groups.
+    width: Annotated[Count, multiple_of(4)] = 32
+    channels: Count = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiscriminatorConfig:
-    """The adversary of stage 1: its network, loss and optimiser.
+class DiscriminatorConfig(Config):
+    """The adversary of stage 1: its network, loss and optimizer.
 
     Section 3.3 names StyleGAN2's discriminator and nothing else; the values are
-    StyleGAN2's where it has one (arXiv 1912.04958), and the optimiser is that of the
+    StyleGAN2's where it has one (arXiv 1912.04958), and the optimizer is that of the
     tokenizer, as section 5.1 reads ("both").
     """
 
     kind: Literal["stylegan2", "patchgan"] = "stylegan2"
     # Channels at the image's size; twice as many at each half of it.
-    width: int = 64
-    max_width: int = 512
+    width: Annotated[Count, multiple_of(4)] = 64
+    max_width: Count = 512
     # Samples whose spread one sample sees; 0: none.
-    stddev_group: int = 4
+    stddev_group: Natural = 4
     # "logistic": softplus, non-saturating; "hinge": PatchGAN's in VQGAN.
     loss: Literal["logistic", "hinge"] = "logistic"
     # R1 = gamma / 2 |grad D|^2 on every `r1_interval`-th step, times the interval;
     # gamma 0: none.
-    r1_gamma: float = 10.0
-    r1_interval: int = 16
+    r1_gamma: NotNegative = 10.0
+    r1_interval: Count = 16
     # First step of both adversarial losses; by second-hand advice of the authors 0.
     # Paper silent, section 3.3: the first adversarial step
-    start: int = 0
+    start: Natural = 0
     # Of its own Adam: learning rate as a multiple of the tokenizer's, and decays.
-    lr_ratio: float = 1.0
-    beta1: float = 0.9
-    beta2: float = 0.99
-
-    def __post_init__(self) -> None:
-        require_in("kind", self.kind, ("stylegan2", "patchgan"))
-        require_in("loss", self.loss, ("logistic", "hinge"))
-        require_positive(self, "max_width", "r1_interval")
-        require_not_negative(self, "stddev_group", "r1_gamma", "start")
-        require(self.lr_ratio > 0, f"lr_ratio={self.lr_ratio}: set lr_ratio=1")
-        require(
-            self.width > 0 and self.width % 4 == 0,
-            f"width={self.width} must be a multiple of 4, for the groups of its norms; "
-            "use 64",
-        )
-        for name, value in (("beta1", self.beta1), ("beta2", self.beta2)):
-            require(0 <= value < 1, f"{name}={value} is not in [0, 1); use {name}=0.9")
+    lr_ratio: Positive = 1.0
+    beta1: Rate = 0.9
+    beta2: Rate = 0.99
 
     def widths(self, image_size: int) -> tuple[int, ...]:
         """Channels at every size from the image's down to 4 x 4."""

@@ -1,74 +1,60 @@
-"""Optimiser, run, loss weights, and the recipe of every stage."""
+"""Optimizer, run, loss weights, and the recipe of every stage."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Literal
 
+from minivim.config import models
 from minivim.config.checks import (
+    Config,
+    Count,
+    Divides,
+    Natural,
+    NotNegative,
+    Positive,
+    Rate,
+    Seed,
+    Share,
+    multiple_of,
     require,
-    require_in,
-    require_not_negative,
-    require_positive,
-    require_share,
 )
-from minivim.config.models import (
-    ClassifierConfig,
-    DiscriminatorConfig,
-    PriorConfig,
-    TokenizerConfig,
-)
-from minivim.config.palette import PaletteConfig
-
-
-def _require_seed(seed: int) -> None:
-    # JAX keeps the low 32 bits: two seeds would be one run.
-    require(0 <= seed < 2**32, f"seed={seed} is not in 0..{2**32 - 1}; set seed=0")
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimConfig:
+class OptimConfig(Config):
     """Adam with decoupled weight decay and the schedules of both stages (section 5)."""
 
-    peak_lr: float
-    warmup_steps: int
+    peak_lr: Positive
+    warmup_steps: Natural
     schedule: Literal["constant", "cosine", "exponential"] = "cosine"
-    final_lr: float = 0.0
+    final_lr: NotNegative = 0.0
     # The rate stays at its peak until this step (80,000 in section 5.2).
-    decay_start: int = 0
+    decay_start: Natural = 0
     # The rate reaches `final_lr` at this step and stays there; 0: at the last step.
     decay_end: int = 0
-    b1: float = 0.9
-    b2: float = 0.99
-    eps: float = 1e-8
-    weight_decay: float = 1e-4
+    b1: Rate = 0.9
+    b2: Rate = 0.99
+    eps: Positive = 1e-8
+    weight_decay: NotNegative = 1e-4
     # 0: no clipping. Paper silent; DALL-E and Parti clip stage 2 at 4.
     # Paper silent, section 5.2: clipping by the global norm
-    clip_norm: float = 0.0
+    clip_norm: NotNegative = 0.0
     # How the two moments of a matrix are stored: int8 with a scale for each column, and
     # the means of the squared gradient over rows and columns. Stage 2 of the paper has
-    # both; the defaults are Adam as it is. Vectors always keep theirs in float32, but
+    # both; the defaults are plain Adam. Moments of vectors always stay in float32, but
     # for a bfloat16 first moment beside a full second one, which is the library's.
     first_moment: Literal["float32", "bfloat16", "int8"] = "float32"
     second_moment: Literal["full", "factored"] = "full"
 
     def __post_init__(self) -> None:
-        for name, value in (("peak_lr", self.peak_lr), ("eps", self.eps)):
-            require(value > 0, f"{name}={value} must be above zero; set {name}=1e-4")
-        require_not_negative(
-            self, "warmup_steps", "final_lr", "decay_start", "weight_decay", "clip_norm"
-        )
+        super().__post_init__()
         start = max(self.warmup_steps, self.decay_start)
         require(
             self.decay_end == 0 or self.decay_end > start,
             f"decay_end={self.decay_end} comes before the decay starts at {start}; set "
             "decay_end=0 for the last step",
         )
-        for name, value in (("b1", self.b1), ("b2", self.b2)):
-            require(0 <= value < 1, f"{name}={value} is not in [0, 1); use {name}=0.9")
-        require_in("schedule", self.schedule, ("constant", "cosine", "exponential"))
-        require_in("first_moment", self.first_moment, ("float32", "bfloat16", "int8"))
-        require_in("second_moment", self.second_moment, ("full", "factored"))
         require(
             self.schedule != "exponential" or self.final_lr > 0,
             "schedule=exponential needs final_lr above zero; set final_lr=1e-5",
@@ -76,67 +62,51 @@ class OptimConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
+class RunConfig(Config):
     """How long, how often, from which seed."""
 
-    steps: int
-    batch_size: int
-    seed: int = 0
-    log_every: int = 20
-    eval_every: int = 500
-    checkpoint_every: int = 500
-    # Checkpoints that stay; with one there is none to fall back to.
-    keep: int = 2
+    steps: Count
+    batch_size: Count
+    seed: Seed = 0
+    log_every: Count = 20
+    eval_every: Count = 500
+    checkpoint_every: Count = 500
+    # Checkpoints that are kept; with one there is none to fall back to.
+    keep: Count = 2
     # Images or code rows that an evaluation reads.
-    eval_size: int = 512
+    eval_size: Count = 512
     # Parts of a batch that pass one after another where all at once need too much
     # memory; one update a step all the same.
-    accumulate: int = 1
-
-    def __post_init__(self) -> None:
-        require_positive(
-            self, "steps", "batch_size", "log_every", "eval_every", "checkpoint_every"
-        )
-        require_positive(self, "eval_size", "accumulate", "keep")
-        require(
-            self.batch_size % self.accumulate == 0,
-            f"accumulate={self.accumulate} does not divide batch_size="
-            f"{self.batch_size}; choose one that does",
-        )
-        _require_seed(self.seed)
+    accumulate: Annotated[Count, Divides("batch_size")] = 1
 
 
 # Paper, section 3.3: weights 1, 0.1, 0.1, 0.1 and 1 of the five terms
 @dataclass(frozen=True, kw_only=True)
-class LossConfig:
+class LossConfig(Config):
     """Weights of the named stage-1 terms; a zero weight leaves the term out.
 
     The paper: vq 1, adversarial 0.1, perceptual 0.1, logit_laplace 0.1, l2 1.
     """
 
-    vq: float = 1.0
-    l2: float = 1.0
-    l1: float = 0.0
-    logit_laplace: float = 0.0
-    perceptual: float = 0.0
-    adversarial: float = 0.0
-
-    def __post_init__(self) -> None:
-        require_not_negative(self, "vq", "l2", "l1", "logit_laplace")
-        require_not_negative(self, "perceptual", "adversarial")
+    vq: NotNegative = 1.0
+    l2: NotNegative = 1.0
+    l1: NotNegative = 0.0
+    logit_laplace: NotNegative = 0.0
+    perceptual: NotNegative = 0.0
+    adversarial: NotNegative = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerRecipe:
+class TokenizerRecipe(Config):
     """All of stage 1."""
 
     name: str
-    model: TokenizerConfig
+    model: models.TokenizerConfig
     optim: OptimConfig
     run: RunConfig
-    loss: LossConfig = field(default_factory=LossConfig)
+    loss: LossConfig = LossConfig()
     # Read where loss.adversarial is not zero.
-    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    discriminator: models.DiscriminatorConfig = models.DiscriminatorConfig()
     # What the perceptual loss compares features of: LPIPS weights that `minivim
     # convert` made, or a `classifier`; a shipped name, a folder or a hub id.
     perceptual_net: str = ""
@@ -144,11 +114,11 @@ class TokenizerRecipe:
     flip: bool = False
     # The smallest share of an image's area that a random crop keeps; 1 for no crop.
     # Paper silent.
-    crop: float = 1.0
+    crop: Share = 1.0
     stage: Literal["tokenizer"] = field(default="tokenizer", init=False)
 
     def __post_init__(self) -> None:
-        require_share(self, "crop")
+        super().__post_init__()
         require(
             not self.loss.logit_laplace or self.model.output == "laplace",
             f"loss.logit_laplace={self.loss.logit_laplace} needs a scale for every "
@@ -169,7 +139,7 @@ class TokenizerRecipe:
     # Paper, section 5.1: the same Adam for the discriminator
     @property
     def optims(self) -> OptimConfig | dict[str, OptimConfig]:
-        """The optimiser of the tokenizer, or one for each of the two networks."""
+        """The optimizer of the tokenizer, or one for each of the two networks."""
         if not self.loss.adversarial:
             return self.optim
         critic = self.discriminator
@@ -184,60 +154,50 @@ class TokenizerRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PaletteRecipe:
-    """Stage 1 of iGPT: k-means over colours, with no network and no optimiser."""
+class PaletteRecipe(Config):
+    """Stage 1 of iGPT: k-means over colors, with no network and no optimizer."""
 
     name: str
-    model: PaletteConfig
+    model: models.PaletteConfig
     # Training images whose pixels are clustered, drawn from `seed`.
-    images: int = 512
+    images: Count = 512
     # At most; k-means ends where no pixel moves.
-    steps: int = 100
-    seed: int = 0
+    steps: Count = 100
+    seed: Seed = 0
     stage: Literal["tokenizer"] = field(default="tokenizer", init=False)
-
-    def __post_init__(self) -> None:
-        require_positive(self, "images", "steps")
-        _require_seed(self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PriorRecipe:
+class PriorRecipe(Config):
     """All of stage 2."""
 
     name: str
-    model: PriorConfig
+    model: models.PriorConfig
     optim: OptimConfig
     run: RunConfig
     # A shipped name, a folder or a hub id; the codes come from it.
     tokenizer: str = ""
     # Share of labels replaced by the null class, for classifier-free guidance. Not the
     # paper's, which has no guidance.
-    label_dropout: float = 0.0
+    label_dropout: Rate = 0.0
     # "cache" encodes the images once; "fly" on every step, as the paper, so that every
     # use of an image is augmented anew.
     # Paper, section 1: stage 2 encodes augmented images on the fly
     codes: Literal["cache", "fly"] = "cache"
     flip: bool = False
     # As in stage 1. The paper augments without saying how.
-    crop: float = 1.0
+    crop: Share = 1.0
     # How many versions of each image are cached, one of which is drawn for each use;
     # the first is the image as it is, the others are augmented.
-    views: int = 1
+    views: Count = 1
     stage: Literal["prior"] = field(default="prior", init=False)
 
     def __post_init__(self) -> None:
-        require_in("codes", self.codes, ("cache", "fly"))
-        require(
-            0 <= self.label_dropout < 1,
-            f"label_dropout={self.label_dropout} is not in [0, 1); use 0.1",
-        )
+        super().__post_init__()
         require(
             not self.label_dropout or self.model.num_classes > 0,
             "label_dropout needs a class token; set num_classes or label_dropout=0",
         )
-        require_share(self, "crop")
-        require_positive(self, "views")
         augments = self.flip or self.crop < 1
         require(
             not augments or self.codes == "fly" or self.views > 1,
@@ -256,45 +216,37 @@ class PriorRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeRecipe:
+class ProbeRecipe(Config):
     """All of stage 3: one softmax layer on the mean-pooled output of one block."""
 
     name: str
     prior: str
     tokenizer: str
-    train_size: int = 4096
-    test_size: int = 2048
+    train_size: Count = 4096
+    test_size: Count = 2048
     # Share of the training images on which block and L2 strength are chosen.
     held_out: float = 0.2
-    seed: int = 0
+    seed: Seed = 0
     stage: Literal["probe"] = field(default="probe", init=False)
 
     def __post_init__(self) -> None:
-        require_positive(self, "train_size", "test_size")
-        _require_seed(self.seed)
+        super().__post_init__()
         require(
             0 < self.held_out < 1, f"held_out={self.held_out} is not in (0, 1); use 0.2"
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierRecipe:
+class ClassifierRecipe(Config):
     """A labelled network: `classifier` for use inside methods, `judge` for figures."""
 
     name: str
-    model: ClassifierConfig
+    model: models.ClassifierConfig
     optim: OptimConfig
     run: RunConfig
-    image_size: int = 32
+    # The labelled networks halve the image three times.
+    image_size: Annotated[Count, multiple_of(8)] = 32
     stage: Literal["classifier"] = field(default="classifier", init=False)
-
-    def __post_init__(self) -> None:
-        require_positive(self, "image_size")
-        require(
-            self.image_size % 8 == 0,
-            f"image_size={self.image_size}: the labelled networks halve the image "
-            "three times; use a multiple of 8",
-        )
 
     @property
     def image_shape(self) -> dict[str, int]:

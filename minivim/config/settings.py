@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import typing
+from typing import Any, TypeVar, get_args
 
-from minivim.config.checks import require
-from minivim.config.runs import Recipe
+from minivim.config.checks import require, type_hints
 from minivim.errors import UserError
 
+AnyConfig = TypeVar("AnyConfig")
 
-def leaves(config: object, prefix: str = "") -> dict[str, object]:
+
+def leaves(config: Any, prefix: str = "") -> dict[str, object]:
     """Every settable field by its dotted name."""
     found: dict[str, object] = {}
-    for item in dataclasses.fields(config):  # type: ignore[arg-type]
+    for item in dataclasses.fields(config):
         value, name = getattr(config, item.name), f"{prefix}{item.name}"
         if dataclasses.is_dataclass(value):
             found |= leaves(value, f"{name}.")
@@ -23,78 +24,95 @@ def leaves(config: object, prefix: str = "") -> dict[str, object]:
     return found
 
 
-def as_dict(config: object) -> dict[str, object]:
-    """Nested plain dictionary, ready for JSON."""
-    return dataclasses.asdict(config)  # type: ignore[call-overload]
+def as_dict(config: Any) -> dict[str, Any]:
+    """Nested plain dictionary, ready for JSON.
+
+    Where a field may hold several classes and the keys mean another one, such as with a
+    quantizer of your own, the name of the class is added as "class".
+    """
+    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    for name, value in values.items():
+        if dataclasses.is_dataclass(value):
+            values[name] = as_dict(value)
+            meant = _class_of(type_hints(type(config))[name], values[name])
+            if meant is not type(value):
+                values[name]["class"] = type(value).__name__
+    return values
 
 
-def from_dict(kind: type, values: dict) -> object:
+def from_dict(kind: type, values: dict) -> Any:
     """Inverse of `as_dict`; raises `UserError` for a key that `kind` has not."""
-    hints = typing.get_type_hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}
-    unknown = sorted(set(values) - set(fields))
+    unknown = sorted(set(values) - set(fields) - {"class"})
     require(
         not unknown,
         f"{kind.__name__} has no {', '.join(unknown)}; the file was written by another "
         "version of minivim, so install that one",
     )
-    return kind(
-        **{
-            name: _from_plain(hints[name], value)
-            for name, value in values.items()
-            if fields[name].init
-        }
-    )
+    found = {}
+    for name in (name for name in values if name in fields and fields[name].init):
+        value = values[name]
+        if isinstance(value, dict):
+            value = from_dict(_class_of(type_hints(kind)[name], value), value)
+        found[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**found)
 
 
-def _from_plain(hint: typing.Any, value: typing.Any) -> object:
-    """A field's value from JSON: a dataclass, one of several, or a tuple from a list.
+def _class_of(hint: Any, values: dict) -> type:
+    """The class of a field's plain values: as they name it, or the first with the keys.
 
-    Of several dataclasses, subclasses among them, it is the first that has all keys.
+    Subclasses of what the type hint names count, each after its base.
     """
-    if isinstance(value, list):
-        return tuple(value)
-    hints = [h for h in typing.get_args(hint) or (hint,) if isinstance(h, type)]
-    kinds = [k for h in hints for k in (h, *type.__subclasses__(h))]
+    hints = [h for h in get_args(hint) or (hint,) if isinstance(h, type)]
+    kinds = [k for h in hints for k in (h, *h.__subclasses__())]
     kinds = [k for k in kinds if dataclasses.is_dataclass(k)]
-    if not kinds or not isinstance(value, dict):
-        return value
-    fits = [k for k in kinds if set(value) <= {f.name for f in dataclasses.fields(k)}]
-    return from_dict((fits or kinds)[0], value)  # type: ignore[arg-type]
+    if "class" in values:
+        kinds = [k for k in kinds if k.__name__ == values["class"]]
+        require(
+            bool(kinds),
+            f"the settings are of the class {values['class']}, which is not defined; "
+            "import its module first",
+        )
+    fits = [k for k in kinds if set(values) <= {f.name for f in dataclasses.fields(k)}]
+    return (fits or kinds)[0]
 
 
-def with_overrides(recipe: Recipe, settings: list[str]) -> Recipe:
+def with_overrides(recipe: AnyConfig, settings: list[str]) -> AnyConfig:
     """Apply `key=value` texts; a bare last name will do where it is unique.
 
     Raises `UserError` for an unknown or ambiguous key or a value of the wrong type.
     """
-    known = leaves(recipe)
-    values = as_dict(recipe)
+    known, changes = leaves(recipe), {}
     for setting in settings:
         key, equals, text = setting.partition("=")
         require(bool(equals), f"--set {setting}: write it as key=value")
         matches = [n for n in known if n == key or n.endswith(f".{key}")]
         matches = [key] if key in known else matches
         if not matches:
-            close = difflib.get_close_matches(key, [*known, *_last(known)], 3, 0.5)
+            last = [name.rsplit(".", 1)[-1] for name in known]
+            close = difflib.get_close_matches(key, [*known, *last], 3, 0.5)
             hint = (
                 f"did you mean {', '.join(close)}?" if close else "see minivim recipes"
             )
-            raise UserError(f"{recipe.name} has no setting {key!r}; {hint}")
+            raise UserError(f"{leaves(recipe)['name']} has no setting {key!r}; {hint}")
         require(
             len(matches) == 1,
             f"{key!r} is ambiguous; write one of {', '.join(matches)}",
         )
-        *path, last = matches[0].split(".")
-        inner: typing.Any = values
-        for name in path:
-            inner = inner[name]
-        inner[last] = _parsed(matches[0], text, known[matches[0]])
-    return from_dict(type(recipe), values)  # type: ignore[return-value]
+        changes[matches[0]] = _parsed(matches[0], text, known[matches[0]])
+    return _replaced(recipe, changes)
 
 
-def _last(names: typing.Iterable[str]) -> list[str]:
-    return [name.rsplit(".", 1)[-1] for name in names]
+def _replaced(config: Any, changes: dict[str, Any], prefix: str = "") -> Any:
+    """The config with changes by dotted name, checked once all of them are made."""
+    found = {}
+    for item in (item for item in dataclasses.fields(config) if item.init):
+        value, name = getattr(config, item.name), f"{prefix}{item.name}"
+        if dataclasses.is_dataclass(value):
+            found[item.name] = _replaced(value, changes, f"{name}.")
+        else:
+            found[item.name] = changes.get(name, value)
+    return type(config)(**found)
 
 
 def _parsed(key: str, text: str, old: object) -> object:
