@@ -21,6 +21,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from minivim.config import ClassifierConfig
+from minivim.errors import UserError
 from minivim.sharding import fetch
 
 MAX_SHIFT = 2  # pixels, to each side
@@ -33,27 +34,25 @@ Features = tuple[Float[Array, "B classes"], dict[str, Any]]
 class Classifier(nnx.Module):
     """A plain CNN: four 3 x 3 convolutions, each with GroupNorm and ReLU, then a mean.
 
-    The first convolution reads 2 x 2 pixels as one position, for full-size maps are
-    the slow part on a CPU. Channels w, 2w, 2w, 4w at 1/2, 1/4, 1/4, 1/8 of the image's
-    side.
+    The first convolution reads 2 x 2 pixels as one position, since full-size maps are
+    slow on a CPU. Channels w, 2w, 2w, 4w at 1/2, 1/4, 1/4, 1/8 of the image's side.
     `aux["features"]` are the four outputs, [B, h, w, channels].
     """
 
     def __init__(self, config: ClassifierConfig, *, rngs: nnx.Rngs):
         self.config = config
         w = config.width
+        inputs, outputs = (
+            (4 * config.channels, w, 2 * w, 2 * w),
+            (w, 2 * w, 2 * w, 4 * w),
+        )
         self.convs = nnx.List(
-            nnx.Conv(inputs, outputs, (3, 3), strides=stride, rngs=rngs)
-            for inputs, outputs, stride in (
-                (4 * config.channels, w, 1),
-                (w, 2 * w, 2),
-                (2 * w, 2 * w, 1),
-                (2 * w, 4 * w, 2),
-            )
+            nnx.Conv(n_in, n_out, (3, 3), strides=stride, rngs=rngs)
+            for n_in, n_out, stride in zip(inputs, outputs, (1, 2, 1, 2), strict=True)
         )
         self.norms = nnx.List(
-            nnx.GroupNorm(m * w, num_groups=4, epsilon=NORM_EPS, rngs=rngs)
-            for m in (1, 2, 2, 4)
+            nnx.GroupNorm(width, num_groups=4, epsilon=NORM_EPS, rngs=rngs)
+            for width in outputs
         )
         self.head = nnx.Linear(4 * w, config.num_classes, rngs=rngs)
 
@@ -105,8 +104,16 @@ def patches(images: Float[Array, "B H W C"], size: int) -> Float[Array, "B h w D
 
 def build(config: ClassifierConfig, *, rngs: nnx.Rngs) -> Classifier | Judge:
     """The network that `config.kind` names: "cnn" or "residual"."""
-    network = {"cnn": Classifier, "residual": Judge}[config.kind]
-    return network(config, rngs=rngs)
+    return {"cnn": Classifier, "residual": Judge}[config.kind](config, rngs=rngs)
+
+
+def require_no_judge(network: Any) -> None:
+    """Raise `UserError` for a `Judge`: what reports figures may serve no method."""
+    if isinstance(network, Judge):
+        raise UserError(
+            "this network is a judge, which alone reports figures, so no method may "
+            "use it; give a classifier of kind=cnn, such as shapes/classifier"
+        )
 
 
 def classifier_loss(
@@ -135,32 +142,31 @@ def augment(
 ) -> Float[Array, "B H W C"]:
     """Shift, blur and noise, each drawn for every image; the values stay in [0, 1].
 
-    Shift: up to 2 pixels, edges repeated. Blur: a mixture of the image and its 3 x 3
-    binomial mean. Noise: Gaussian, standard deviation up to 0.06.
+    Shift: up to 2 pixels, edges repeated. Blur: a mixture of the image and its binomial
+    mean, (1, 2, 1) / 4 along both axes. Noise: Gaussian, standard deviation up to 0.06.
     """
     shift_key, blur_key, scale_key, noise_key = jax.random.split(key, 4)
-    count, height, width, channels = images.shape
-    margin = ((0, 0), (MAX_SHIFT, MAX_SHIFT), (MAX_SHIFT, MAX_SHIFT), (0, 0))
-    padded = jnp.pad(images, margin, mode="edge")
-    corners = jax.random.randint(shift_key, (count, 2), 0, 2 * MAX_SHIFT + 1)
+    padded = _extended(images, MAX_SHIFT)
+    corners = jax.random.randint(shift_key, (len(images), 2), 0, 2 * MAX_SHIFT + 1)
     images = jax.vmap(
         lambda image, corner: jax.lax.dynamic_slice(
-            image, (corner[0], corner[1], 0), (height, width, channels)
+            image, (corner[0], corner[1], 0), images.shape[1:]
         )
     )(padded, corners)
-    per_image = (count, 1, 1, 1)
+    per_image = (len(images), 1, 1, 1)
     blur = jax.random.uniform(blur_key, per_image)
-    images = (1 - blur) * images + blur * _soften(images)
+    x = _extended(images, 1)
+    x = (x[:, :-2] + 2 * x[:, 1:-1] + x[:, 2:]) / 4
+    soft = (x[:, :, :-2] + 2 * x[:, :, 1:-1] + x[:, :, 2:]) / 4
+    images = (1 - blur) * images + blur * soft
     scale = jax.random.uniform(scale_key, per_image, maxval=MAX_NOISE)
     noise = scale * jax.random.normal(noise_key, images.shape)
     return jnp.clip(images + noise, 0, 1)
 
 
-def _soften(images: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-    """Binomial mean (1, 2, 1) / 4 along both axes, edges repeated."""
-    x = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
-    x = (x[:, :-2] + 2 * x[:, 1:-1] + x[:, 2:]) / 4
-    return (x[:, :, :-2] + 2 * x[:, :, 1:-1] + x[:, :, 2:]) / 4
+def _extended(images: Array, width: int) -> Array:
+    """Images with their edges repeated `width` times."""
+    return jnp.pad(images, ((0, 0), (width,) * 2, (width,) * 2, (0, 0)), mode="edge")
 
 
 def accuracy(
@@ -175,23 +181,10 @@ def accuracy(
     images: uint8, or float in [0, 1], [N, H, W, C]; labels: int [N]. Raises ValueError
     when there is not one label for each image.
     """
-    found = predict(model, images, batch_size=batch_size)
-    labels = np.asarray(labels)
-    if found.shape != labels.shape:
-        raise ValueError(f"{len(found)} images, but labels of shape {labels.shape}")
-    return float((found == labels).mean())
-
-
-def agreement(
-    one: Callable[..., Any],
-    other: Callable[..., Any],
-    images: ArrayLike,
-    *,
-    batch_size: int = 256,
-) -> float:
-    """Share of images on which two networks name the same class, in [0, 1]."""
-    first, second = (predict(m, images, batch_size=batch_size) for m in (one, other))
-    return float((first == second).mean())
+    classes, labels = predict(model, images, batch_size=batch_size), np.asarray(labels)
+    if classes.shape != labels.shape:
+        raise ValueError(f"{len(classes)} images, but labels of shape {labels.shape}")
+    return float((classes == labels).mean())
 
 
 def predict(
@@ -201,13 +194,10 @@ def predict(
     array = np.asarray(images)
     if array.dtype == np.uint8:
         array = array.astype(np.float32) / 255
-    chunks = range(0, len(array), batch_size)
-    found = [fetch(_classes(model, array[i : i + batch_size])) for i in chunks]
-    return np.concatenate(found).astype(np.int32)
+    parts = (array[i : i + batch_size] for i in range(0, len(array), batch_size))
+    return np.concatenate([fetch(_classes(model, part)) for part in parts])
 
 
 @nnx.jit
-def _classes(
-    model: Callable[..., Any], images: Float[ArrayLike, "B H W C"]
-) -> Int[Array, " B"]:
-    return model(jnp.asarray(images))[0].argmax(-1)
+def _classes(model: Any, images: Float[ArrayLike, "B H W C"]) -> Int[Array, " B"]:
+    return model(jnp.asarray(images))[0].argmax(-1).astype(jnp.int32)

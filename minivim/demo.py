@@ -119,7 +119,7 @@ def _named(found: dict[str, Any]) -> dict[str, float]:
 
 def _shipped_figures() -> dict[str, float]:
     """The same rows from the cards of the shipped weights."""
-    cards = {name: weights.read_card(weights.find(name)) for name in weights.shipped()}
+    cards = {name: weights.read_card(name) for name in weights.shipped()}
     found: dict[str, Any] = {}
     for name in ("shapes/tokenizer", "shapes/prior"):
         found |= cards[name]["figures"]

@@ -25,7 +25,7 @@ def build_abstract(
     recipe: TokenizerRecipe | PaletteRecipe | PriorRecipe | ClassifierRecipe,
 ) -> Any:
     """The model with shapes for parameters: no memory, seconds at any size."""
-    return nnx.eval_shape(lambda: weights.build(recipe.model, rngs=nnx.Rngs(0)))
+    return weights.abstract(recipe.stage, recipe.model)
 
 
 def count_parameters(model: nnx.Module) -> int:

@@ -4,7 +4,7 @@ An image becomes codes, the codes pass through the frozen prior, the output of o
 is averaged over all tokens, and one softmax layer is fitted on that vector. The paper
 leaves the fit open; it is convex here, so that the answer depends on no schedule:
 
-    min_{W, b}  mean_i -log softmax(W^T x_i + b)[y_i] + l2 / 2 |W|^2
+    min_{W, b}  mean_i -log softmax(W^T z_i + b)[y_i] + l2 / 2 |W|^2
 
 with each feature standardised. Strength `l2` and block are chosen on held-out training
 images, the layer is then fitted again on all of them; the test images choose nothing.
@@ -12,10 +12,9 @@ images, the layer is then fitted again on all of them; the test images choose no
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,26 +26,19 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Shaped
 
 from minivim.errors import UserError
+from minivim.weights import card_of
 
 L2_GRID = (1e-1, 1e-2, 1e-3, 1e-4)
+MAX_STEPS = 300  # of L-BFGS
 PIXEL_SIDE = 32
 # Standard deviations below this are rounding noise of a constant feature.
-_FLOOR = 1e-6
+MIN_STD = 1e-6
 
 Layer = tuple[Float[Array, "width classes"], Float[Array, " classes"]]
+Rows = tuple[Array, Array, Array, Array, Array]  # what `_standardise` returns
 
 
-class Rows(NamedTuple):
-    """Standardised features, and how much each row counts."""
-
-    share: Float[Array, " n"]
-    mean: Float[Array, " width"]
-    std: Float[Array, " width"]
-    z: Float[Array, "n width"]
-    covariance: Float[Array, "width width"]
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class SoftmaxProbe:
     """One fitted softmax layer on standardised features.
 
@@ -61,25 +53,11 @@ class SoftmaxProbe:
     l2: float
     held_out: float
 
-    @classmethod
-    def of(
-        cls, layer: Layer, rows: Rows, *, l2: float, held_out: float
-    ) -> SoftmaxProbe:
-        """The probe of a solved layer under the scaling of its rows."""
-        weights, bias, mean, std = map(np.asarray, (*layer, rows.mean, rows.std))
-        return cls(
-            weights=weights, bias=bias, mean=mean, std=std, l2=l2, held_out=held_out
-        )
-
-    def logits(
-        self, features: Float[ArrayLike, "n width"]
-    ) -> Float[np.ndarray, "n classes"]:
-        """`W^T (x - mean) / std + b`."""
+    def logits(self, features: ArrayLike) -> np.ndarray:
+        """`W^T (x - mean) / std + b`, [n, classes], of features [n, width]."""
         return (np.asarray(features) - self.mean) / self.std @ self.weights + self.bias
 
-    def accuracy(
-        self, features: Float[ArrayLike, "n width"], labels: Int[ArrayLike, " n"]
-    ) -> float:
+    def accuracy(self, features: ArrayLike, labels: ArrayLike) -> float:
         """Share of rows whose largest logit is the label's, in [0, 1]."""
         return float((self.logits(features).argmax(-1) == np.asarray(labels)).mean())
 
@@ -118,40 +96,11 @@ class ProbeResult:
 
     def as_dict(self) -> dict[str, np.ndarray]:
         """Everything as named arrays, for safetensors or npz."""
-        arrays = {
-            "block": np.asarray(self.block),
-            "block_held_out": np.asarray(self.block_held_out),
-            "block_accuracy": np.asarray(self.block_accuracy),
-            "n_train": np.asarray(self.n_train),
-            "n_test": np.asarray(self.n_test),
-        }
-        for name, pair in self.baselines.items():
-            arrays[f"baseline/{name}"] = np.asarray(pair)
-        for field in dataclasses.fields(self.probe):
-            arrays[f"probe/{field.name}"] = np.asarray(getattr(self.probe, field.name))
-        return arrays
-
-    @classmethod
-    def from_dict(cls, arrays: dict[str, np.ndarray]) -> ProbeResult:
-        """The inverse of `as_dict`."""
-        probe: dict[str, Any] = {
-            name: arrays[f"probe/{name}"] for name in ("weights", "bias", "mean", "std")
-        }
-        probe |= {name: float(arrays[f"probe/{name}"]) for name in ("l2", "held_out")}
-        baselines = {
-            name.removeprefix("baseline/"): (float(pair[0]), float(pair[1]))
-            for name, pair in arrays.items()
-            if name.startswith("baseline/")
-        }
-        return cls(
-            block=int(arrays["block"]),
-            block_held_out=tuple(arrays["block_held_out"].tolist()),
-            block_accuracy=tuple(arrays["block_accuracy"].tolist()),
-            baselines=baselines,
-            probe=SoftmaxProbe(**probe),
-            n_train=int(arrays["n_train"]),
-            n_test=int(arrays["n_test"]),
-        )
+        values = dict(vars(self))
+        probe, baselines = vars(values.pop("probe")), values.pop("baselines")
+        values |= {f"baseline/{name}": pair for name, pair in baselines.items()}
+        values |= {f"probe/{name}": value for name, value in probe.items()}
+        return {name: np.asarray(value) for name, value in values.items()}
 
 
 # Paper, section 5.3: a prior that has seen no label
@@ -163,8 +112,6 @@ def linear_probe(
     *,
     num_classes: int | None = None,
     held_out: float = 0.2,
-    l2_grid: tuple[float, ...] = L2_GRID,
-    batch_size: int = 256,
     seed: int = 0,
 ) -> ProbeResult:
     """Probe every block of a label-free prior, raw pixels and the tokenizer's latents.
@@ -173,52 +120,62 @@ def linear_probe(
     [0, num_classes); without `num_classes`, one more than the largest training label.
     `prior` has `config.num_classes` and `features(codes) -> [L, B, width]`; `tokenizer`
     is a module whose aux holds `codes`, `z_q` and perhaps `features`. Raises UserError
-    for a prior with class tokens, fewer than two labels, or labels out of range.
+    for a prior or tokenizer that has seen labels, fewer than two labels, or labels out
+    of range.
     """
-    if prior.config.num_classes > 0:
-        raise UserError(
-            f"this prior was trained with {prior.config.num_classes} labels, which the "
-            "probe must not have seen; load one trained without labels"
-        )
-    train_labels, test_labels = np.asarray(train["label"]), np.asarray(test["label"])
+    if reason := labels_seen(prior, tokenizer):
+        raise UserError(reason)
+    labels, test_labels = np.asarray(train["label"]), np.asarray(test["label"])
     if num_classes is None:
-        num_classes = int(train_labels.max(initial=0)) + 1
-    check_labels(train_labels, num_classes=num_classes, images=len(train["image"]))
-    check_labels(test_labels, num_classes=num_classes, images=len(test["image"]))
-    extract = partial(probe_features, prior, tokenizer, batch_size=batch_size)
-    train_features, test_features = extract(train["image"]), extract(test["image"])
+        num_classes = int(labels.max(initial=0)) + 1
+    for part in (train, test):
+        _check_labels(np.asarray(part["label"]), num_classes, len(part["image"]))
+    f, f_test = (probe_features(prior, tokenizer, x["image"]) for x in (train, test))
 
-    def fit(x: np.ndarray, x_test: np.ndarray) -> tuple[SoftmaxProbe, float]:
+    def fit(x: Any, x_test: Any) -> tuple[SoftmaxProbe, tuple[float, float]]:
         probe = fit_probe(
-            x,
-            train_labels,
-            num_classes=num_classes,
-            held_out=held_out,
-            l2_grid=l2_grid,
-            seed=seed,
+            x, labels, num_classes=num_classes, held_out=held_out, seed=seed
         )
-        return probe, probe.accuracy(x_test, test_labels)
+        return probe, (probe.held_out, probe.accuracy(x_test, test_labels))
 
-    blocks = list(map(fit, train_features.pop("blocks"), test_features.pop("blocks")))
+    blocks = [fit(*pair) for pair in zip(f["blocks"], f_test["blocks"], strict=True)]
     baselines = {
-        name: fit(train_features[name], test_features[name])
+        name: fit(f[name], f_test[name])[1]
         for name in ("pixels", "latents", "encoder")
-        if name in train_features
+        if name in f
     }
-    block = int(np.argmax([probe.held_out for probe, _ in blocks]))
+    block_held_out, block_accuracy = zip(*(pair for _, pair in blocks), strict=True)
+    block = int(np.argmax(block_held_out))
     return ProbeResult(
         block=block,
-        block_held_out=tuple(probe.held_out for probe, _ in blocks),
-        block_accuracy=tuple(accuracy for _, accuracy in blocks),
-        baselines={k: (p.held_out, accuracy) for k, (p, accuracy) in baselines.items()},
+        block_held_out=block_held_out,
+        block_accuracy=block_accuracy,
+        baselines=baselines,
         probe=blocks[block][0],
-        n_train=len(train_labels),
+        n_train=len(labels),
         n_test=len(test_labels),
     )
 
 
-def check_labels(labels: np.ndarray, *, num_classes: int, images: int) -> None:
-    """Raise UserError unless there is one label in [0, num_classes) for each image."""
+# Paper, section 5.3: no perceptual loss behind codes that are probed
+def labels_seen(prior: Any, tokenizer: Any) -> str:
+    """Why the features know labels before the probe asks for them, "" if they do not.
+
+    Section 5.3 drops the perceptual loss because its network was trained on labels.
+    """
+    if classes := prior.config.num_classes:
+        return (
+            f"this prior was trained with {classes} labels, which the probe must not "
+            "have seen; load one trained without labels"
+        )
+    card = card_of(tokenizer)
+    return card.labels_seen and (
+        f"the tokenizer {card.path} has seen labels through {card.labels_seen}; probe "
+        "one that was trained with loss.perceptual=0"
+    )
+
+
+def _check_labels(labels: np.ndarray, num_classes: int, images: int) -> None:
     if num_classes < 2 or np.unique(labels).size < 2:
         raise UserError(
             f"a probe needs at least two labels, found {np.unique(labels).size}; use "
@@ -246,96 +203,93 @@ def probe_features(
     "blocks" [L, n, width]; "encoder" [n, width], the mean encoder output before the
     projection to codes, if the tokenizer offers it.
     """
-    parts: list[dict[str, np.ndarray]] = []
+    parts = []
     for start in range(0, len(images), batch_size):
         batch = np.asarray(images[start : start + batch_size])
-        short = batch_size - len(batch) if start else 0
+        count = len(batch)
         if batch.dtype == np.uint8:
             batch = batch.astype(np.float32) / 255
-        # A last batch of another size would compile everything once more.
-        batch = np.pad(batch, ((0, short), (0, 0), (0, 0), (0, 0)))
-        codes, rest = _tokenizer_features(tokenizer, batch)
-        found = rest | {"blocks": jnp.swapaxes(prior.features(codes), 0, 1)}
-        keep = len(batch) - short
-        parts.append({k: np.asarray(v, np.float32)[:keep] for k, v in found.items()})
-    features = {k: np.concatenate([part[k] for part in parts]) for k in parts[0]}
-    features["blocks"] = np.swapaxes(features["blocks"], 0, 1)
-    return features
+        if start:  # a last batch of another size would compile everything once more
+            batch = np.pad(batch, ((0, batch_size - count), (0, 0), (0, 0), (0, 0)))
+        codes, features = _tokenizer_features(tokenizer, batch)
+        features["blocks"] = jnp.swapaxes(prior.features(codes), 0, 1)
+        parts.append(
+            {k: np.asarray(v, np.float32)[:count] for k, v in features.items()}
+        )
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return whole | {"blocks": np.swapaxes(whole["blocks"], 0, 1)}
 
 
 @nnx.jit
 def _tokenizer_features(
     tokenizer: Any, images: Float[Array, "B H W C"]
 ) -> tuple[Int[Array, "B N"], dict[str, Array]]:
-    """Codes, and what is pooled from the tokenizer alone; the decoder is left out."""
+    """Codes and the baselines' features."""
     _, aux = tokenizer(images)
     count, height, width, channels = images.shape
     side = (min(height, PIXEL_SIDE), min(width, PIXEL_SIDE))
     pixels = jax.image.resize(images, (count, *side, channels), "linear")
-    found = {"pixels": pixels.reshape(count, -1), "latents": aux["z_q"].mean(1)}
+    features = {"pixels": pixels.reshape(count, -1), "latents": aux["z_q"].mean(1)}
     if "features" in aux:
-        found["encoder"] = aux["features"].mean(1)
-    return aux["codes"], found
+        features["encoder"] = aux["features"].mean(1)
+    return aux["codes"], features
 
 
 # Paper, section 4.2: one softmax layer on frozen features
 def fit_probe(
-    features: Float[ArrayLike, "n width"],
-    labels: Int[ArrayLike, " n"],
+    features: ArrayLike,
+    labels: ArrayLike,
     *,
     num_classes: int,
     held_out: float = 0.2,
     l2_grid: tuple[float, ...] = L2_GRID,
-    max_steps: int = 300,
     tolerance: float = 1e-3,
     seed: int = 0,
 ) -> SoftmaxProbe:
-    """Fit one softmax layer: `l2` chosen on held-out rows, then all rows used.
-
-        min_{W, b}  mean_i -log softmax(W^T z_i + b)[y_i] + l2 / 2 |W|^2
+    """Fit one softmax layer (equation above): `l2` on held-out rows, then on all.
 
     features [n, width], labels [n] in [0, num_classes). A share `held_out` of the rows,
     drawn from `seed`, chooses from `l2_grid` (the earlier of equals). The fit stops at
     a gradient norm of `tolerance` (preconditioned, so its square over two estimates
-    the nats left to gain) or after `max_steps`.
+    the nats left to gain) or after `MAX_STEPS`.
     """
     x, y = np.asarray(features, np.float32), np.asarray(labels)
     order = np.random.default_rng(seed).permutation(len(x))
     held = np.zeros(len(x), bool)
     held[order[: max(1, round(held_out * len(x)))]] = True
+
+    def probe(rows: Rows, layer: Layer, l2: float, score: float) -> SoftmaxProbe:
+        weights, bias, mean, std = map(np.asarray, (*layer, *rows[1:3]))
+        return SoftmaxProbe(weights, bias, mean, std, l2, score)
+
     # Held-out rows weigh nothing, so that one compiled program serves both fits.
     some, every = (_standardise(jnp.asarray(x), w) for w in (~held, np.ones(len(x))))
-    solve = partial(_solve, jnp.asarray(y), tolerance, max_steps)
+    solve = partial(_solve, jnp.asarray(y), tolerance)
     layer = jnp.zeros((x.shape[1], num_classes)), jnp.zeros(num_classes)
-    found = []
+    fitted = []
     for l2 in l2_grid:
         layer = solve(some, l2, layer)
-        probe = SoftmaxProbe.of(layer, some, l2=l2, held_out=0.0)
-        found.append((probe.accuracy(x[held], y[held]), l2, layer))
-    score, l2, layer = max(found, key=lambda item: item[0])
-    return SoftmaxProbe.of(solve(every, l2, layer), every, l2=l2, held_out=score)
+        score = probe(some, layer, l2, 0.0).accuracy(x[held], y[held])
+        fitted.append((score, l2, layer))
+    score, l2, layer = max(fitted, key=lambda item: item[0])
+    return probe(every, solve(every, l2, layer), l2, score)
 
 
 @jax.jit
 def _standardise(x: Float[Array, "n width"], rows: Shaped[ArrayLike, " n"]) -> Rows:
-    """Scaling and covariance of the rows that are not zero in `rows`."""
+    """Share, mean, std, z and covariance of the rows that are not zero in `rows`."""
     share = jnp.asarray(rows, jnp.float32)
     share = share / share.sum()
     mean = share @ x
     std = jnp.sqrt(share @ jnp.square(x - mean))
-    std = jnp.where(std < _FLOOR, 1.0, std)
+    std = jnp.where(std < MIN_STD, 1.0, std)
     z = (x - mean) / std
-    return Rows(share, mean, std, z, (share[:, None] * z).T @ z)
+    return share, mean, std, z, (share[:, None] * z).T @ z
 
 
-@partial(jax.jit, static_argnames="max_steps")
+@jax.jit
 def _solve(
-    y: Int[Array, " n"],
-    tolerance: Float[ArrayLike, ""],
-    max_steps: int,
-    rows: Rows,
-    l2: Float[ArrayLike, ""],
-    start: Layer,
+    y: Int[Array, " n"], tolerance: ArrayLike, rows: Rows, l2: ArrayLike, start: Layer
 ) -> Layer:
     """The layer at the minimum, by full-batch L-BFGS in well-scaled coordinates.
 
@@ -343,7 +297,8 @@ def _solve(
     1992). In V = C^T W, with C C^T about that bound, a few dozen steps suffice where
     correlated pixels would take thousands.
     """
-    bound = rows.covariance / 2 + (l2 + 1e-3) * jnp.eye(len(rows.mean))
+    share, _, _, z, covariance = rows
+    bound = covariance / 2 + (l2 + 1e-3) * jnp.eye(len(covariance))
     upper = jnp.linalg.cholesky(bound).T
 
     def layer_of(scaled: Layer) -> Layer:
@@ -351,10 +306,9 @@ def _solve(
 
     def objective(scaled: Layer) -> Array:
         weights, bias = layer_of(scaled)
-        nll = optax.softmax_cross_entropy_with_integer_labels(
-            rows.z @ weights + bias, y
-        )
-        return rows.share @ nll + l2 / 2 * jnp.square(weights).sum()
+        logits = z @ weights + bias
+        nll = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+        return share @ nll + l2 / 2 * jnp.square(weights).sum()
 
     solver = optax.lbfgs(
         linesearch=optax.scale_by_backtracking_linesearch(20, store_grad=True)
@@ -372,7 +326,7 @@ def _solve(
 
     def unfinished(carry: Any) -> Any:
         step, _, _, norm = carry
-        return (step < max_steps) & (norm > tolerance)
+        return (step < MAX_STEPS) & (norm > tolerance)
 
     scaled = (upper @ start[0], start[1])
     carry = (0, scaled, solver.init(scaled), jnp.inf)

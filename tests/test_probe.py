@@ -9,17 +9,9 @@ import pytest
 from flax import nnx
 
 from minivim import probe as probe_module
-from minivim import train, weights
-from minivim.config import ProbeRecipe
+from minivim import weights
 from minivim.errors import UserError
-from minivim.probe import (
-    ProbeResult,
-    SoftmaxProbe,
-    fit_probe,
-    linear_probe,
-    probe_features,
-)
-from tests import tiny
+from minivim.probe import SoftmaxProbe, fit_probe, linear_probe, probe_features
 
 CLASSES = 3
 
@@ -93,14 +85,15 @@ def test_rows_print_every_figure(result):
     assert len(rows) == 6
 
 
-def test_survives_export(result, tmp_path):
-    np.savez(tmp_path / "probe.npz", **result.as_dict())
-    again = ProbeResult.from_dict(dict(np.load(tmp_path / "probe.npz")))
-    assert again.rows() == result.rows() and again.block == result.block
-    features = np.random.default_rng(0).random((5, 6), dtype=np.float32)
-    np.testing.assert_array_equal(
-        again.probe.logits(features), result.probe.logits(features)
-    )
+def test_everything_is_exported(result):
+    arrays = result.as_dict()
+    assert all(isinstance(array, np.ndarray) for array in arrays.values())
+    assert arrays["block"] == result.block and arrays["n_train"] == 120
+    np.testing.assert_array_equal(arrays["block_accuracy"], result.block_accuracy)
+    np.testing.assert_array_equal(arrays["baseline/pixels"], result.baselines["pixels"])
+    kept = {name for name in arrays if name.startswith("probe/")}
+    assert kept == {f"probe/{name}" for name in vars(result.probe)}
+    np.testing.assert_array_equal(arrays["probe/weights"], result.probe.weights)
 
 
 @pytest.mark.paper("a prior that has seen no label")
@@ -251,13 +244,13 @@ def test_refuses_a_prior_trained_with_labels():
     assert "\n" not in str(error.value)
 
 
+OLD = {"recipe": {"loss": {"perceptual": 0.1}}}  # from before `labels_seen`
+
+
+@pytest.mark.parametrize("card", [OLD, {"labels_seen": "a perceptual loss"}])
 @pytest.mark.paper("no perceptual loss behind codes that are probed")
-def test_refuses_a_tokenizer_that_labels_have_touched():
-    tokenizer = tiny.tokenizer()
-    tokenizer.card = weights.Card("tok", {"recipe": {"loss": {"perceptual": 0.1}}})
-    recipe = ProbeRecipe(name="tiny", prior="", tokenizer="")
-    source = tiny.source()
-    with pytest.raises(UserError, match="tok was trained with a perceptual loss"):
-        train.probe(
-            recipe, tiny.prior(num_classes=0), tokenizer, train=source, test=source
-        )
+def test_refuses_a_tokenizer_that_labels_have_touched(card):
+    tokenizer = FakeTokenizer()
+    tokenizer.card = weights.Card("tok", card)
+    with pytest.raises(UserError, match="tok has seen labels through a perceptual"):
+        linear_probe(FakePrior(), tokenizer, data(20, 0), data(10, 1))

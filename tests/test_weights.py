@@ -212,7 +212,7 @@ def test_a_prior_on_another_tokenizer_is_refused(pair, tmp_path):
     shutil.rmtree(pair[0])
     other.rename(pair[0])
     with pytest.raises(UserError, match="codes of another tokenizer"):
-        weights.load(pair[1])
+        weights.load_pair(pair[1])
 
 
 def test_a_prior_loads_without_its_tokenizer_at_hand(pair):
@@ -221,6 +221,49 @@ def test_a_prior_loads_without_its_tokenizer_at_hand(pair):
     tiny.assert_same(state(prior), state(tiny.prior()))
     with pytest.raises(UserError, match="no weights at"):
         weights.load_pair(pair[1])
+
+
+def test_loading_a_prior_fetches_nothing_unasked(tmp_path, saved, monkeypatch):
+    asked = []
+
+    def fetch(name, **options):
+        asked.append(name)
+        return str(saved)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    hashed = weights.weights_hash(tiny.tokenizer())
+    card = {"tokenizer": "someone/tok", "tokenizer_hash": hashed}
+    folder = weights.save(tmp_path / "prior", tiny.prior(), kind="prior", card=card)
+    weights.load(folder)
+    assert weights.read_card(folder)["tokenizer"] == "someone/tok"
+    assert asked == []
+    weights.load_pair(folder)
+    assert asked == ["someone/tok"]
+
+
+@pytest.mark.parametrize(
+    ("card", "reason"),
+    [
+        ({}, ""),
+        ({"recipe": {"loss": {"perceptual": 0.0}}}, ""),
+        ({"recipe": {"stack": {}}}, ""),
+        ({"labels_seen": "ImageNet"}, "ImageNet"),
+        # From before the field.
+        ({"recipe": {"loss": {"perceptual": 0.1}}}, "a perceptual loss"),
+    ],
+)
+def test_a_card_says_whether_labels_were_seen(card, reason):
+    assert weights.Card("", card).labels_seen == reason
+
+
+def test_what_the_studies_have_is_imported_when_it_is_asked_for():
+    program = (
+        "import sys; from minivim import weights; "
+        "assert not [m for m in sys.modules if m.startswith('minivim_lab')]; "
+        "weights.abstract('inception', weights.resolve_name("
+        "weights.KINDS['inception'][0])())"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_a_tokenizer_is_no_prior(pair):
@@ -273,7 +316,7 @@ def test_a_hub_folder_without_our_files_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "huggingface_hub.snapshot_download", lambda *a, **k: str(tmp_path)
     )
-    with pytest.raises(UserError, match="cannot be read as a card"):
+    with pytest.raises(UserError, match="holds no card|cannot be read"):
         weights.load("someone/else")
 
 

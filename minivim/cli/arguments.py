@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from minivim.errors import UserError
+from minivim.files import beside
 
 STAGES = ("tokenizer", "prior", "probe", "classifier")
 # Of a name, what it runs and a line of help makes a command.
@@ -120,8 +120,8 @@ def writable(path: str, suffix: str) -> Path:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         # Whoever is refused later for something else keeps no empty file.
-        _beside(file).touch()
-        _beside(file).unlink()
+        beside(file).touch()
+        beside(file).unlink()
         if file.exists():
             file.touch()
     except OSError as error:
@@ -129,18 +129,3 @@ def writable(path: str, suffix: str) -> Path:
             f"cannot write {path} ({error.strerror}); choose another place"
         ) from error
     return file
-
-
-def write(file: Path, content: bytes | str) -> None:
-    """Write a whole file, or leave what was there."""
-    part = _beside(file)
-    try:
-        part.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(part, file.resolve())
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _beside(file: Path) -> Path:
-    file = file.resolve()
-    return file.with_name(f"{file.name}.part")

@@ -19,9 +19,9 @@ from minivim.cli.arguments import (
     positive,
     share,
     writable,
-    write,
 )
 from minivim.errors import UserError
+from minivim.files import write
 
 # Images of one call: of the tokenizer, and of the prior, where they are what is drawn.
 BATCH, DRAWN = 256, 512

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from minivim.cli.arguments import (
@@ -14,9 +13,9 @@ from minivim.cli.arguments import (
     natural,
     positive,
     writable,
-    write,
 )
 from minivim.errors import UserError
+from minivim.files import write_json
 
 
 def add_commands(command: Command) -> None:
@@ -107,7 +106,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     )
     print(figures_table(found))
     if path:
-        write(path, json.dumps(found, indent=1) + "\n")
+        write_json(path, found)
 
 
 def _reproduce(options: argparse.Namespace) -> None:
@@ -135,20 +134,25 @@ def _convert(options: argparse.Namespace) -> None:
         model, kind = convert.tokenizer_from_torch(state), "tokenizer"
         card = {
             "converted_from": "the layout of the public PyTorch ViT-VQGAN",
-            # That code trains with LPIPS: the probe must refuse these codes.
-            "recipe": {"loss": {"perceptual": 0.1}},
+            "labels_seen": "a perceptual loss, as the public code has it",
         }
     elif options.what == "inception":
         from minivim_lab import inception
 
         state = convert.read_state_dict(options.file)
         model, kind = inception.inception_from_torch(state), "inception"
-        card = {"converted_from": "InceptionV3 of 2015, as pytorch-fid has it"}
+        card = {
+            "converted_from": "InceptionV3 of 2015, as pytorch-fid has it",
+            "labels_seen": "ImageNet",
+        }
     else:
         from minivim.tokenizer.perceptual import lpips_from_torch
 
         states = map(convert.read_state_dict, (options.vgg16, options.heads))
         model, kind = lpips_from_torch(*states), "perceptual"
-        card = {"converted_from": "VGG16 and the linear heads of LPIPS"}
+        card = {
+            "converted_from": "VGG16 and the linear heads of LPIPS",
+            "labels_seen": "ImageNet",
+        }
     weights.save(options.out, model, kind=kind, card=card)
     print(f"{kind}: {options.out}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import Any
 
@@ -17,9 +16,9 @@ from minivim.cli.arguments import (
     open_tokenizer,
     positive,
     writable,
-    write,
 )
 from minivim.errors import UserError
+from minivim.files import write_json
 
 
 def add_commands(command: Command) -> None:
@@ -184,7 +183,7 @@ def _plan(options: argparse.Namespace) -> int:
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
     if path:
-        write(path, json.dumps(found.as_dict(), indent=1) + "\n")
+        write_json(path, found.as_dict())
     print(plan.table(found) if found.fits else plan.verdict(found))
     return 0 if found.fits else 3
 

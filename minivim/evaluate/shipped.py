@@ -13,6 +13,7 @@ from minivim.evaluate.priors import judged_figures, prior_figures
 from minivim.evaluate.provenance import with_origin
 from minivim.evaluate.tokenizers import tokenizer_figures
 from minivim.prior import Prior
+from minivim.probe import labels_seen
 from minivim.tokenizer import Tokenizer
 from minivim.train import probe
 
@@ -115,7 +116,7 @@ USES = {
 
 def _check_of_use(refs: list[str], options: list[str]) -> None:
     """Raises `UserError` for an option that none of the weights has figures for."""
-    kinds = [str(weights.load(ref).card["kind"]) for ref in refs] if options else []
+    kinds = [weights.read_card(ref)["kind"] for ref in refs] if options else []
     for option in options:
         if not set(kinds) & set(USES[option]):
             raise UserError(
@@ -145,11 +146,8 @@ def load_network(option: str, ref: str | None) -> Any:
     kind, remedy = OPTIONS[option]
     if model.card["kind"] != kind:
         raise UserError(f"--{option} {ref} is a {model.card['kind']}; give {remedy}")
-    if option == "classifier" and isinstance(model, classifier.Judge):
-        raise UserError(
-            f"--classifier {ref} is a judge, which alone reports figures, so no method "
-            f"may use it; give {remedy}"
-        )
+    if option == "classifier":
+        classifier.require_no_judge(model)
     if option == "judge" and isinstance(model, classifier.Classifier):
         raise UserError(
             f"--judge {ref} is a classifier that methods may use, so no figure comes "
@@ -240,10 +238,8 @@ def _figures_of_prior(
     if classes or source.num_classes < 2:
         return figures
     # Such codes are not probed (section 5.3); all else is still to be known.
-    if weights.card_of(tokenizer).get("recipe", {}).get("loss", {}).get("perceptual"):
-        figures["provenance"]["probe"] = (
-            "left out, the tokenizer's perceptual loss has seen labels"
-        )
+    if reason := labels_seen(prior, tokenizer):
+        figures["provenance"]["probe"] = f"left out: {reason}"
     else:
         recipe = ProbeRecipe(name="evaluate", prior=ref, tokenizer="")
         splits = {split: how.source(split, **shape) for split in ("train", "test")}

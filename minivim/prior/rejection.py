@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from tqdm.auto import tqdm
 
+from minivim.classifier import require_no_judge
 from minivim.errors import UserError
 from minivim.prior.decoding import sample
 from minivim.prior.transformer import Prior, check_labels
@@ -141,11 +142,7 @@ def _check(prior: Prior, tokenizer: Tokenizer, network: Any, acceptance: float) 
             "rejection needs a labelled network; name one that `minivim train "
             "classifier` made"
         )
-    if config.kind == "residual":
-        raise UserError(
-            "this network is a judge, which alone reports figures: pictures chosen by "
-            "it would be graded by what chose them; use a classifier of kind cnn"
-        )
+    require_no_judge(network)
     if config.num_classes != prior.config.num_classes:
         raise UserError(
             f"the classifier knows {config.num_classes} classes and the prior "

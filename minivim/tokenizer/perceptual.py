@@ -22,7 +22,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from minivim.classifier import Classifier, Judge
+from minivim.classifier import Classifier, require_no_judge
 from minivim.config.checks import require
 from minivim.transformer import at_least_float32
 
@@ -126,11 +126,7 @@ class FeatureDistance(nnx.Module):
     """
 
     def __init__(self, network: Any):
-        require(
-            not isinstance(network, Judge),
-            "the judge alone grades, so no training may use it; take a classifier of "
-            "kind=cnn as perceptual_net, such as shapes/classifier",
-        )
+        require_no_judge(network)
         require(
             isinstance(network, Classifier),
             f"a {type(network).__name__} is no classifier; take one of kind=cnn as "
