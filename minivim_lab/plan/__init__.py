@@ -8,17 +8,3 @@ from minivim_lab.plan.answer import Plan, plan, table, verdict
 from minivim_lab.plan.chips import CHIPS, Chip, Slice
 from minivim_lab.plan.hlo import Costs, Traffic, costs
 from minivim_lab.plan.products import product_flops
-
-__all__ = [
-    "CHIPS",
-    "Chip",
-    "Costs",
-    "Plan",
-    "Slice",
-    "Traffic",
-    "costs",
-    "plan",
-    "product_flops",
-    "table",
-    "verdict",
-]

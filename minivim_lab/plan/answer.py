@@ -18,8 +18,6 @@ from minivim_lab.plan.chips import Slice, available_bytes
 from minivim_lab.plan.hlo import Traffic
 from minivim_lab.plan.program import Program, compiled, inputs, model_flops, schedule
 
-DAY = 24 * 3600
-
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -60,33 +58,46 @@ class Plan:
     @property
     def fits(self) -> bool:
         """Every program of the run does."""
-        return all(one.fits for one in self.programs)
+        return all(program.fits for program in self.programs)
 
     @property
     def needed_bytes(self) -> int:
         """Of the largest program."""
-        return max(one.needed for one in self.programs)
+        return max(program.needed for program in self.programs)
 
     @property
     def temporaries(self) -> int:
-        """What lies beside the arguments when the most does."""
+        """Memory beside the arguments, at most."""
         return self.needed_bytes - self.argument_bytes
 
-    def _mean(self, of: Callable[[Program], float]) -> float:
-        return sum((one.share * of(one) for one in self.programs), 0.0)
+    def _mean(self, name: str) -> float:
+        return sum((p.share * getattr(p, name) for p in self.programs), 0.0)
 
     @property
     def flops(self) -> float:
         """With what is computed twice."""
-        return self._mean(lambda one: one.flops)
+        return self._mean("flops")
 
     @property
     def hbm_bytes(self) -> float:
-        return self._mean(lambda one: one.hbm_bytes)
+        return self._mean("hbm_bytes")
 
     @property
     def wire_bytes(self) -> float:
-        return self._mean(lambda one: one.wire_bytes)
+        return self._mean("wire_bytes")
+
+    def exchanged(self, *kinds: str) -> tuple[float, float]:
+        """Count and bytes of these collectives in a step."""
+        every = [
+            (program.share, traffic)
+            for program in self.programs
+            for kind, traffic in program.collectives.items()
+            if kind in kinds
+        ]
+        return (
+            sum((share * traffic.count for share, traffic in every), 0.0),
+            sum((share * traffic.bytes for share, traffic in every), 0.0),
+        )
 
     @property
     def limits(self) -> dict[str, float]:
@@ -110,7 +121,7 @@ class Plan:
 
     @property
     def days(self) -> float:
-        return self.steps * self.seconds / DAY
+        return self.steps * self.seconds / (24 * 3600)
 
     @property
     def chip_hours(self) -> float:
@@ -130,14 +141,14 @@ class Plan:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Plan:
         """Inverse of `as_dict`."""
-        names = {item.name for item in dataclasses.fields(cls)}
-        kept = {name: value for name, value in values.items() if name in names}
+        names = [item.name for item in dataclasses.fields(cls)]
+        kept = {name: values[name] for name in names if name in values}
         programs = []
-        for one in kept["programs"]:
-            traffic = {k: Traffic(**v) for k, v in one["collectives"].items()}
-            programs.append(Program(**{**one, "collectives": traffic}))
-        settings = tuple(kept["settings"])
-        return cls(**{**kept, "programs": tuple(programs), "settings": settings})
+        for program in kept["programs"]:
+            traffic = {k: Traffic(**v) for k, v in program["collectives"].items()}
+            programs.append(Program(**{**program, "collectives": traffic}))
+        kept |= {"programs": tuple(programs), "settings": tuple(kept["settings"])}
+        return cls(**kept)
 
 
 def plan(
@@ -163,15 +174,16 @@ def plan(
     where = Slice.parse(topology)
     devices = where.devices()
     over = make_mesh(mesh, devices=devices)
-    found = inputs(recipe, over)
+    given = inputs(recipe, over)
     programs = []
-    for name, (due, share) in schedule(found.objective).items():
+    for name, (due, share) in schedule(given.objective).items():
         say(f"compiling the {name} of {recipe.name} for {where.chips} x {where.name}")
-        one = compiled(
-            found, name=name, due=due, share=share, chips=over.size, quick=quick
+        program = compiled(
+            given, name=name, due=due, share=share, chips=over.size, quick=quick
         )
-        say(f"{'compiled' if one.fits else 'refused'} in {one.compile_seconds:.0f} s")
-        programs.append(one)
+        done = "compiled" if program.fits else "refused"
+        say(f"{done} in {program.compile_seconds:.0f} s")
+        programs.append(program)
     return Plan(
         recipe=recipe.name,
         stage=recipe.stage,
@@ -185,10 +197,13 @@ def plan(
         batch_size=recipe.run.batch_size,
         accumulate=recipe.run.accumulate,
         steps=recipe.run.steps,
-        parameters=count_parameters(found.objective.model),
-        frozen={k: _size(v) for k, v in found.objective.constants.items()},
-        state_bytes=found.state_bytes,
-        argument_bytes=found.argument_bytes,
+        parameters=count_parameters(given.objective.model),
+        frozen={
+            name: sum(leaf.size for leaf in jax.tree.leaves(state))
+            for name, state in given.objective.constants.items()
+        },
+        state_bytes=given.state_bytes,
+        argument_bytes=given.argument_bytes,
         available_bytes=available_bytes(devices),
         programs=tuple(programs),
         model_flops=model_flops(recipe) / over.size,
@@ -198,10 +213,6 @@ def plan(
         hbm_bandwidth=where.chip.hbm_bandwidth,
         ici_bandwidth=where.chip.ici_bandwidth,
     )
-
-
-def _size(state: Any) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(state))
 
 
 def _all(recipe: TrainableRecipe, name: str) -> str:
@@ -221,102 +232,77 @@ def optimiser_words(config: OptimConfig) -> str:
     return f"AdamW, {first} first and {kept[second]}"
 
 
-# --- in words ----------------------------------------------------------------------
-
-
 def gib(count: int) -> str:
     """Bytes as the compiler writes them."""
     return f"{count / 2**30:.2f} GiB"
 
 
-def table(found: Plan) -> str:
+def table(answer: Plan) -> str:
     """The plan for a terminal."""
-    rows = [*_what(found), *_memory(found)]
-    if found.fits:
-        rows += _work(found) + _time(found)
-    rows += [("compiled in", _compile_times(found))]
-    width = max(len(name) for name, _ in rows)
-    lines = [f"{found.stage} {found.recipe} on {found.chips} x TPU {found.topology}"]
-    lines += [f"  {name:{width}}  {text}" for name, text in rows]
-    return "\n".join(lines)
-
-
-def verdict(found: Plan) -> str:
-    """Fits or not, with the compiler's figures, in one or two lines."""
-    if found.fits:
-        return (
-            f"fits: {gib(found.needed_bytes)} of {gib(found.available_bytes)} on each "
-            "chip"
+    frozen = ", ".join(f"{k} ({v / 1e6:.1f} M)" for k, v in answer.frozen.items())
+    parts = f" in {answer.accumulate} parts" if answer.accumulate > 1 else ""
+    rows = {
+        "mesh": answer.mesh,
+        "parameters": f"{answer.parameters:,}",
+        "frozen in the step": frozen or "nothing",
+        "optimiser": answer.optimiser,
+        "precision, remat": f"{answer.precision}, {answer.remat}",
+        "batch": f"{answer.batch_size}{parts}, {answer.steps:,} steps",
+        "state": gib(answer.state_bytes),
+    }
+    for program in answer.programs:
+        text = f"{gib(program.needed)} needed of {gib(answer.available_bytes)}"
+        beside = gib(program.needed - answer.argument_bytes)
+        end = (
+            f", {beside} of them beside state and batch"
+            if program.fits
+            else ": refused"
         )
-    refused = next(one for one in found.programs if not one.fits)
-    return (
-        f"does not fit: the {refused.name} needs {gib(refused.needed)} of "
-        f"{gib(found.available_bytes)} on each chip, state {gib(found.state_bytes)}\n"
-        f"compiler: {refused.refusal}"
+        rows[f"memory, {program.name}"] = text + end
+    if answer.fits:
+        rows |= _work(answer)
+    rows["compiled in"] = ", ".join(
+        f"{p.compile_seconds:.0f} s ({p.processor_seconds:.0f} s of processors)"
+        for p in answer.programs
+    )
+    width = max(map(len, rows))
+    lines = [
+        f"{answer.stage} {answer.recipe} on {answer.chips} x TPU {answer.topology}"
+    ]
+    return "\n".join(
+        lines + [f"  {name:{width}}  {text}" for name, text in rows.items()]
     )
 
 
-def _what(found: Plan) -> list[tuple[str, str]]:
-    frozen = ", ".join(f"{k} ({v / 1e6:.1f} M)" for k, v in found.frozen.items())
-    parts = f" in {found.accumulate} parts" if found.accumulate > 1 else ""
-    return [
-        ("mesh", found.mesh),
-        ("parameters", f"{found.parameters:,}"),
-        ("frozen in the step", frozen or "nothing"),
-        ("optimiser", found.optimiser),
-        ("precision, remat", f"{found.precision}, {found.remat}"),
-        ("batch", f"{found.batch_size}{parts}, {found.steps:,} steps"),
-    ]
-
-
-def _memory(found: Plan) -> list[tuple[str, str]]:
-    rows = [("state", gib(found.state_bytes))]
-    for one in found.programs:
-        text = f"{gib(one.needed)} needed of {gib(found.available_bytes)}"
-        if one.fits:
-            beside = one.needed - found.argument_bytes
-            text += f", {gib(beside)} of them beside state and batch"
-        rows.append((f"memory, {one.name}", text if one.fits else f"{text}: refused"))
+def _work(answer: Plan) -> dict[str, str]:
+    """What a step does, and the time it takes."""
+    again = answer.flops / answer.model_flops - 1
+    rows = {
+        "FLOPs": f"{answer.flops:.3e}, of the model {answer.model_flops:.3e} "
+        f"({again:+.0%} computed again)",
+        "memory traffic": f"{answer.hbm_bytes / 1e9:.1f} GB",
+    }
+    for kind in sorted({kind for p in answer.programs for kind in p.collectives}):
+        count, size = answer.exchanged(kind)
+        rows[kind] = f"{count:.0f} of {size / 1e9:.2f} GB together"
+    if loops := sum(program.unknown_loops for program in answer.programs):
+        rows["loops"] = f"{loops} of unknown length, counted once"
+    limits = ", ".join(f"{k} {1e3 * v:.1f}" for k, v in answer.limits.items())
+    rows["limits, ms a step"] = f"{limits}; {answer.bound} binds"
+    rows[f"at {answer.mfu:.0%} utilisation"] = (
+        f"{1e3 * answer.seconds:.1f} ms a step, {answer.days:.2f} days, "
+        f"{answer.chip_hours:,.0f} chip-hours"
+    )
     return rows
 
 
-def _work(found: Plan) -> list[tuple[str, str]]:
-    again = found.flops / found.model_flops - 1
-    rows = [
-        ("FLOPs", f"{found.flops:.3e}, of the model {found.model_flops:.3e} "
-                  f"({again:+.0%} computed again)"),
-        ("memory traffic", f"{found.hbm_bytes / 1e9:.1f} GB"),
-    ]  # fmt: skip
-    kinds = sorted({kind for one in found.programs for kind in one.collectives})
-    for kind in kinds:
-        count, size = (
-            sum(
-                one.share * getattr(one.collectives[kind], name)
-                for one in found.programs
-                if kind in one.collectives
-            )
-            for name in ("count", "bytes")
-        )
-        rows.append((kind, f"{count:.0f} of {size / 1e9:.2f} GB together"))
-    if loops := sum(one.unknown_loops for one in found.programs):
-        rows.append(("loops", f"{loops} of unknown length, counted once"))
-    return rows
-
-
-def _time(found: Plan) -> list[tuple[str, str]]:
-    limits = ", ".join(f"{k} {1e3 * v:.1f}" for k, v in found.limits.items())
-    return [
-        ("limits, ms a step", f"{limits}; {found.bound} binds"),
-        (
-            f"at {found.mfu:.0%} utilisation",
-            f"{1e3 * found.seconds:.1f} ms a step, {found.days:.2f} days, "
-            f"{found.chip_hours:,.0f} chip-hours",
-        ),
-    ]
-
-
-def _compile_times(found: Plan) -> str:
-    return ", ".join(
-        f"{one.compile_seconds:.0f} s ({one.processor_seconds:.0f} s of processors)"
-        for one in found.programs
+def verdict(answer: Plan) -> str:
+    """Fits or not, with the compiler's figures, in one or two lines."""
+    available = gib(answer.available_bytes)
+    if answer.fits:
+        return f"fits: {gib(answer.needed_bytes)} of {available} on each chip"
+    refused = next(program for program in answer.programs if not program.fits)
+    return (
+        f"does not fit: the {refused.name} needs {gib(refused.needed)} of {available} "
+        f"on each chip, state {gib(answer.state_bytes)}\ncompiler: {refused.refusal}"
     )

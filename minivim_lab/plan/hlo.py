@@ -74,11 +74,6 @@ class Costs:
         total.wire += times * wire
 
 
-def wire_bytes(collectives: dict[str, Traffic]) -> float:
-    """What a chip sends in all collectives together."""
-    return sum((traffic.wire for traffic in collectives.values()), 0.0)
-
-
 def costs(text: str) -> Costs:
     """Costs of the text of a compiled module (`compiled.as_text()`).
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minivim.errors import UserError
+from minivim.show.tables import markdown_table
 from minivim_lab.plan.answer import Plan, gib
 from minivim_lab.plan.predict import exchanged, rules_of
 
@@ -110,9 +111,6 @@ def planned(row: Row, *, out: Path, limit: int) -> Plan:
     return Plan.from_dict(json.loads(file.read_text()))
 
 
-# --- the page ----------------------------------------------------------------------
-
-
 def markdown(found: dict[str, Plan]) -> str:
     """The section of the results page, of the rows that are there."""
     return "\n\n".join(
@@ -120,153 +118,117 @@ def markdown(found: dict[str, Plan]) -> str:
             "## What the paper's recipes would cost, by the TPU's compiler",
             "Train steps as they are, compiled for slices of TPUv4 that are not there, "
             "at the paper's batch: `python -m minivim_lab.plan.paper`. Bytes and FLOPs "
-            "are "
-            "those of one chip and one step; GiB are 2^30 bytes. *Limits* are the "
+            "are those of one chip and one step; GiB are 2^30 bytes. *Limits* are the "
             "seconds that arithmetic, memory traffic or links would take alone at the "
             "chip's published speed; *days* the recipe's steps at 50 % of the peak on "
             "the model's FLOPs, or at the slowest limit if that is longer; *compiled* "
             "the seconds of processors that each program took, those of the tokenizers "
             "with `--quick`. Nothing here was run.",
-            _recipes(found),
+            _table(
+                "recipe | parameters | frozen in the step | state | needed of 30.75 | "
+                "TFLOP (of the model) | limits, s | images/s (paper) | days | "
+                "chip-hours | compiled, s",
+                {row: _recipe(row, found.get(row.name)) for row in RECIPES},
+            ),
             "VIM-Large again, with and without the parameters split (`fsdp`):",
-            _grid(found),
+            _table(
+                "mesh | optimiser | precision | state | needed of 30.75 | limits, s | "
+                "gradients, GB | gathered, GB | compiled, s",
+                {row: _variant(found.get(row.name)) for row in GRID},
+            ),
             "Twice the chips and twice the batch. *Rules* is what the sharding rules "
             "predict without a compiler, gradients and gathered parameters:",
-            _scaling(found),
+            _table(
+                "mesh | chips | batch | needed of 30.75 | TFLOP | against 64 chips | "
+                "gradients, GB (rules) | gathered, GB (rules)",
+                {
+                    row: _scaled(found.get(row.name), found.get(small.name))
+                    for small, large in SCALING
+                    for row in (small, large)
+                },
+            ),
         )
     )
 
 
-def _lines(header: str, rows: list[str]) -> str:
-    return "\n".join([header, "|---" * (header.count("|") - 1) + "|", *rows])
+def _table(titles: str, rows: dict[Row, list[str]]) -> str:
+    """A Markdown table; a row without a plan says so."""
+    names = titles.split(" | ")
+    missing = ["not compiled", *["-"] * (len(names) - 2)]
+    cells = [found or [row.name, *missing] for row, found in rows.items()]
+    return markdown_table(names, cells)
 
 
-def _row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
+def _needed(plan: Plan) -> str:
+    return f"{gib(plan.needed_bytes)}, {'fits' if plan.fits else '**refused**'}"
 
 
-def memory(found: Plan) -> str:
-    """Needed and verdict in one cell."""
-    return f"{gib(found.needed_bytes)}, {'fits' if found.fits else '**refused**'}"
-
-
-def limits(found: Plan) -> str:
+def _limits(plan: Plan) -> str:
     """Arithmetic, memory and links in seconds, the binding one in bold."""
-    if not found.fits:
+    if not plan.fits:
         return "-"
     return " / ".join(
-        f"**{value:.3f}**" if name == found.bound else f"{value:.3f}"
-        for name, value in found.limits.items()
+        f"**{value:.3f}**" if name == plan.bound else f"{value:.3f}"
+        for name, value in plan.limits.items()
     )
 
 
-def _recipes(found: dict[str, Plan]) -> str:
-    header = _row(
-        "recipe", "parameters", "frozen in the step", "state", "needed of 30.75",
-        "TFLOP (of the model)", "limits, s", "images/s (paper)", "days", "chip-hours",
-        "compiled, s",
-    )  # fmt: skip
-    rows = [
-        _recipe(row, found[row.name]) if row.name in found else _missing(row, 11)
-        for row in RECIPES
-    ]
-    return _lines(header, rows)
+def _compiled(plan: Plan) -> str:
+    return " + ".join(f"{program.processor_seconds:.0f}" for program in plan.programs)
 
 
-def _missing(row: Row, columns: int) -> str:
-    return _row(row.name, "not compiled", *["-"] * (columns - 2))
-
-
-def _recipe(row: Row, one: Plan) -> str:
-    frozen = ", ".join(f"{k} {v / 1e6:.0f} M" for k, v in one.frozen.items())
+def _recipe(row: Row, plan: Plan | None) -> list[str]:
+    if plan is None:
+        return []
+    frozen = ", ".join(f"{k} {v / 1e6:.0f} M" for k, v in plan.frozen.items())
     times = ["-"] * 3
-    if one.fits:
-        printed = PRINTED.get(row.recipe, "-")
-        pace = f"{one.batch_size / one.seconds:,.0f} ({printed})"
-        times = [pace, f"{one.days:.1f}", f"{one.chip_hours:,.0f}"]
-    lazy = any("R1" in program.name for program in one.programs)
-    return _row(
+    if plan.fits:
+        pace = f"{plan.batch_size / plan.seconds:,.0f} ({PRINTED.get(row.recipe, '-')})"
+        times = [pace, f"{plan.days:.1f}", f"{plan.chip_hours:,.0f}"]
+    lazy = any("R1" in program.name for program in plan.programs)
+    return [
         row.recipe + (", without R1" if row.recipe in TOKENIZERS and not lazy else ""),
-        f"{one.parameters / 1e6:,.0f} M",
+        f"{plan.parameters / 1e6:,.0f} M",
         frozen or "-",
-        gib(one.state_bytes),
-        memory(one),
-        f"{one.flops / 1e12:.1f} ({one.model_flops / 1e12:.1f})",
-        limits(one),
+        gib(plan.state_bytes),
+        _needed(plan),
+        f"{plan.flops / 1e12:.1f} ({plan.model_flops / 1e12:.1f})",
+        _limits(plan),
         *times,
-        compile_seconds(one),
-    )
+        _compiled(plan),
+    ]
 
 
-def compile_seconds(found: Plan) -> str:
-    """Processor seconds of each program."""
-    return " + ".join(f"{one.processor_seconds:.0f}" for one in found.programs)
+def _variant(plan: Plan | None) -> list[str]:
+    if plan is None:
+        return []
+    moved = [f"{size / 1e9:.2f}" for size in exchanged(plan).values()]
+    return [
+        plan.mesh,
+        plan.optimiser,
+        plan.precision,
+        gib(plan.state_bytes),
+        _needed(plan),
+        _limits(plan),
+        *(moved if plan.fits else ["-", "-"]),
+        _compiled(plan),
+    ]
 
 
-def _grid(found: dict[str, Plan]) -> str:
-    header = _row(
-        "mesh", "optimiser", "precision", "state", "needed of 30.75", "limits, s",
-        "gradients, GB", "gathered, GB", "compiled, s",
-    )  # fmt: skip
-    rows = []
-    for row in GRID:
-        if (one := found.get(row.name)) is None:
-            rows.append(_missing(row, 9))
-            continue
-        moved = exchanged(one)
-        cells = [f"{moved[k] / 1e9:.2f}" for k in ("gradients", "parameters")]
-        rows.append(
-            _row(
-                one.mesh,
-                one.optimiser,
-                one.precision,
-                gib(one.state_bytes),
-                memory(one),
-                limits(one),
-                *(cells if one.fits else ["-", "-"]),
-                compile_seconds(one),
-            )
-        )
-    return _lines(header, rows)
-
-
-def _scaling(found: dict[str, Plan]) -> str:
-    header = _row(
-        "mesh", "chips", "batch", "needed of 30.75", "TFLOP", "against 64 chips",
-        "gradients, GB (rules)", "gathered, GB (rules)",
-    )  # fmt: skip
-    rows = []
-    for small, large in SCALING:
-        for row in (small, large):
-            one, base = found.get(row.name), found.get(small.name)
-            if one is None or base is None:
-                rows.append(_missing(row, 8))
-                continue
-            rules, moved = rules_of(one), exchanged(one)
-            cells = [
-                f"{moved[k] / 1e9:.2f} ({rules[k] / 1e9:.2f})"
-                for k in ("gradients", "parameters")
-            ]
-            rows.append(
-                _row(
-                    one.mesh,
-                    str(one.chips),
-                    f"{one.batch_size:,}",
-                    memory(one),
-                    f"{one.flops / 1e12:.2f}",
-                    f"{one.flops / base.flops - 1:+.2%}",
-                    *(cells if one.fits else ["-", "-"]),
-                )
-            )
-    return _lines(header, rows)
-
-
-def write_page(found: dict[str, Plan], page: Path) -> None:
-    """`plan.json` and `plan.md` in the folder `page`."""
-    page.mkdir(parents=True, exist_ok=True)
-    kept = {name: one.as_dict() for name, one in found.items()}
-    (page / "plan.json").write_text(json.dumps(kept, indent=1) + "\n")
-    (page / "plan.md").write_text(markdown(found) + "\n")
+def _scaled(plan: Plan | None, base: Plan | None) -> list[str]:
+    if plan is None or base is None:
+        return []
+    rules, moved = rules_of(plan), exchanged(plan)
+    cells = [f"{moved[k] / 1e9:.2f} ({rules[k] / 1e9:.2f})" for k in rules]
+    return [
+        plan.mesh,
+        str(plan.chips),
+        f"{plan.batch_size:,}",
+        _needed(plan),
+        f"{plan.flops / 1e12:.2f}",
+        f"{plan.flops / base.flops - 1:+.2%}",
+        *(cells if plan.fits else ["-", "-"]),
+    ]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -281,14 +243,17 @@ def main(arguments: list[str] | None = None) -> int:
     for row in ROWS:
         if chosen.only not in row.name:
             continue
-        print(f"{row.name}", file=sys.stderr, flush=True)
+        print(row.name, file=sys.stderr, flush=True)
         try:
             found[row.name] = planned(row, out=chosen.out, limit=chosen.limit)
         except UserError as error:
             print(f"minivim: error: {error}", file=sys.stderr)
             code = 2
     if chosen.page and found:
-        write_page(found, chosen.page)
+        chosen.page.mkdir(parents=True, exist_ok=True)
+        kept = {name: plan.as_dict() for name, plan in found.items()}
+        (chosen.page / "plan.json").write_text(json.dumps(kept, indent=1) + "\n")
+        (chosen.page / "plan.md").write_text(markdown(found) + "\n")
     print(markdown(found))
     return code
 

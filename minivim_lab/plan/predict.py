@@ -44,41 +44,28 @@ def predicted(
         name = jax.tree_util.keystr(path, simple=True, separator=".")
         product = IN_A_LOOP.search(name) and KERNEL.search(name)
         gradients += count * (summed if product else leaf.dtype.itemsize)
-        if _splits(spec_of(name, leaf.shape, mesh), mesh):
+        split = "fsdp" in jax.tree.leaves(tuple(spec_of(name, leaf.shape, mesh)))
+        if split and mesh.shape["fsdp"] > 1:
             parameters += gathered * count * (2 if IN_A_LOOP.search(name) else 1)
     several = mesh.shape["data"] * mesh.shape["fsdp"] > 1
     return {"gradients": gradients if several else 0, "parameters": parameters}
 
 
-def rules_of(found: Plan) -> dict[str, int]:
+def rules_of(answer: Plan) -> dict[str, int]:
     """`predicted` for a plan's recipe and mesh; empty where activations travel too."""
-    sizes = MeshShape.parse(found.mesh).over(found.chips)
+    sizes = MeshShape.parse(answer.mesh).over(answer.chips)
     if sizes[2] > 1:
         return {}
     mesh = AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
     recipe = with_overrides(
-        recipes.recipe(found.stage, found.recipe), list(found.settings)
+        recipes.recipe(answer.stage, answer.recipe), list(answer.settings)
     )
     objective, _ = train.abstract(recipe)  # type: ignore[arg-type]
-    params = abstract_state(objective.model, objective.optim, steps=found.steps).params
-    return predicted(params, mesh, summed=4 if found.precision == "float32" else 2)
+    params = abstract_state(objective.model, objective.optim, steps=answer.steps).params
+    return predicted(params, mesh, summed=4 if answer.precision == "float32" else 2)
 
 
-def _splits(spec: Any, mesh: Any) -> bool:
-    return mesh.shape["fsdp"] > 1 and "fsdp" in jax.tree.leaves(tuple(spec))
-
-
-def exchanged(found: Plan) -> dict[str, float]:
+def exchanged(answer: Plan) -> dict[str, float]:
     """The same two figures as the compiler has them, of a plan that fits."""
-    return {
-        name: sum(
-            (
-                one.share * traffic.bytes
-                for one in found.programs
-                for kind, traffic in one.collectives.items()
-                if kind in kinds
-            ),
-            0.0,
-        )
-        for name, kinds in (("gradients", REDUCTIONS), ("parameters", GATHERS))
-    }
+    kinds = {"gradients": REDUCTIONS, "parameters": GATHERS}
+    return {name: answer.exchanged(*kinds[name])[1] for name in kinds}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from dataclasses import dataclass, field
@@ -12,13 +11,13 @@ import jax
 from jax.sharding import Mesh
 
 from minivim import train
-from minivim.config import StackConfig
+from minivim.config import leaves, with_overrides
 from minivim.errors import UserError
 from minivim.sharding import by_rows, check_batch, shardings_of
 from minivim.train import Objective, TrainableRecipe
 from minivim.training.step import abstract_state, make_step
 from minivim_lab.plan.chips import first_line, refusal
-from minivim_lab.plan.hlo import Traffic, costs, wire_bytes
+from minivim_lab.plan.hlo import Traffic, costs
 from minivim_lab.plan.products import product_flops
 
 # On a scale from -1 to 1. A step with StyleGAN2's discriminator compiles six times as
@@ -54,13 +53,13 @@ class Program:
 
     @property
     def wire_bytes(self) -> float:
-        """What the chip sends."""
-        return wire_bytes(self.collectives)
+        """What the chip sends in all collectives together."""
+        return sum((traffic.wire for traffic in self.collectives.values()), 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """A step and the shapes of what it takes, laid out over a mesh."""
+    """A step and the shapes of its arguments, laid out over a mesh."""
 
     objective: Objective
     step: Any
@@ -70,12 +69,16 @@ class Inputs:
     @property
     def state_bytes(self) -> int:
         """Parameters, statistics and optimiser on one chip."""
-        return bytes_on_one(self.state)
+        return _bytes_on_one(self.state)
 
     @property
     def argument_bytes(self) -> int:
         """The same with batch and frozen weights."""
-        return self.state_bytes + bytes_on_one(self.batch)
+        return self.state_bytes + _bytes_on_one(self.batch)
+
+    def trace(self, due: bool = False) -> Any:
+        """The step's program; `due`: with the lazy terms."""
+        return self.step.trace(self.state, self.batch, due=due)
 
 
 def inputs(recipe: TrainableRecipe, mesh: Mesh | None) -> Inputs:
@@ -87,9 +90,10 @@ def inputs(recipe: TrainableRecipe, mesh: Mesh | None) -> Inputs:
         check_batch(mesh, batch_size=run.batch_size, accumulate=run.accumulate)
         state = _laid_out(state, shardings_of(state, mesh))
         batch = {
-            name: _laid_out(value, by_rows(mesh))
-            if hasattr(value, "shape")
-            else _laid_out(_shapes(value), shardings_of(value, mesh))
+            name: _laid_out(
+                value,
+                by_rows(mesh) if hasattr(value, "shape") else shardings_of(value, mesh),
+            )
             for name, value in batch.items()
         }
     step = make_step(
@@ -106,18 +110,14 @@ def inputs(recipe: TrainableRecipe, mesh: Mesh | None) -> Inputs:
     return Inputs(objective=objective, step=step, state=state, batch=batch)
 
 
-def _shapes(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
-
-
 def _laid_out(tree: Any, shardings: Any) -> Any:
-    if isinstance(shardings, jax.sharding.Sharding):
-        return jax.ShapeDtypeStruct(tree.shape, tree.dtype, sharding=shardings)
-    return jax.tree.map(_laid_out, tree, shardings)
+    def shape(x: Any, where: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+
+    return jax.tree.map(shape, tree, shardings)
 
 
-def bytes_on_one(tree: Any) -> int:
-    """Bytes of a tree of abstract arrays that lie on one device."""
+def _bytes_on_one(tree: Any) -> int:
     return sum(
         math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
         for x in jax.tree.leaves(tree)
@@ -137,31 +137,20 @@ def model_flops(recipe: TrainableRecipe) -> float:
     """FLOPs of a mean step without anything computed twice, on all chips together."""
     plain = inputs(without_remat(recipe), None)
     return sum(
-        share * product_flops(plain.step.trace(plain.state, plain.batch, due=due).jaxpr)
+        share * product_flops(plain.trace(due).jaxpr)
         for due, share in schedule(plain.objective).values()
     )
 
 
 def without_remat(recipe: TrainableRecipe) -> TrainableRecipe:
     """The recipe with every activation kept."""
-
-    def kept(config: Any) -> Any:
-        if not dataclasses.is_dataclass(config) or isinstance(config, type):
-            return config
-        changes = {
-            item.name: kept(getattr(config, item.name))
-            for item in dataclasses.fields(config)
-            if item.init
-        }
-        if isinstance(config, StackConfig):
-            changes["remat"] = "none"
-        return dataclasses.replace(config, **changes)
-
-    return kept(recipe)
+    names = [name for name in leaves(recipe) if name.split(".")[-1] == "remat"]
+    kept: Any = with_overrides(recipe, [f"{name}=none" for name in names])
+    return kept
 
 
 def compiled(
-    found: Inputs,
+    given: Inputs,
     *,
     name: str,
     due: bool,
@@ -174,19 +163,8 @@ def compiled(
     `quick`: with the compiler's least effort for a fast program. Raises `UserError` for
     whatever else the compiler refuses.
     """
-    traced = found.step.trace(found.state, found.batch, due=due)
-    flops = product_flops(traced.jaxpr) / chips
+    traced = given.trace(due)
     wall, processor = time.perf_counter(), time.process_time()
-
-    def result(**values: Any) -> Program:
-        return Program(
-            name=name,
-            share=share,
-            compile_seconds=round(time.perf_counter() - wall, 1),
-            processor_seconds=round(time.process_time() - processor, 1),
-            **values,
-        )
-
     try:
         executable = traced.lower().compile(QUICK if quick else None)
     except jax.errors.JaxRuntimeError as error:
@@ -195,20 +173,25 @@ def compiled(
                 f"the compiler refuses the {name}: {first_line(error)}; try another "
                 "--mesh, precision or remat"
             ) from error
-        return result(
-            fits=False, needed=refused.needed, refusal=refused.words, flops=flops
-        )
-    return result(fits=True, **measured(executable))
-
-
-def measured(executable: Any) -> dict[str, Any]:
-    """Memory and costs of an executable."""
-    memory, read = executable.memory_analysis(), costs(executable.as_text())
-    return {
-        "needed": int(memory.peak_memory_in_bytes),
-        "temp_size": int(memory.temp_size_in_bytes),
-        "flops": float(read.flops),
-        "hbm_bytes": read.hbm_bytes,
-        "collectives": read.collectives,
-        "unknown_loops": read.unknown_loops,
-    }
+        figures: dict[str, Any] = {
+            "fits": False,
+            "needed": refused.needed,
+            "refusal": refused.words,
+            "flops": product_flops(traced.jaxpr) / chips,
+        }
+    else:
+        memory, read = executable.memory_analysis(), costs(executable.as_text())
+        figures = {
+            "fits": True,
+            "needed": int(memory.peak_memory_in_bytes),
+            "temp_size": int(memory.temp_size_in_bytes),
+            **vars(read),
+            "flops": float(read.flops),
+        }
+    return Program(
+        name=name,
+        share=share,
+        compile_seconds=round(time.perf_counter() - wall, 1),
+        processor_seconds=round(time.process_time() - processor, 1),
+        **figures,
+    )

@@ -114,7 +114,7 @@ PRIOR = replace(
 
 def both(recipe, due=False):
     found = inputs(recipe, None)
-    traced = found.step.trace(found.state, found.batch, due=due)
+    traced = found.trace(due)
     text = traced.lower().compile().as_text()
     return costs(text), product_flops(traced.jaxpr)
 
@@ -134,7 +134,7 @@ def test_a_train_step_counts_the_same_both_ways(recipe):
 def test_what_is_computed_twice_is_no_model_flops():
     assert without_remat(PRIOR).model.stack == replace(STACK, remat="none")
     twice, once = (
-        product_flops(i.step.trace(i.state, i.batch).jaxpr)
+        product_flops(i.trace().jaxpr)
         for i in (inputs(PRIOR, None), inputs(without_remat(PRIOR), None))
     )
     per_token = 3 * (4 * 16 * 16 + 16 * 32)
@@ -161,7 +161,6 @@ EIGHT = """
 import json, sys
 import jax
 from minivim_lab.plan import costs, product_flops
-from minivim_lab.plan.hlo import wire_bytes
 from minivim_lab.plan.predict import predicted
 from minivim_lab.plan.program import inputs
 from minivim.sharding import MeshShape, make_mesh
@@ -171,7 +170,7 @@ found = {}
 for shape in ("data=8", "fsdp=8", "data=2,fsdp=2,tensor=2"):
     mesh = make_mesh(MeshShape.parse(shape))
     given = inputs(PRIOR, mesh)
-    traced = given.step.trace(given.state, given.batch)
+    traced = given.trace()
     read = costs(traced.lower().compile().as_text())
     rules = None
     if "tensor" not in shape:
@@ -180,7 +179,7 @@ for shape in ("data=8", "fsdp=8", "data=2,fsdp=2,tensor=2"):
         "flops": read.flops,
         "trace": product_flops(traced.jaxpr),
         "kinds": {kind: one.bytes for kind, one in read.collectives.items()},
-        "wire": wire_bytes(read.collectives),
+        "wire": sum(one.wire for one in read.collectives.values()),
         "rules": rules,
         "state": given.state_bytes,
         "parameters": sum(x.size for x in jax.tree.leaves(given.state.params)),
