@@ -81,7 +81,8 @@ class Name:
 def public(root: Path, module: str) -> list[Name]:
     """The public names of a module in the order of `__all__`, else of the source.
 
-    A package without `__all__` offers what it imports from its own modules.
+    A package without `__all__` offers what it imports from its own modules, and with a
+    star their constants too.
     """
     path = _file(root, module)
     tree = ast.parse(path.read_text("utf-8"))
@@ -90,11 +91,16 @@ def public(root: Path, module: str) -> list[Name]:
         names = ast.literal_eval(listed[0].value)  # type: ignore[attr-defined]
         return [_find(root, module, name) for name in names]
     imported = [
-        _find(root, module, alias.asname or alias.name)
+        name
         for node in tree.body
         if isinstance(node, ast.ImportFrom)
         and (node.module or "").startswith(f"{module}.")
         for alias in node.names
+        for name in (
+            _starred(root, node.module)  # type: ignore[arg-type]
+            if alias.name == "*"
+            else [_find(root, module, alias.asname or alias.name)]
+        )
     ]
     return imported + [
         _find(root, module, node.name)
@@ -102,6 +108,13 @@ def public(root: Path, module: str) -> list[Name]:
         if isinstance(node, ast.ClassDef | ast.FunctionDef)
         if not node.name.startswith("_") and ast.get_docstring(node)
     ]
+
+
+def _starred(root: Path, module: str) -> list[Name]:
+    """Public names of a module and its constants, which capitals tell."""
+    tree = ast.parse(_file(root, module).read_text("utf-8"))
+    names = [name for node in tree.body if (name := _target(node) or "").isupper()]
+    return [*(_find(root, module, name) for name in names), *public(root, module)]
 
 
 def page(root: Path, module: str) -> str:

@@ -5,34 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from minivim.config import (
-    CNNConfig,
-    DiscriminatorConfig,
-    LossConfig,
-    OptimConfig,
-    PriorConfig,
-    PriorRecipe,
-    QuantizerConfig,
-    RunConfig,
-    StackConfig,
-    TokenizerConfig,
-    TokenizerRecipe,
-)
+from minivim import config
 from minivim.recipes.toys import as_vq_vae
 
 # Paper, Table 2: blocks, heads and widths of all five sizes
-SMALL = StackConfig(blocks=8, heads=8, width=512, hidden=2048)
-BASE = StackConfig(blocks=12, heads=12, width=768, hidden=3072)
+SMALL = config.StackConfig(blocks=8, heads=8, width=512, hidden=2048)
+BASE = config.StackConfig(blocks=12, heads=12, width=768, hidden=3072)
 # VQGAN's, three times halved; Table 1 varies the channels.
-CNN = CNNConfig(channels=128, multipliers=(1, 1, 2, 4))
+CNN = config.CNNConfig(channels=128, multipliers=(1, 1, 2, 4))
 # With activations computed again: kept, they need more than a chip has.
-LARGE = StackConfig(blocks=32, heads=16, width=1280, hidden=5120, remat="full")
-VIM_BASE = StackConfig(
+LARGE = config.StackConfig(blocks=32, heads=16, width=1280, hidden=5120, remat="full")
+VIM_BASE = config.StackConfig(
     blocks=24, heads=16, width=1536, hidden=6144, dropout=0.1, remat="full"
 )
-VIM_LARGE = StackConfig(
+VIM_LARGE = config.StackConfig(
     blocks=36, heads=32, width=2048, hidden=8192, dropout=0.1, remat="full"
 )
+
+# How often the runs of both stages report.
+OFTEN = {"log_every": 100, "eval_every": 10_000, "checkpoint_every": 5_000}
 
 # Parameter counts as the paper prints them in Table 2, in millions.
 PRINTED = {SMALL: 32, BASE: 91, LARGE: 599, VIM_BASE: 650, VIM_LARGE: 1697}
@@ -41,30 +32,30 @@ PRINTED = {SMALL: 32, BASE: 91, LARGE: 599, VIM_BASE: 650, VIM_LARGE: 1697}
 # Paper, section 5.1: 500k steps of 256 images, Adam 0.9 and 0.99
 def _paper_tokenizer(
     name: str,
-    encoder: StackConfig | CNNConfig,
-    decoder: StackConfig | CNNConfig,
+    encoder: config.StackConfig | config.CNNConfig,
+    decoder: config.StackConfig | config.CNNConfig,
     **changes: Any,
-) -> TokenizerRecipe:
+) -> config.TokenizerRecipe:
     """Stage 1 as in sections 3 and 5.1: all five terms, 500k steps of 256.
 
     The perceptual term needs LPIPS weights, which `minivim convert lpips` makes of
     public files: `minivim convert lpips VGG16 HEADS --out runs/lpips`.
     """
-    recipe = TokenizerRecipe(
+    recipe = config.TokenizerRecipe(
         name=name,
-        model=TokenizerConfig(
+        model=config.TokenizerConfig(
             image_size=256,
             patch_size=8,
             encoder=encoder,
             decoder=decoder,
-            quantizer=QuantizerConfig(num_codes=8192, code_dim=32),
+            quantizer=config.QuantizerConfig(num_codes=8192, code_dim=32),
             output="laplace",
         ),
-        loss=LossConfig(
+        loss=config.LossConfig(
             vq=1.0, l2=1.0, logit_laplace=0.1, perceptual=0.1, adversarial=0.1
         ),
         perceptual_net="runs/lpips",
-        optim=OptimConfig(
+        optim=config.OptimConfig(
             peak_lr=1e-4,
             warmup_steps=50_000,
             schedule="cosine",
@@ -73,32 +64,27 @@ def _paper_tokenizer(
             b2=0.99,
             weight_decay=1e-4,
         ),
-        run=RunConfig(
-            steps=500_000,
-            batch_size=256,
-            log_every=100,
-            eval_every=10_000,
-            checkpoint_every=5_000,
-            eval_size=2048,
-        ),
+        run=config.RunConfig(steps=500_000, batch_size=256, eval_size=2048, **OFTEN),
     )
     return replace(recipe, **changes)
 
 
 # Paper, section 5.2: 450k steps of 1024 images, Adam 0.9 and 0.96
-def _paper_prior(name: str, stack: StackConfig, num_classes: int) -> PriorRecipe:
+def _paper_prior(
+    name: str, stack: config.StackConfig, num_classes: int
+) -> config.PriorRecipe:
     """Stage 2 as in section 5.2: 450k steps of 1024, Adam(.9, .96).
 
     Its second moment is factored and its first one int8. Silent in the paper: weight
     decay and clipping, which are those of DALL-E and Parti; the augmentation, here a
     mirror image.
     """
-    return PriorRecipe(
+    return config.PriorRecipe(
         name=name,
-        model=PriorConfig(
+        model=config.PriorConfig(
             num_codes=8192, grid=32, stack=stack, num_classes=num_classes
         ),
-        optim=OptimConfig(
+        optim=config.OptimConfig(
             peak_lr=4.5e-4,
             warmup_steps=5_000,
             schedule="exponential",
@@ -111,37 +97,30 @@ def _paper_prior(name: str, stack: StackConfig, num_classes: int) -> PriorRecipe
             first_moment="int8",
             second_moment="factored",
         ),
-        run=RunConfig(
-            steps=450_000,
-            batch_size=1024,
-            log_every=100,
-            eval_every=10_000,
-            checkpoint_every=5_000,
-            eval_size=2048,
-        ),
+        run=config.RunConfig(steps=450_000, batch_size=1024, eval_size=2048, **OFTEN),
         tokenizer="runs/vit-vqgan-ss",
         codes="fly",
         flip=True,
     )
 
 
-def vit_vqgan_ss() -> TokenizerRecipe:
+def vit_vqgan_ss() -> config.TokenizerRecipe:
     """Small encoder, small decoder: what the paper's stage 2 uses. Not run here."""
     return _paper_tokenizer("vit-vqgan-ss", SMALL, SMALL)
 
 
-def vit_vqgan_bb() -> TokenizerRecipe:
+def vit_vqgan_bb() -> config.TokenizerRecipe:
     """Base encoder, base decoder: the default of Table 4. Not run here."""
     return _paper_tokenizer("vit-vqgan-bb", BASE, BASE)
 
 
 # Paper, section 3.1: a small encoder may have a large decoder
-def vit_vqgan_sl() -> TokenizerRecipe:
+def vit_vqgan_sl() -> config.TokenizerRecipe:
     """Small encoder, large decoder: the best rFID, 1.28. Not run here."""
     return _paper_tokenizer("vit-vqgan-sl", SMALL, LARGE)
 
 
-def vit_vqgan_ss_probe() -> TokenizerRecipe:
+def vit_vqgan_ss_probe() -> config.TokenizerRecipe:
     """The same without the perceptual loss, for the probe (section 5.3). Not run here.
 
     Its network has seen labels.
@@ -150,46 +129,46 @@ def vit_vqgan_ss_probe() -> TokenizerRecipe:
     return replace(recipe, loss=replace(recipe.loss, perceptual=0.0), perceptual_net="")
 
 
-def vit_vqgan_bb_patchgan() -> TokenizerRecipe:
+def vit_vqgan_bb_patchgan() -> config.TokenizerRecipe:
     """The row of Table 4 with PatchGAN and its hinge loss. Not run here."""
-    critic = DiscriminatorConfig(kind="patchgan", loss="hinge", r1_gamma=0.0)
+    critic = config.DiscriminatorConfig(kind="patchgan", loss="hinge", r1_gamma=0.0)
     return _paper_tokenizer("vit-vqgan-bb-patchgan", BASE, BASE, discriminator=critic)
 
 
-def cnn_vqgan() -> TokenizerRecipe:
-    """VQGAN's networks with our quantiser and losses: "channels x1". Not run here."""
+def cnn_vqgan() -> config.TokenizerRecipe:
+    """VQGAN's networks with our quantizer and losses: "channels x1". Not run here."""
     return _paper_tokenizer("cnn-vqgan", CNN, CNN)
 
 
-def cnn_vqgan_x2() -> TokenizerRecipe:
+def cnn_vqgan_x2() -> config.TokenizerRecipe:
     """The same with twice the channels (Table 1). Not run here."""
     wide = replace(CNN, channels=2 * CNN.channels)
     return _paper_tokenizer("cnn-vqgan-x2", wide, wide)
 
 
-def vq_vae() -> TokenizerRecipe:
+def vq_vae() -> config.TokenizerRecipe:
     """VQ-VAE: wide codes off the sphere, moving averages, L2 alone. Not run here."""
     narrow = replace(CNN, channels=64)
     recipe = _paper_tokenizer("vq-vae", narrow, narrow)
     return as_vq_vae(recipe, name="vq-vae")
 
 
-def vim_base() -> PriorRecipe:
+def vim_base() -> config.PriorRecipe:
     """VIM-Base without class token. Not run here."""
     return _paper_prior("vim-base", VIM_BASE, 0)
 
 
-def vim_base_class() -> PriorRecipe:
+def vim_base_class() -> config.PriorRecipe:
     """VIM-Base with ImageNet's class token. Not run here."""
     return _paper_prior("vim-base-class", VIM_BASE, 1000)
 
 
-def vim_large() -> PriorRecipe:
+def vim_large() -> config.PriorRecipe:
     """VIM-Large without class token. Not run here."""
     return _paper_prior("vim-large", VIM_LARGE, 0)
 
 
 # Paper, Table 6: VIM-Large with ImageNet's class token
-def vim_large_class() -> PriorRecipe:
+def vim_large_class() -> config.PriorRecipe:
     """VIM-Large with ImageNet's class token: FID 4.17 in the paper. Not run here."""
     return _paper_prior("vim-large-class", VIM_LARGE, 1000)
