@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int
 
-from minivim.data.loader import Batch, Source, hash_of
-from minivim.data.pixels import brief
-from minivim.errors import Stopped, UserError
+from minivim.data.base import Batch, Source, hash_of
+from minivim.errors import Stopped, UserError, brief
 
 if TYPE_CHECKING:
     import datasets

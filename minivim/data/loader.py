@@ -2,213 +2,28 @@
 
 import dataclasses
 import functools
-import hashlib
 import multiprocessing
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Int
 from tqdm.auto import tqdm
 
+from minivim.data.base import Batch, Source
+from minivim.data.streams import Stream, StreamIterator
 from minivim.errors import UserError
 
 if TYPE_CHECKING:
     import grain
 
-    from minivim.data.streams import Stream, StreamIterator
-
-Batch = dict[str, np.ndarray]
-
-
-class Source:
-    """Labelled images by index; subclasses say how many there are and how to take some.
-
-    Attributes:
-        class_names: names of the labels in order, () without labels.
-        description: where the images come from, for people (cards, logs).
-        in_memory: whether taking a batch is too quick to be worth a thread or process.
-    """
-
-    class_names: tuple[str, ...] = ()
-    description: str = ""
-    in_memory: bool = False
-
-    def __len__(self) -> int:
-        raise NotImplementedError
-
-    def take(self, indices: Int[np.ndarray, " n"]) -> Batch:
-        """Items as stacked arrays: image uint8 [n, H, W, C], label int32 [n], or -1.
-
-        Of cached codes: codes int32 [n, N], or [n, V, N] with V views of each image.
-        """
-        raise NotImplementedError
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of the content, the same on every machine."""
-        raise NotImplementedError
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.class_names)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"item {index} of a source of {len(self)}")
-        return {k: v[0] for k, v in self.take(np.array([index % len(self)])).items()}
-
-
-class ArraySource(Source):
-    """A source over arrays in memory that share their first axis.
-
-    Raises:
-        UserError: no arrays, no rows, or arrays of unequal length.
-    """
-
-    in_memory = True
-
-    def __init__(
-        self,
-        arrays: Mapping[str, np.ndarray],
-        *,
-        class_names: Sequence[str] = (),
-        description: str = "arrays",
-    ):
-        self.arrays = {name: np.asarray(array) for name, array in arrays.items()}
-        lengths = {name: len(array) for name, array in self.arrays.items()}
-        if len(set(lengths.values())) != 1 or 0 in lengths.values():
-            raise UserError(f"arrays must be of one length, at least 1: got {lengths}")
-        self.class_names = tuple(class_names)
-        self.description = description
-        self._length = next(iter(lengths.values()))
-
-    def __len__(self) -> int:
-        return self._length
-
-    def take(self, indices: Int[np.ndarray, " n"]) -> Batch:
-        return {name: array[indices] for name, array in self.arrays.items()}
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        parts: list[Any] = [self.class_names]
-        for name, array in sorted(self.arrays.items()):
-            digest = hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
-            parts.append((name, str(array.dtype), array.shape, digest))
-        return hash_of(parts)
-
-
-def hash_of(parts: Any) -> str:
-    """16 hexadecimal digits that depend on the printed form of `parts` alone."""
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Order:
-    """Row numbers of batch b, b = 0, 1, ...; each pass over the rows is a permutation.
-
-    The order of epoch e is drawn from (seed, e), hence any batch can be found from its
-    number alone. Whole batches of numbers are produced at once: grain's own `shuffle`
-    and `batch` work row by row, which costs 2 ms for 64 rows.
-    """
-
-    rows: int
-    batch_size: int
-    seed: int
-    shuffle: bool
-    repeat: bool
-    drop_remainder: bool
-
-    def __len__(self) -> int:
-        if self.repeat:
-            return sys.maxsize
-        spare = 0 if self.drop_remainder else self.batch_size - 1
-        return (self.rows + spare) // self.batch_size
-
-    def __getitem__(self, index: int) -> Int[np.ndarray, " n"]:
-        first, end = index * self.batch_size, (index + 1) * self.batch_size
-        if not self.repeat:
-            end = min(end, self.rows)
-        parts = []
-        while first < end:
-            epoch, start = divmod(first, self.rows)
-            stop = min(self.rows, start + end - first)
-            parts.append(_epoch_order(self, epoch)[start:stop])
-            first += stop - start
-        return np.concatenate(parts)
-
-
-@functools.lru_cache(maxsize=8)
-def _epoch_order(order: _Order, epoch: int) -> Int[np.ndarray, " rows"]:
-    if not order.shuffle:
-        return np.arange(order.rows)
-    return np.random.default_rng([order.seed, epoch]).permutation(order.rows)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Reading:
-    """Batch b of a source, or of it the rows at some positions."""
-
-    source: Source
-    order: _Order
-    positions: Int[np.ndarray, " n"] | None
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __getitem__(self, index: int) -> Batch:
-        numbers = self.order[index]
-        views = np.random.default_rng([self.order.seed, index, 1]).random(len(numbers))
-        if self.positions is not None:
-            numbers, views = numbers[self.positions], views[self.positions]
-        batch = self.source.take(numbers)
-        codes = batch.get("codes")
-        if codes is None or codes.ndim == 2:
-            return batch
-        chosen = (views * codes.shape[1]).astype(int)
-        return {**batch, "codes": codes[np.arange(len(codes)), chosen]}
-
-
-class BatchIterator(Iterator[Batch]):
-    """Batches whose position is one number: that of the next of them.
-
-    `read(n)` opens grain's pipeline at batch n. It opens with the first batch asked
-    for, so that `set_state` before costs nothing.
-    """
-
-    def __init__(self, read: Callable[[int], "grain.DatasetIterator[Batch]"]):
-        self._read, self._next = read, 0
-        self._pipeline: grain.DatasetIterator[Batch] | None = None
-
-    def __next__(self) -> Batch:
-        if self._pipeline is None:
-            self._pipeline = self._read(self._next)
-        batch = next(self._pipeline)
-        self._next += 1
-        return batch
-
-    def get_state(self) -> dict[str, Any]:
-        """The number of the next batch, the same in every process."""
-        return {"batch": self._next}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Go on with the batch that a state names."""
-        self.close()
-        self._next = int(state["batch"])
-
-    def close(self) -> None:
-        """End threads and worker processes; the next batch starts them again."""
-        if self._pipeline is not None:
-            self._pipeline.close()
-        self._pipeline = None
-
 
 def batches(
-    source: "Source | Stream",
+    source: Source | Stream,
     *,
     batch_size: int,
     seed: int = 0,
@@ -249,15 +64,13 @@ def batches(
             a negative number of workers.
         ValueError: `rows` where the last batch may be short.
     """
-    from minivim.data.streams import Stream
-
     if isinstance(source, Stream):
         if workers or not (shuffle and repeat and drop_remainder):
             raise UserError(
                 "a stream is read by one process, shuffled and without an end: "
                 "leave out --workers or --stream"
             )
-        return source.batches(batch_size=batch_size, seed=seed, rows=rows)
+        return StreamIterator(source, batch_size=batch_size, seed=seed, rows=rows)
     if batch_size < 1 or (not repeat and drop_remainder and batch_size > len(source)):
         raise UserError(
             f"batch_size {batch_size} does not fit {len(source)} images: "
@@ -268,10 +81,149 @@ def batches(
     if rows is not None and not (repeat or drop_remainder):
         raise ValueError("rows are positions in whole batches: set drop_remainder")
     positions = None if rows is None else np.arange(batch_size)[rows]
-    order = _Order(len(source), batch_size, seed, shuffle, repeat, drop_remainder)
-    reading = _Reading(source, order, positions)
-    workers = 0 if source.in_memory else workers
-    return BatchIterator(functools.partial(_pipeline, reading, workers))
+    numbered = _Batches(
+        source, batch_size, seed, shuffle, repeat, drop_remainder, positions
+    )
+    return BatchIterator(numbered, 0 if source.in_memory else workers)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Batches:
+    """Batch b = 0, 1, ... of a source, or the rows at some positions of it.
+
+    The order of an epoch is drawn from its number, hence any batch can be found from
+    its number alone. Whole batches of row numbers are produced at once: grain's own
+    `shuffle` and `batch` work row by row, which costs 2 ms for 64 rows.
+    """
+
+    source: Source
+    batch_size: int
+    seed: int
+    shuffle: bool
+    repeat: bool
+    drop_remainder: bool
+    positions: Int[np.ndarray, " n"] | None
+
+    def __len__(self) -> int:
+        if self.repeat:
+            return sys.maxsize
+        spare = 0 if self.drop_remainder else self.batch_size - 1
+        return (len(self.source) + spare) // self.batch_size
+
+    def __getitem__(self, index: int) -> Batch:
+        numbers = self._row_numbers(index)
+        views = np.random.default_rng([self.seed, index, 1]).random(len(numbers))
+        if self.positions is not None:
+            numbers, views = numbers[self.positions], views[self.positions]
+        batch = self.source.take(numbers)
+        codes = batch.get("codes")
+        if codes is None or codes.ndim == 2:
+            return batch
+        chosen = (views * codes.shape[1]).astype(int)
+        return {**batch, "codes": codes[np.arange(len(codes)), chosen]}
+
+    def _row_numbers(self, index: int) -> Int[np.ndarray, " n"]:
+        rows, first = len(self.source), index * self.batch_size
+        end = first + self.batch_size
+        end = end if self.repeat else min(end, rows)
+        parts = []
+        while first < end:
+            epoch, start = divmod(first, rows)
+            order = _order(rows, self.seed, epoch) if self.shuffle else np.arange(rows)
+            parts.append(order[start : start + end - first])
+            first += len(parts[-1])
+        return np.concatenate(parts)
+
+
+@functools.lru_cache(maxsize=8)
+def _order(rows: int, seed: int, epoch: int) -> Int[np.ndarray, " rows"]:
+    return np.random.default_rng([seed, epoch]).permutation(rows)
+
+
+class BatchIterator(Iterator[Batch]):
+    """Batches whose position is one number: that of the next of them.
+
+    grain's pipeline opens with the first batch asked for, so that `set_state` before
+    costs nothing.
+    """
+
+    def __init__(self, numbered: _Batches, workers: int):
+        self._numbered, self._workers, self._next = numbered, workers, 0
+        self._pipeline: grain.DatasetIterator[Batch] | None = None
+
+    def __next__(self) -> Batch:
+        if self._pipeline is None:
+            self._pipeline = self._open()
+        batch = next(self._pipeline)
+        self._next += 1
+        return batch
+
+    def get_state(self) -> dict[str, Any]:
+        """The number of the next batch, the same in every process."""
+        return {"batch": self._next}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on with the batch that a state names."""
+        self.close()
+        self._next = int(state["batch"])
+
+    def close(self) -> None:
+        """End threads and worker processes; the next batch starts them again."""
+        if self._pipeline is not None:
+            self._pipeline.close()
+        self._pipeline = None
+
+    def _open(self) -> "grain.DatasetIterator[Batch]":
+        import grain
+        from absl import flags
+
+        rest = grain.MapDataset.source(self._numbered)[self._next :]
+        if not self._workers:
+            threads = min(4, os.cpu_count() or 1)
+            threads = 0 if self._numbered.source.in_memory else threads
+            options = grain.ReadOptions(
+                num_threads=threads, prefetch_buffer_size=2 * threads
+            )
+            return iter(rest.map(_finished).to_iter_dataset(options))
+        # grain reads an absl flag here, which a program without absl never parses.
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
+        # Pictures pass from process to process as bytes, a quarter of their floats.
+        options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+        read = rest.to_iter_dataset(options).mp_prefetch(
+            grain.MultiprocessingOptions(
+                num_workers=self._workers, per_worker_buffer_size=2
+            ),
+            worker_init_fn=_start_worker,
+        )
+        return iter(read.map(_finished))
+
+
+def _finished(batch: Batch) -> Batch:
+    """Pictures as floats; a copy, for a worker takes the memory of its batch back."""
+    batch = {name: np.array(array) for name, array in batch.items()}
+    if "image" in batch and batch["image"].dtype == np.uint8:
+        batch["image"] = batch["image"].astype(np.float32) / 255
+    return batch
+
+
+def _start_worker(index: int, count: int) -> None:
+    """Make a worker process leave the accelerator alone and end with its parent."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    if "jax" in sys.modules:
+        sys.modules["jax"].config.update("jax_platforms", "cpu")
+    # A signal to the whole group is for the parent to answer, which ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        # After kill -9 nobody else would end this process.
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def in_order(
@@ -306,65 +258,8 @@ def padded(rows: np.ndarray, count: int) -> np.ndarray:
     return np.concatenate([rows, np.repeat(rows[-1:], missing, 0)]) if missing else rows
 
 
-def _pipeline(
-    reading: _Reading, workers: int, first: int
-) -> "grain.DatasetIterator[Batch]":
-    """grain's iterator over the batches from number `first` on."""
-    import grain
-    from absl import flags
-
-    threads = 0
-    if not workers and not reading.source.in_memory:
-        threads = min(4, os.cpu_count() or 1)
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-    numbered = grain.MapDataset.source(reading)[first:]
-    if not workers:
-        return iter(numbered.map(_as_floats).to_iter_dataset(options))
-    # grain reads an absl flag here, which a program without absl never parses.
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
-    # Pictures pass from process to process as bytes, a quarter of their floats.
-    read = numbered.to_iter_dataset(options).mp_prefetch(
-        grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2),
-        worker_init_fn=_start_worker,
-    )
-    return iter(read.map(_received))
-
-
-def _received(batch: Batch) -> Batch:
-    """A batch in memory of its own, out of what it was passed in."""
-    return _as_floats({name: np.array(array) for name, array in batch.items()})
-
-
-def _start_worker(index: int, count: int) -> None:
-    """Make a worker process leave the accelerator alone and end with its parent."""
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    if "jax" in sys.modules:
-        sys.modules["jax"].config.update("jax_platforms", "cpu")
-    # A signal to the whole group is for the parent to answer, which ends its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        # After kill -9 nobody else would end this process.
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
-
-
-def _as_floats(batch: Batch) -> Batch:
-    if "image" not in batch or batch["image"].dtype != np.uint8:
-        return batch
-    return {**batch, "image": batch["image"].astype(np.float32) / 255}
-
-
-def stack(source: "Source | Stream", n: int | None = None) -> Batch:
+def stack(source: Source | Stream, n: int | None = None) -> Batch:
     """The first n items (all by default) in order, image uint8 [n, H, W, C]."""
-    from minivim.data.streams import Stream
-
     if isinstance(source, Stream):
         return source.first(n)
     n = len(source) if n is None else min(n, len(source))

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from minivim.errors import UserError
+from minivim.errors import UserError, brief
 
 MAX_IMAGE_SIZE = 4_096
 
@@ -46,31 +46,28 @@ def to_pixels(
             known range (32-bit floats).
     """
     check_shape(image_size=image_size, channels=channels)
-    flat = _flatten(ImageOps.exif_transpose(image))
-    flat = flat.convert("RGB" if channels == 3 else "L")
-    side = min(flat.size)
-    left, top = (flat.width - side) // 2, (flat.height - side) // 2
-    square = flat
-    if flat.width != flat.height:
-        square = flat.crop((left, top, left + side, top + side))
+    square = _opaque(ImageOps.exif_transpose(image))
+    square = square.convert("RGB" if channels == 3 else "L")
+    (width, height), side = square.size, min(square.size)
+    if width != height:
+        left, top = (width - side) // 2, (height - side) // 2
+        square = square.crop((left, top, left + side, top + side))
     if side != image_size:
         square = square.resize((image_size, image_size), Image.Resampling.BICUBIC)
     return np.asarray(square).reshape(image_size, image_size, channels)
 
 
-def _flatten(image: Image.Image) -> Image.Image:
-    """An opaque 8-bit picture."""
+def _opaque(image: Image.Image) -> Image.Image:
+    """An opaque picture with 8 bits a channel."""
     if image.mode.startswith("I"):
         # Pillow clips 16-bit values when it converts them: scale them instead.
         values = np.asarray(image).astype(np.float32)
-        scaled = np.clip(values / 257, 0, 255).round().astype(np.uint8)
-        return Image.fromarray(scaled)
+        return Image.fromarray(np.clip(values / 257, 0, 255).round().astype(np.uint8))
     if image.mode == "F":
         raise UserError("its pixels are 32-bit floats: save it with 8 or 16 bits")
     if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
     return image
 
 
@@ -85,19 +82,7 @@ def decode(
         raise UserError(f"{where} is missing: restore it or start anew") from error
     except UserError as error:
         raise UserError(f"{where} cannot be used: {error}") from error
-    except (
-        UnidentifiedImageError,
-        Image.DecompressionBombError,
-        OSError,
-        SyntaxError,
-        ValueError,
-    ) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(
             f"{where} is not a readable image ({brief(error)}): repair or remove it"
         ) from error
-
-
-def brief(error: BaseException) -> str:
-    """The first line of an error's message, cut to a readable length."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0] if len(lines[0]) <= 120 else lines[0][:117] + "..."

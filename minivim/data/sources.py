@@ -1,32 +1,38 @@
-"""Where images come from: the embedded shapes, a folder, parquet files, or the hub."""
+"""Where images come from: the embedded shapes, a folder, parquet files, or the hub.
+
+This module decides, for every kind of data, which rows are a split (`SPLIT_NAMES`,
+`_own_splits`, `hold_out`), and which columns hold the pictures and the labels and what
+the classes are called (`_columns`; in folders of pictures `_open_folder`).
+"""
 
 import glob
+import hashlib
 import os
 import re
+import sys
+from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 from PIL import Image
 
 from minivim.data import shapes
+from minivim.data.base import ArraySource, Columns, Source, TableSource
 from minivim.data.codes import is_codes
-from minivim.data.folders import open_folder
-from minivim.data.loader import ArraySource, Source
 from minivim.data.pixels import check_shape, to_pixels
-from minivim.data.splits import check_split, files_under
 from minivim.data.streams import Stream
-from minivim.data.tables import (
-    is_saved,
-    open_hub,
-    open_parquet,
-    open_saved,
-    read_hub,
-    read_parquet,
-    read_saved,
-)
-from minivim.errors import UserError
+from minivim.errors import UserError, explained
 
+# What each split may be called, the best name first.
+SPLIT_NAMES = {"train": ("train",), "test": ("test", "validation", "valid", "val")}
+HELD_OUT_SHARE, HELD_OUT_MOST = 10, 2_000
+PICTURES = frozenset(
+    {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+    | {".pbm", ".pgm", ".pnm", ".ppm"}
+)
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", re.ASCII)
 
 
@@ -68,20 +74,27 @@ def open_source(
             impossible split, image_size or channels; on reading, a missing or corrupt
             image, by name.
     """
-    check_shape(image_size=image_size, channels=channels)
-    check_split(split)
     shape = {"image_size": image_size, "channels": channels}
-    found = locate(os.fspath(spec))
-    match found.kind:
-        case "shapes":
-            return _open_shapes(split, **shape)
-        case "parquet":
-            return open_parquet(found.name, found.path, found.files, split, **shape)
-        case "saved":
-            return open_saved(found.name, found.path, split, **shape)
-        case "folder":
-            return open_folder(found.name, found.path, split, **shape)
-    return open_hub(found.name, split, **shape)
+    place = _locate(os.fspath(spec), split, shape)
+    if place.kind == "shapes":
+        return _open_shapes(split, shape)
+    if place.kind == "folder":
+        return _open_folder(place, split, shape)
+    name, tables, identity = _read(place)
+    train, test = _own_splits(tables.get)
+    first = next(iter(tables.values())) if train is None else train
+    columns = _columns(name, first, tables, shape)
+    if train is not None and test is not None:
+        table = train if split == "train" else test
+        rows = np.arange(len(table))
+    else:
+        table, rows = first, hold_out(len(first), split, name)
+    if not len(rows):
+        raise UserError(f"{name} has no rows: give a dataset with images")
+    if columns.label and _is_sorted(table.data.column(columns.label)):
+        rows, identity = np.random.default_rng(0).permutation(rows), (identity, "mixed")
+    identity = (identity, split, len(rows))
+    return TableSource(table, rows, columns, name=name, split=split, identity=identity)
 
 
 def open_stream(
@@ -93,85 +106,41 @@ def open_stream(
 ) -> Stream:
     """Open images by name to be read in a row, not by index: see `Stream`.
 
-    Takes what `open_source` takes, of it parquet files, a folder that `save_to_disk` of
-    `datasets` wrote, and datasets of the hub, which are not copied to this machine
-    first. Nothing is held out: there must be files of both splits. Labels need a
-    column of type ClassLabel, for nobody counts other ones beforehand. Rows come in the
-    order that they have, so that of a table sorted by class the first ones, which are
-    what a run is evaluated on, are of a few classes: mix it before it is written.
+    Takes what `open_source` takes except pictures in folders: parquet files, a folder
+    that `save_to_disk` of `datasets` wrote, and datasets of the hub, which are not
+    copied to this machine first. Nothing is held out: there must be files of both
+    splits. Labels need a column of type ClassLabel, for nobody counts other ones
+    beforehand. Rows keep their order, so that the first ones of a table sorted by
+    class, on which a run is evaluated, are of a few classes: mix it before it is
+    written.
 
     Raises:
         UserError: as `open_source`; a spec that is no table; no split of its own.
     """
-    check_shape(image_size=image_size, channels=channels)
-    check_split(split)
-    found = locate(os.fspath(spec))
-    match found.kind:
-        case "parquet":
-            read = read_parquet(found.name, found.path, found.files, streaming=True)
-        case "saved":
-            read = read_saved(found.name, found.path)
-        case "hub":
-            read = read_hub(found.name, streaming=True)
-        case _:
-            raise UserError(
-                f"{found.name} is at hand and read by index: leave out --stream, which "
-                "is for parquet files, folders of datasets and the hub"
-            )
     shape = {"image_size": image_size, "channels": channels}
-    return Stream(found.name, *read, split=split, **shape)
-
-
-class Place(NamedTuple):
-    """What a spec names: "shapes", "folder", "saved", "parquet" or "hub"."""
-
-    kind: str
-    name: str
-    # Of a folder, or the one that all files lie below.
-    path: Path = Path()
-    files: list[Path] = []
-
-
-def locate(name: str) -> Place:
-    """What is there under a name; raises `UserError` for nothing."""
-    if not name.strip():
+    place = _locate(os.fspath(spec), split, shape)
+    if place.kind in ("shapes", "folder"):
         raise UserError(
-            "the data have an empty name, which would mean the folder you are in: "
-            "give . for it, or 'shapes'"
+            f"{place.name} is at hand and read by index: leave out --stream, which "
+            "is for parquet files, folders of datasets and the hub"
         )
-    path = Path(name).expanduser()
-    if name == "shapes":
-        return Place("shapes", name)
-    if path.is_dir():
-        if is_codes(path):
-            raise UserError(
-                f"{name} holds codes, which minivim train prior alone reads: "
-                "give the images here"
-            )
-        if is_saved(path):
-            return Place("saved", name, path)
-        files = files_under(path, {".parquet"})
-        return Place("parquet" if files else "folder", name, path, files)
-    if path.is_file():
-        if path.suffix.lower() != ".parquet":
-            raise UserError(
-                f"{name} is neither a folder of images nor a parquet file: "
-                "give the folder that holds it"
-            )
-        return Place("parquet", name, path.parent, [path])
-    if glob.has_magic(name):
-        found = sorted(Path(f) for f in glob.glob(str(path), recursive=True))
-        files = [file for file in found if file.suffix.lower() == ".parquet"]
-        if not files:
-            raise UserError(f"no parquet file matches {name}: check the pattern")
-        root = Path(os.path.commonpath([file.parent for file in files]))
-        return Place("parquet", name, root, files)
-    if HUB_ID.fullmatch(name) and not name.startswith("."):
-        return Place("hub", name)
-    raise UserError(
-        f"{name} does not exist: give 'shapes', a folder of images, a parquet file, "
-        "or a dataset of the hub as owner/name@revision"
-    )
+    name, tables, identity = _read(place, streaming=True)
+    train, test = _own_splits(tables.get)
+    # The only split there is would be both.
+    missing = "test" if test is None else "train" if train is None else None
+    if split == "test" and missing:
+        raise UserError(
+            f"{name} has no {missing} split, and a stream holds nothing out: add "
+            f"files whose names begin with {missing}, or leave out --stream"
+        )
+    first = next(iter(tables.values())) if train is None else train
+    if first.features is None:  # Some formats tell the types with the first row.
+        first = first._resolve_features()
+    if first.features is None:
+        raise UserError(f"{name} has no rows: give a dataset with images")
+    columns = _columns(name, first, {}, shape)
+    table = first if split == "train" else test
+    return Stream(table, columns, name=name, split=split, identity=identity)
 
 
 def require_labels(source: Source | Stream) -> None:
@@ -185,17 +154,286 @@ def require_labels(source: Source | Stream) -> None:
         )
 
 
-def _open_shapes(split: str, *, image_size: int, channels: int) -> Source:
+class _Place(NamedTuple):
+    """What a spec names: "shapes", "folder", "saved", "parquet" or "hub"."""
+
+    kind: str
+    name: str
+    # The folder, and names of files relative to it.
+    root: Path = Path()
+    files: list[str] = []
+
+
+def _locate(name: str, split: str, shape: dict[str, int]) -> _Place:
+    """What a spec names, once all that was asked for is possible."""
+    check_shape(**shape)
+    if split not in SPLIT_NAMES:
+        raise UserError(f"there is no split {split!r}: use 'train' or 'test'")
+    if not name.strip():
+        raise UserError(
+            "the data have an empty name, which would mean the folder you are in: "
+            "give . for it, or 'shapes'"
+        )
+    path = Path(name).expanduser()
+    if name == "shapes":
+        return _Place("shapes", name)
+    if path.is_dir():
+        if is_codes(path):
+            raise UserError(
+                f"{name} holds codes, which minivim train prior alone reads: "
+                "give the images here"
+            )
+        if any((path / f).is_file() for f in ("dataset_dict.json", "state.json")):
+            return _Place("saved", name, path, _files_under(path, {".arrow"}))
+        files = _files_under(path, {".parquet"})
+        return _Place("parquet" if files else "folder", name, path, files)
+    if path.is_file():
+        if path.suffix.lower() != ".parquet":
+            raise UserError(
+                f"{name} is neither a folder of images nor a parquet file: "
+                "give the folder that holds it"
+            )
+        return _Place("parquet", name, path.parent, [path.name])
+    if glob.has_magic(name):
+        found = sorted(Path(f) for f in glob.glob(str(path), recursive=True))
+        found = [file for file in found if file.suffix.lower() == ".parquet"]
+        if not found:
+            raise UserError(f"no parquet file matches {name}: check the pattern")
+        root = Path(os.path.commonpath([file.parent for file in found]))
+        files = [file.relative_to(root).as_posix() for file in found]
+        return _Place("parquet", name, root, files)
+    if HUB_ID.fullmatch(name) and not name.startswith("."):
+        return _Place("hub", name)
+    raise UserError(
+        f"{name} does not exist: give 'shapes', a folder of images, a parquet file, "
+        "or a dataset of the hub as owner/name@revision"
+    )
+
+
+def _files_under(path: Path, suffixes: Iterable[str]) -> list[str]:
+    """Relative names of files with one of the suffixes, without hidden ones, sorted."""
+    found = []
+    for folder, below, names in os.walk(path):
+        below[:] = [name for name in below if not name.startswith(".")]
+        for name in names:
+            if not name.startswith(".") and Path(name).suffix.lower() in suffixes:
+                found.append(Path(folder, name).relative_to(path).as_posix())
+    return sorted(found)
+
+
+def _own_splits(find: Callable[[str], Any]) -> tuple[Any, Any]:
+    """What `find` gives for the first name of train and of test, or None."""
+    found = (
+        [f for n in names if (f := find(n)) is not None]
+        for names in SPLIT_NAMES.values()
+    )
+    train, test = (next(iter(f), None) for f in found)
+    return train, test
+
+
+def hold_out(count: int, split: str, name: str) -> Int[np.ndarray, " rows"]:
+    """Row numbers of a split where the source `name` has none of its own."""
+    most = min(HELD_OUT_MOST, count // HELD_OUT_SHARE)
+    order = np.random.default_rng(0).permutation(count)
+    if most == 0:
+        if split == "test":
+            _warn_of_few(name)
+        return np.arange(count)
+    return np.sort(order[:most] if split == "test" else order[most:])
+
+
+@cache
+def _warn_of_few(name: str) -> None:
+    """Once for each source."""
+    print(
+        f"minivim: warning: {name} has fewer than {HELD_OUT_SHARE} images, too few to "
+        "hold any out: test and training images are the same",
+        file=sys.stderr,
+    )
+
+
+def _columns(
+    name: str, table: Any, tables: dict[str, Any], shape: dict[str, int]
+) -> Columns:
+    """Which columns are the image and the label, and what the classes are called.
+
+    Bare integers are labels only where `tables` are given to count the classes in.
+    """
+    import datasets
+
+    image, label, class_names = None, None, ()
+    for column, feature in reversed(table.features.items()):
+        if isinstance(feature, datasets.Image) or (
+            isinstance(feature, dict) and {"bytes", "path"} <= set(feature)
+        ):
+            image = column
+        if isinstance(feature, datasets.ClassLabel) and label != "label":
+            label, class_names = column, tuple(feature.names)
+    if image is None:
+        raise UserError(
+            f"{name} has no image column (its columns: "
+            f"{', '.join(table.column_names)}): store the images with the feature type "
+            "datasets.Image"
+        )
+    kind = getattr(table.features.get("label"), "dtype", "")
+    if tables and label is None and re.match(r"u?int", kind):
+        label, class_names = "label", _counted_classes(name, tables)
+    return Columns(image, label, class_names, shape)
+
+
+def _counted_classes(name: str, tables: dict[str, Any]) -> tuple[str, ...]:
+    """Names of the classes 0, 1, ... that the integers called "label" number."""
+    import pyarrow.compute
+
+    compute: Any = pyarrow.compute
+    bounds = [compute.min_max(t.data.column("label")).as_py() for t in tables.values()]
+    found = [-1, *(b for pair in bounds for b in pair.values() if b is not None)]
+    if min(found) < -1 or max(found) >= 100_000:
+        raise UserError(
+            f"{name} has labels from {min(found)} to {max(found)}: "
+            "number the classes from 0"
+        )
+    return tuple(str(number) for number in range(max(found) + 1))
+
+
+def _is_sorted(labels: Any) -> bool:
+    """Whether labels only rise or only fall, so that the first rows are of a few."""
+    steps = np.diff(labels.fill_null(-1).to_numpy().astype(np.int64))
+    return bool(steps.any() and ((steps >= 0).all() or (steps <= 0).all()))
+
+
+def _open_shapes(split: str, shape: dict[str, int]) -> Source:
     drawn = shapes.arrays(split)
     images = drawn["image"]
-    if (image_size, channels) != (shapes.IMAGE_SIZE, 3):
-        resized = [
-            to_pixels(Image.fromarray(i), image_size=image_size, channels=channels)
-            for i in images
-        ]
-        images = np.stack(resized)
+    if (shape["image_size"], shape["channels"]) != (shapes.IMAGE_SIZE, 3):
+        images = np.stack([to_pixels(Image.fromarray(i), **shape) for i in images])
     return ArraySource(
         {"image": images, "label": drawn["label"]},
         class_names=shapes.CLASSES,
         description=f"shapes ({split})",
     )
+
+
+def _open_folder(place: _Place, split: str, shape: dict[str, int]) -> Source:
+    """Pictures below a folder, labelled by their sub-folders."""
+    import datasets
+
+    name, path = place.name, place.root
+    train, test = _own_splits(lambda n: path / n if (path / n).is_dir() else None)
+    root = train or path
+    if not (files := _files_under(root, PICTURES)):
+        raise UserError(
+            f"{root} holds no images: give a folder with "
+            f"{', '.join(sorted(PICTURES))} files, directly or in sub-folders"
+        )
+    folders = sorted({os.path.dirname(file) for file in files})
+    class_names = () if len(folders) < 2 or "" in folders else tuple(folders)
+    if not (train and test):
+        files = [files[i] for i in hold_out(len(files), split, name)]
+    elif split == "test":
+        root = test
+        if not (files := _files_under(root, PICTURES)):
+            raise UserError(f"{root} holds no images: fill it or remove it")
+    files = _mixed(files)
+    numbers = {folder: number for number, folder in enumerate(class_names)}
+    labels = [numbers.get(os.path.dirname(file), -1) for file in files]
+    if class_names and -1 in labels:
+        raise UserError(
+            f"{root / files[labels.index(-1)]} is of no class that the training images "
+            f"have: put it in one of {', '.join(class_names[:10])}"
+        )
+    table = datasets.Dataset.from_dict(
+        {"image": [str(root / file) for file in files], "label": labels},
+        features=datasets.Features(
+            image=datasets.Image(decode=False), label=datasets.Value("int32")
+        ),
+    )
+    columns = Columns("image", "label", class_names, shape)
+    identity, rows = (_sizes(root, files),), np.arange(len(files))
+    return TableSource(table, rows, columns, name=name, split=split, identity=identity)
+
+
+def _mixed(files: list[str]) -> list[str]:
+    """Sorted by a hash: by name, and hence by class, the first would be of a few."""
+    return sorted(files, key=lambda file: hashlib.sha256(file.encode()).hexdigest())
+
+
+def _sizes(root: Path, files: list[str]) -> list[tuple[str, int]]:
+    """What identifies files on any machine."""
+    return [(file, (root / file).stat().st_size) for file in files]
+
+
+def _read(place: _Place, *, streaming: bool = False) -> tuple[str, dict[str, Any], Any]:
+    """A name, the splits as tables, and what identifies them on any machine."""
+    import datasets
+    import pyarrow.parquet
+
+    _, name, root, files = place
+    if place.kind == "hub":
+        return _read_hub(name, streaming)
+    if place.kind == "saved":
+        with explained(
+            f"{name} cannot be read as a saved dataset", "fetch or write it again"
+        ):
+            tables: Any = datasets.load_from_disk(str(root))
+        tables = tables if isinstance(tables, dict) else {"train": tables}
+        return name, tables, _sizes(root, files)
+    columns: dict[str, list[str]] = {}
+    for file in files:
+        with explained(
+            f"{root / file} is not a readable parquet file", "fetch or write it again"
+        ):
+            columns[file] = pyarrow.parquet.read_schema(root / file).names
+        if set(columns[file]) != set(columns[files[0]]):
+            raise UserError(
+                f"{root / file} has columns {', '.join(columns[file])} and "
+                f"{Path(files[0]).name} has {', '.join(columns[files[0]])}: give files "
+                "of one dataset"
+            )
+    paths = [str(root / file) for file in files]
+
+    def beginning(name: str) -> list[str] | None:
+        return [p for p in paths if Path(p).name.lower().startswith(name)] or None
+
+    train, test = _own_splits(beginning) if len(paths) > 1 else (None, None)
+    groups = {"train": paths} if train is None else {"train": train, "test": test}
+    with explained(
+        f"{name} cannot be read as one dataset",
+        "check that its files agree in column types and that the disk has room",
+    ):
+        data_files: Any = {split: group for split, group in groups.items() if group}
+        tables = datasets.load_dataset(
+            "parquet", data_files=data_files, streaming=streaming
+        )
+    return name, tables, _sizes(root, files)
+
+
+def _read_hub(name: str, streaming: bool) -> tuple[str, dict[str, Any], str]:
+    """As `_read`, of the hub's dataset owner/name@revision; named by its commit."""
+    import datasets
+    import huggingface_hub
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    repository, _, revision = name.partition("@")
+    with explained(
+        f"{name} is neither a path here nor a dataset that the hub gives now",
+        "check the name and the connection, or set HF_HUB_OFFLINE=1 to use a copy "
+        "downloaded before",
+    ):
+        # Asked once beforehand: it resolves the revision to a commit, and without a
+        # connection `load_dataset` would retry, noisily, for half a minute.
+        api = huggingface_hub.HfApi()
+        try:
+            info = api.dataset_info(repository, revision=revision or None, timeout=20)
+            revision = info.sha or revision
+        except OfflineModeIsEnabled:
+            pass  # A copy on this machine may serve.
+    with explained(
+        f"the hub's dataset {name} cannot be loaded",
+        "download its parquet files and give their folder",
+    ):
+        tables: Any = datasets.load_dataset(
+            repository, revision=revision or None, streaming=streaming
+        )
+    pinned = f"{repository}@{revision}" if revision else repository
+    return pinned, tables, pinned

@@ -3,29 +3,18 @@
 import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from minivim.data.loader import Batch, hash_of
-from minivim.data.pixels import brief
-from minivim.data.tables import (
-    decode_cell,
-    image_column,
-    label_array,
-    label_column,
-    own_splits,
-)
-from minivim.errors import UserError
-
-if TYPE_CHECKING:
-    import datasets
+from minivim.data.base import Batch, Columns, hash_of
+from minivim.errors import UserError, explained
 
 # Rows that wait to be drawn from, still encoded, in each process.
 SHUFFLE_BUFFER = 1_000
-# Of a folder of datasets, for each process: rows there can be cut anywhere.
+# Of a saved dataset, for each process: its rows can be cut anywhere.
 SAVED_SHARDS = 16
 CAVEAT = (
     f"a stream resumes without the rows in its shuffle buffer (up to {SHUFFLE_BUFFER:,}"
@@ -51,48 +40,16 @@ class Stream:
     Attributes:
         class_names: names of the labels in order, () without labels.
         description: where the images come from, for people (cards, logs).
+        fingerprint: a hash of the content, the same on every machine.
     """
 
     def __init__(
-        self,
-        name: str,
-        tables: dict[str, Any],
-        identity: Any,
-        *,
-        split: str,
-        image_size: int,
-        channels: int,
+        self, table: Any, columns: Columns, *, name: str, split: str, identity: Any
     ):
-        import datasets
-
-        own = own_splits(tables)
-        train, test = own["train"] or next(iter(tables)), own["test"]
-        # The only split there is would be both.
-        missing = "test" if not test else "train" if not own["train"] else None
-        if split == "test" and missing:
-            raise UserError(
-                f"{name} has no {missing} split, and a stream holds nothing out: add "
-                f"files whose names begin with {missing}, or leave out --stream"
-            )
-        self._name = name = identity if isinstance(identity, str) else name
-        table = _with_features(name, tables[train])
-        self._image, self._label = image_column(name, table), label_column(table)
-        label = table.features[self._label] if self._label else None
-        names = label.names if isinstance(label, datasets.ClassLabel) else ()
-        self._label = self._label if names else None
-        self.class_names: tuple[str, ...] = tuple(names)
-        self.description = f"{name} ({split})"
-        self._table = self._encoded(tables[test] if test and split == "test" else table)
-        self._shape = {"image_size": image_size, "channels": channels}
-        parts = (identity, "stream", split, self.class_names, *self._shape.values())
+        self._table, self._columns, self._name = columns.select(table), columns, name
+        self.class_names, self.description = columns.class_names, f"{name} ({split})"
+        parts = (identity, "stream", split, self.class_names, *columns.shape.values())
         self.fingerprint = hash_of(parts)
-
-    def _encoded(self, table: Any) -> Any:
-        import datasets
-
-        kept = [column for column in (self._image, self._label) if column]
-        encoded = datasets.Image(decode=False)
-        return table.select_columns(kept).cast_column(self._image, encoded)
 
     @property
     def num_classes(self) -> int:
@@ -109,19 +66,16 @@ class Stream:
 
     def decode(self, rows: list[dict], pool: ThreadPoolExecutor | None = None) -> Batch:
         """Rows as stacked arrays: image uint8 [n, H, W, C], label int32 [n], or -1."""
+        image, label = self._columns.image, self._columns.label
+        return self._columns.batch(
+            [row[image] for row in rows],
+            [row[label] for row in rows] if label else None,
+            [f"an image of {self._name}"] * len(rows),
+            pool,
+        )
 
-        def one(row: dict) -> np.ndarray:
-            where = f"an image of {self._name}"
-            if row[self._image] and row[self._image]["path"]:
-                where = f"{row[self._image]['path']} of {self._name}"
-            return decode_cell(row[self._image], where, **self._shape)
-
-        images = list((pool.map if pool else map)(one, rows))
-        labels = [row[self._label] if self._label else None for row in rows]
-        return {"image": np.stack(images), "label": label_array(labels)}
-
-    def share(self, index: int, count: int, *, seed: int) -> "datasets.IterableDataset":
-        """One of `count` parts of the rows, shuffled; its position is saved by itself.
+    def share(self, index: int, count: int, *, seed: int) -> Any:
+        """One of `count` parts of the rows, shuffled, as a `datasets.IterableDataset`.
 
         Raises `UserError` unless the number of shards is a multiple of `count`.
         """
@@ -129,7 +83,7 @@ class Stream:
         from datasets.distributed import split_dataset_by_node
 
         rows: Any = self._table
-        if isinstance(self._table, datasets.Dataset):
+        if isinstance(rows, datasets.Dataset):
             shards = count * max(1, min(SAVED_SHARDS, len(rows) // count))
             rows = rows.to_iterable_dataset(num_shards=min(shards, len(rows)))
         if (shards := getattr(rows, "num_shards", 1)) % count:
@@ -141,95 +95,73 @@ class Stream:
         mixed = rows.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
         return split_dataset_by_node(mixed, rank=index, world_size=count)
 
-    def batches(
-        self, *, batch_size: int, seed: int, rows: Any = None
-    ) -> "StreamIterator":
-        """See `minivim.data.batches`; `rows` must be one of equal blocks of a batch."""
-        whole = np.arange(batch_size)
-        positions = whole if rows is None else whole[rows]
-        count = len(positions)
-        if not count or batch_size % count or positions[0] % count:
-            raise UserError(_UNEVEN.format(batch_size))
-        if not np.array_equal(positions, np.arange(count) + positions[0]):
-            raise UserError(_UNEVEN.format(batch_size))
-        return StreamIterator(
-            self,
-            count,
-            share=int(positions[0]) // count,
-            shares=batch_size // count,
-            seed=seed,
-        )
-
-
-_UNEVEN = (
-    "a stream gives each process one of equal blocks of the {} rows of a batch, not "
-    "other ones: change batch_size or the mesh, or leave out --stream"
-)
-
 
 class StreamIterator(Iterator[Batch]):
-    """Batches of one process' share of a stream, one of them read ahead."""
+    """Batches of one process' share of a stream, one of them read ahead.
 
-    def __init__(
-        self, stream: Stream, count: int, *, share: int, shares: int, seed: int
-    ):
-        self._stream, self._count, self._seed = stream, count, seed
-        self._share, self._shares = share, shares
-        self._table: Any
-        self._rows: Any
+    `rows` as in `minivim.data.batches`, but one of equal blocks of a batch.
+    """
+
+    def __init__(self, stream: Stream, *, batch_size: int, seed: int, rows: Any = None):
+        positions = np.arange(batch_size)[slice(None) if rows is None else rows]
+        self._count = count = len(positions)
+        fits = count and batch_size % count == 0
+        blocks = np.arange(batch_size).reshape(-1, count).tolist() if fits else []
+        if positions.tolist() not in blocks:
+            raise UserError(
+                f"a stream gives each process one of equal blocks of the {batch_size} "
+                "rows of a batch, not other ones: change batch_size or the mesh, or "
+                "leave out --stream"
+            )
+        self._stream, self._seed = stream, seed
+        self._share, self._shares = blocks.index(positions.tolist()), len(blocks)
         # Refused here rather than in a thread.
-        self._stream.share(share, shares, seed=seed)
-        self._position: dict[str, Any] = {"epoch": 0, "rows": None}
-        self._start()
+        stream.share(self._share, self._shares, seed=seed)
+        self._start({"epoch": 0, "rows": None})
 
-    def _start(self) -> None:
-        self._epoch = int(self._position["epoch"])
-        self._opened, self._table, self._rows = False, None, None
-        self._ahead: Future | None = None
+    def _start(self, position: dict[str, Any]) -> None:
+        self._position = position
         self._reader = ThreadPoolExecutor(1)
         self._decoders = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
+        self._reading = self._read(**position)
+        self._ahead: Future | None = None
 
     def __next__(self) -> Batch:
-        ahead = self._ahead or self._reader.submit(self._read)
+        ahead = self._ahead or self._reader.submit(next, self._reading)
         batch, self._position = ahead.result()
-        self._ahead = self._reader.submit(self._read)
+        self._ahead = self._reader.submit(next, self._reading)
         return batch
 
-    def _read(self) -> tuple[Batch, dict[str, Any]]:
-        """The next batch, and the position behind it."""
-        if not self._opened:
-            self._open(self._position["rows"])
-        rows: list[dict] = []
-        dry = 0
-        while len(rows) < self._count:
-            try:
-                rows.append(next(self._rows))
-                dry = 0
-            except StopIteration:
-                # The rest of an epoch may be empty, after a restart; not a whole one.
-                dry += 1
-                if dry > 2:
-                    raise UserError(
-                        f"a share of {self._stream.description} has no rows: use "
-                        "fewer processes"
-                    ) from None
-                self._epoch += 1
-                self._open(None)
-            except (OSError, ValueError) as error:
-                raise UserError(
-                    f"{self._stream.description} cannot be read on ({brief(error)}): "
-                    "check the connection and run the same command"
-                ) from error
-        position = {"epoch": self._epoch, "rows": self._table.state_dict()}
-        batch = self._stream.decode(rows, self._decoders)
-        return {**batch, "image": batch["image"].astype(np.float32) / 255}, position
-
-    def _open(self, position: Any) -> None:
-        self._table = self._stream.share(self._share, self._shares, seed=self._seed)
-        self._table.set_epoch(self._epoch)
-        if position is not None:
-            self._table.load_state_dict(position)
-        self._rows, self._opened = iter(self._table), True
+    def _read(
+        self, epoch: int, rows: Any
+    ) -> Generator[tuple[Batch, dict[str, Any]], None, None]:
+        """Batches, each with the position behind it."""
+        name, part = self._stream.description, []
+        while True:
+            table = self._stream.share(self._share, self._shares, seed=self._seed)
+            table.set_epoch(epoch)
+            if rows is not None:
+                table.load_state_dict(rows)
+            # After a restart the rest of an epoch may be empty, a whole one may not.
+            row, empty = iter(table), rows is None
+            while True:
+                before = len(part)
+                with explained(
+                    f"{name} cannot be read on",
+                    "check the connection and run the same command",
+                    (OSError, ValueError),
+                ):
+                    part += itertools.islice(row, self._count - before)
+                empty &= len(part) == before
+                if len(part) < self._count:
+                    break
+                batch = self._stream.decode(part, self._decoders)
+                batch["image"] = batch["image"].astype(np.float32) / 255
+                yield batch, {"epoch": epoch, "rows": table.state_dict()}
+                part = []
+            if empty:
+                raise UserError(f"a share of {name} has no rows: use fewer processes")
+            epoch, rows = epoch + 1, None
 
     def get_state(self) -> dict[str, Any]:
         """The positions of all shares; every process must ask for it at once."""
@@ -246,8 +178,7 @@ class StreamIterator(Iterator[Batch]):
                 "go on with as many processes as before, or choose another --workdir"
             )
         self.close()
-        self._position = state["positions"][str(self._share)]
-        self._start()
+        self._start(state["positions"][str(self._share)])
 
     def close(self) -> None:
         """End the threads; the iterator is of no use after it.
@@ -257,33 +188,21 @@ class StreamIterator(Iterator[Batch]):
         """
         for pool in (self._reader, self._decoders):
             pool.shutdown(cancel_futures=True)
-        if self._opened:
-            self._rows.close()
+        self._reading.close()
 
 
 def _of_all_processes(own: dict[str, Any]) -> dict[str, Any]:
     """The dictionaries of all processes in one, the same in each."""
     import jax
+    from jax.experimental import multihost_utils
 
     if jax.process_count() == 1:
         return own
-    from jax.experimental import multihost_utils
-
     text = np.frombuffer(json.dumps(own).encode(), np.uint8)
     sizes = np.asarray(multihost_utils.process_allgather(np.int32(len(text))))
-    padded = np.zeros(sizes.max(), np.uint8)
-    padded[: len(text)] = text
+    padded = np.pad(text, (0, int(sizes.max()) - len(text)))
     texts = np.asarray(multihost_utils.process_allgather(padded))
     found: dict[str, Any] = {}
     for line, size in zip(texts, sizes.ravel(), strict=True):
         found |= json.loads(line[:size].tobytes())
     return found
-
-
-def _with_features(name: str, table: Any) -> Any:
-    """The table with its columns' types, which some have only once a row was read."""
-    if table.features is None:
-        table = table._resolve_features()
-    if table.features is None:
-        raise UserError(f"{name} has no rows: give a dataset with images")
-    return table

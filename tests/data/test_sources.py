@@ -9,17 +9,16 @@ from PIL import Image, ImageDraw
 
 from minivim.data import (
     batches,
-    folders,
     open_source,
     open_stream,
     require_labels,
     shapes,
+    sources,
     stack,
-    tables,
 )
-from minivim.data.loader import hash_of
+from minivim.data.base import hash_of
 from minivim.data.pixels import to_pixels
-from minivim.data.splits import hold_out
+from minivim.data.sources import hold_out
 from minivim.errors import UserError
 
 
@@ -314,8 +313,8 @@ def test_a_mixed_order_is_other_data(tmp_path, monkeypatch):
     for i in range(8):
         write(tmp_path / "f" / "ab"[i % 2] / f"{i}.png", picture(i))
     now = [open_source(tmp_path / name).fingerprint for name in "tf"]
-    monkeypatch.setattr(tables, "_sorted_by_class", lambda *_: False)
-    monkeypatch.setattr(folders, "mixed", lambda files, _: files)
+    monkeypatch.setattr(sources, "_is_sorted", lambda *_: False)
+    monkeypatch.setattr(sources, "_mixed", sorted)
     before = [open_source(tmp_path / name).fingerprint for name in "tf"]
     assert now[0] != before[0] and now[1] != before[1]
 
