@@ -471,7 +471,7 @@ def test_tables_and_pictures_of_a_part(tmp_path):
         record("unconditional prior", s, probe_blocks=[0.2, 0.5, 0.3]) for s in (0, 1)
     ]
     with pytest.raises(ValueError, match="no row to draw"):
-        widgets.dots({}, x="", limit=1.0)
+        widgets.dots({}, x="", limit=1.0, colours={})
     with pytest.raises(ValueError, match="no curve to draw"):
         widgets.bands({}, x="", y="")
     drawn = page.blocks_picture(curves)

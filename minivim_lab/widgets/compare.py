@@ -1,4 +1,4 @@
-"""Runs of several seeds beside each other: dots for figures, bands for curves."""
+"""Runs beside each other: dots and bands for several seeds, curves of single runs."""
 
 from __future__ import annotations
 
@@ -8,18 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
-from minivim.show.plots import (
-    BLUE,
-    COLOURS,
-    GREY,
-    INK,
-    ORANGE,
-    RED,
-    Plot,
-    _axes,
-    _fit,
-    _plot,
-)
+from minivim.show import plots
+from minivim.show.plots import BLUE, COLOURS, GREY, INK, ORANGE, Plot
 
 
 def dots(
@@ -27,26 +17,20 @@ def dots(
     *,
     x: str,
     limit: float,
-    colours: Mapping[str, str] | None = None,
+    colours: Mapping[str, str],
 ) -> Plot:
     """A line for every row: a dot for each seed, a tick for their mean.
 
-    Args:
-        rows: name -> (values of the seeds, the kind of row).
-        x: what the values are.
-        limit: values beyond it are drawn at the edge, as arrows.
-        colours: kind -> colour; by default in turn. The legend names the kinds.
-
-    Raises:
-        ValueError: without a row.
+    `rows` maps a name to the values `x` of the seeds and to the kind of row, which has
+    a colour. Values beyond `limit` are drawn at the edge, as arrows. Raises ValueError
+    without a row.
     """
     if not rows:
         raise ValueError("there is no row to draw")
     kinds = list(dict.fromkeys(kind for _, kind in rows.values()))
-    colours = colours or dict(zip(kinds, (BLUE, RED, GREY) * len(kinds), strict=False))
     words = (f"{name}: {np.mean(v):.2g} ({kind})" for name, (v, kind) in rows.items())
-    plot = _plot("; ".join(words), width=8.4, height=0.6 + 0.27 * len(rows))
-    axes = _axes(plot, "", x=x, y="")
+    plot = plots._plot("; ".join(words), width=8.4, height=0.6 + 0.27 * len(rows))
+    axes = plots._axes(plot, "", x=x, y="")
     axes.grid(axis="x", color="#E4E4E4", linewidth=0.8)
     axes.axvline(0, color=INK, linewidth=1)
     for at, (values, kind) in enumerate(rows.values()):
@@ -57,7 +41,7 @@ def dots(
     axes.set_xlim(-1.05 * limit, 1.05 * limit)
     axes.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1),
                 ncols=len(kinds))  # fmt: skip
-    return _fit(plot)
+    return plots._fit(plot)
 
 
 def seeds(
@@ -81,9 +65,9 @@ def seeds(
     if printed:
         words = ", ".join(f"{name} {value:g}" for name, value in printed.items())
         alt += f". {paper_title}: {words}"
-    plot = _plot(alt, width=6.8, height=1.0 + 0.28 * len(found))
-    left = _axes(plot, title, x="", y="", position=(1, 2, 1))
-    right = _axes(plot, paper_title, x="", y="", position=(1, 2, 2))
+    plot = plots._plot(alt, width=6.8, height=1.0 + 0.28 * len(found))
+    left = plots._axes(plot, title, x="", y="", position=(1, 2, 1))
+    right = plots._axes(plot, paper_title, x="", y="", position=(1, 2, 2))
     for axes in (left, right):
         _named(axes, found)
         axes.margins(x=0.15)
@@ -100,7 +84,7 @@ def seeds(
             )  # fmt: skip
     if not printed:
         right.set_xticks([])
-    return _fit(plot)
+    return plots._fit(plot)
 
 
 def _spread(values: np.ndarray) -> str:
@@ -110,12 +94,7 @@ def _spread(values: np.ndarray) -> str:
 
 
 def _line(
-    axes: Axes,
-    at: int,
-    values: ArrayLike,
-    *,
-    colour: str,
-    limit: float = np.inf,
+    axes: Axes, at: int, values: ArrayLike, *, colour: str, limit: float = np.inf
 ) -> None:
     """A dot for each seed, an arrow at the edge for one beyond, a tick for the mean."""
     values = np.ravel(values)
@@ -124,10 +103,8 @@ def _line(
     shapes = np.where(np.abs(values) <= limit, "o", np.where(values < 0, "<", ">"))
     for shape in dict.fromkeys(shapes.tolist()):
         mine = np.clip(values[shapes == shape], -limit, limit)
-        axes.plot(
-            mine, [at] * len(mine), shape, color=colour, markersize=5.5, alpha=0.75,
-            clip_on=False,
-        )  # fmt: skip
+        style = {"color": colour, "markersize": 5.5, "alpha": 0.75, "clip_on": False}
+        axes.plot(mine, [at] * len(mine), shape, **style)
 
 
 def _named(axes: Axes, rows: Sequence[str] | Mapping[str, object]) -> None:
@@ -137,30 +114,61 @@ def _named(axes: Axes, rows: Sequence[str] | Mapping[str, object]) -> None:
 
 
 def bands(curves: Mapping[str, ArrayLike], *, x: str, y: str) -> Plot:
-    """Curves of several seeds: their mean, and from least to most as a band.
+    """Curves [seeds, points] by name: their mean, and from least to most as a band.
 
-    Args:
-        curves: name -> [seeds, points]; points count from 1.
-
-    Raises:
-        ValueError: without a curve.
+    Points count from 1. Raises ValueError without a curve.
     """
     if not curves:
         raise ValueError("there is no curve to draw")
-    means = {name: np.mean(np.atleast_2d(c), axis=0) for name, c in curves.items()}
+    found = {name: np.atleast_2d(curve) for name, curve in curves.items()}
     words = (
-        f"{name}: {', '.join(f'{value:.3g}' for value in mean)}"
-        for name, mean in means.items()
+        f"{name}: {', '.join(f'{value:.3g}' for value in curve.mean(0))}"
+        for name, curve in found.items()
     )
-    plot = _plot(f"{y} by {x}, " + "; ".join(words), width=5.6, height=3.0)
-    axes = _axes(plot, "", x=x, y=y)
-    for (name, curve), colour in zip(
-        curves.items(), COLOURS * len(curves), strict=False
-    ):
-        low, high = np.min(np.atleast_2d(curve), 0), np.max(np.atleast_2d(curve), 0)
-        at = np.arange(1, len(low) + 1)
-        axes.fill_between(at, low, high, color=colour, alpha=0.2, linewidth=0)
-        axes.plot(at, means[name], "o-", color=colour, label=name, markersize=4)
-    axes.set_xticks(np.arange(1, 1 + max(map(len, means.values()))))
+    plot = plots._plot(f"{y} by {x}, " + "; ".join(words), width=5.6, height=3.0)
+    axes = plots._axes(plot, "", x=x, y=y)
+    for i, (name, curve) in enumerate(found.items()):
+        at, colour = np.arange(1, curve.shape[1] + 1), COLOURS[i % len(COLOURS)]
+        axes.fill_between(
+            at, curve.min(0), curve.max(0), color=colour, alpha=0.2, linewidth=0
+        )
+        axes.plot(at, curve.mean(0), "o-", color=colour, label=name, markersize=4)
+    axes.set_xticks(np.arange(1, 1 + max(curve.shape[1] for curve in found.values())))
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    return _fit(plot)
+    return plots._fit(plot)
+
+
+def curves(
+    panels: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]],
+) -> Plot:
+    """Steps and values of named runs, by the title of a panel.
+
+    A run has one colour in all panels. Every second run is dashed, and the first lies
+    on top: curves that coincide can be told apart. The legend is in the first panel
+    with the most runs. Raises ValueError without a run.
+    """
+    names = list(dict.fromkeys(name for runs in panels.values() for name in runs))
+    if not names:
+        raise ValueError("there is no run to draw")
+    ends = "; ".join(
+        f"{title}: "
+        + ", ".join(f"{name} {np.ravel(y)[-1]:.3g}" for name, (_, y) in runs.items())
+        for title, runs in panels.items()
+    )
+    plot = plots._plot(f"at the end, {ends}", width=3.4 * len(panels), height=3.0)
+    fullest = max(panels, key=lambda title: len(panels[title]))
+    for i, (title, runs) in enumerate(panels.items()):
+        axes = plots._axes(
+            plot, title, x="step", y="", position=(1, len(panels), i + 1)
+        )
+        for name, (x, y) in runs.items():
+            at = names.index(name)
+            axes.plot(
+                x, y, label=name, color=COLOURS[at % len(COLOURS)], linewidth=1.4,
+                linestyle=("-", "--")[at % 2], zorder=3 - at / len(names),
+            )  # fmt: skip
+        if title == fullest:
+            axes.legend(frameon=False, fontsize=8)
+        else:
+            axes.set_ylim(bottom=0)
+    return plots._fit(plot)

@@ -10,18 +10,17 @@ import json
 from base64 import b64encode
 from collections.abc import Sequence
 from html import escape
-from typing import Any
 
 import ipywidgets
 import numpy as np
 from einops import rearrange
 from matplotlib.colors import to_hex
 
+from minivim.show import plots
 from minivim.show.picture import enlarge, to_png
-from minivim.show.plots import _code_colours, code_map, image_grid
 from minivim.tokenizer import Tokenizer
 from minivim.weights import identity
-from minivim_lab.widgets.explorer import _figure_html
+from minivim_lab.widgets.explorer import Page, figure_html
 
 COLUMNS = 16
 """Patches in a row of the picture that holds the patch of every code."""
@@ -36,7 +35,7 @@ the {tokens} tokens, give it another code, and the picture is decoded anew.</p>
 </div>"""
 
 
-class TokenEditor(ipywidgets.VBox):
+class TokenEditor(Page):
     """Codes that can be exchanged one by one, beside the picture decoded from them.
 
     Args:
@@ -65,38 +64,31 @@ class TokenEditor(ipywidgets.VBox):
     ):
         config = tokenizer.config
         self._grid, self._num_codes = config.grid, config.quantizer.num_codes
-        self._tokenizer, self._names = tokenizer, [str(name) for name in names]
+        self._tokenizer, self._names = tokenizer, list(map(str, names))
         self._originals = np.array(codes, np.int32)
         self._patches = np.asarray(patches)
         uses = np.zeros(self._num_codes) if counts is None else np.asarray(counts)
         self._order = np.argsort(-uses, kind="stable")
         self._picture, self._token = start, token
-        self._check(config.num_tokens)
-        self._codes = self._originals[start].copy()
-        self._decoded = self._decode()
-        super().__init__(self._parts())
-
-    def _check(self, tokens: int) -> None:
-        count, shape = len(self._names), self._originals.shape
+        count, shape, tokens = len(names), self._originals.shape, config.num_tokens
         if shape != (count, tokens) or not count:
             raise ValueError(f"codes {shape}, but {count} names and {tokens} tokens")
         if not 0 <= self._originals.min() <= self._originals.max() < self._num_codes:
             raise ValueError(f"codes must lie in 0 ... {self._num_codes - 1}")
-        config = self._tokenizer.config
-        patch = (config.patch_size, config.patch_size, config.channels)
-        if self._patches.shape != (self._num_codes, *patch):
-            raise ValueError(
-                f"patches {self._patches.shape}, not {(self._num_codes, *patch)}"
-            )
-        if not (0 <= self._picture < count and 0 <= self._token < tokens):
-            raise ValueError(f"no picture {self._picture} or no token {self._token}")
+        side = config.patch_size
+        wanted = (self._num_codes, side, side, config.channels)
+        if self._patches.shape != wanted:
+            raise ValueError(f"patches {self._patches.shape}, not {wanted}")
+        if not (0 <= start < count and 0 <= token < tokens):
+            raise ValueError(f"no picture {start} or no token {token}")
+        self._codes = self._originals[start].copy()
+        self._decoded = self._decode()
+        super().__init__(self._parts())
 
     def _decode(self) -> np.ndarray:
         """The picture of the original codes, and that of the present ones."""
         both = np.stack([self._originals[self._picture], self._codes])
         return np.asarray(self._tokenizer.decode(both))
-
-    # With a kernel: widgets.
 
     def _parts(self) -> tuple[ipywidgets.Widget, ...]:
         cell = ipywidgets.Layout(width="2.9em", height="2.1em", margin="0", padding="0")
@@ -135,48 +127,50 @@ class TokenEditor(ipywidgets.VBox):
 
     def _choose(self, *, picture: int | None = None, token: int | None = None) -> None:
         if picture is not None:
-            self._picture = picture
-            self._codes = self._originals[picture].copy()
+            self._picture, self._codes = picture, self._originals[picture].copy()
             self._decoded = self._decode()
-        if token is not None:
-            self._token = token
+        self._token = self._token if token is None else token
         self._update()
 
     def _exchange(self, code: int) -> None:
-        if code == self._codes[self._token]:
-            return
-        self._codes[self._token] = code
-        self._decoded = self._decode()
-        self._update()
+        if code != self._codes[self._token]:
+            self._codes[self._token] = code
+            self._decoded = self._decode()
+            self._update()
 
     def _update(self) -> None:
-        for place, (button, code) in enumerate(
-            zip(self._buttons, self._codes, strict=True)
-        ):
-            button.description, button.tooltip = str(code), self._place(place)
+        for place, button in enumerate(self._buttons):
+            button.description = str(self._codes[place])
+            button.tooltip = self._place(place)
             button.button_style = "primary" if place == self._token else ""
         self._code.value = int(self._codes[self._token])
         before, after = self._decoded
         change = np.clip(2 * np.abs(after - before), 0, 1)
         patch = enlarge(self._patches[self._codes[self._token]], self._grid)
         titles = ["decoded", "change, twice as bright", "mean patch of the code"]
-        plot = image_grid([after, change, patch], columns=3, scale=6, titles=titles)
+        plot = plots.image_grid(
+            [after, change, patch], columns=3, scale=6, titles=titles
+        )
         was = self._originals[self._picture, self._token]
         line = f"{self._place(self._token)}: code {was}"
         if was != self._codes[self._token]:
             line += f" became {self._codes[self._token]}"
         alt = f"{self._names[self._picture]}, decoded, and what has changed"
-        self._shown.value = _figure_html(to_png(plot), alt=alt, caption=line)
+        self._shown.value = figure_html(to_png(plot), alt, line)
 
     def _place(self, token: int) -> str:
         return f"row {token // self._grid + 1}, column {token % self._grid + 1}"
 
-    # Without: a page.
-
-    def _data(self) -> dict[str, Any]:
-        """What the site's script reads."""
-        colours = _code_colours(np.arange(self._num_codes))
-        return {
+    def html(self) -> str:
+        """Two pictures and a sentence, and what makes an editor of them."""
+        colours = plots._code_colours(np.arange(self._num_codes))
+        # The patches of all codes in one PNG.
+        missing = -len(self._patches) % COLUMNS
+        padding = ((0, missing), *((0, 0),) * 3)
+        tiles = np.pad(self._patches, padding, constant_values=1)
+        whole = rearrange(tiles, "(r s) p q c -> (r p) (s q) c", s=COLUMNS)
+        sprite = b64encode(to_png(whole, width=1)).decode("ascii")
+        data = {
             **identity(self._tokenizer),
             "codes": self._originals.tolist(),
             "names": self._names,
@@ -184,29 +178,16 @@ class TokenEditor(ipywidgets.VBox):
             "token": self._token,
             "order": self._order.tolist(),
             "colours": "".join(to_hex(colour)[1:] for colour in colours),
-            "patches": self._sprite(),
+            "patches": f"data:image/png;base64,{sprite}",
         }
-
-    def _sprite(self) -> str:
-        """The patches of all codes in one PNG, `COLUMNS` in a row, as a data URI."""
-        missing = -len(self._patches) % COLUMNS
-        padding = ((0, missing), *((0, 0),) * 3)
-        tiles = np.pad(self._patches, padding, constant_values=1)
-        whole = rearrange(tiles, "(r s) p q c -> (r p) (s q) c", s=COLUMNS)
-        png = b64encode(to_png(whole, width=1)).decode("ascii")
-        return f"data:image/png;base64,{png}"
-
-    def html(self) -> str:
-        """Two pictures and a sentence, and what makes an editor of them."""
         name, codes = self._names[self._picture], self._originals[self._picture]
+        shown = to_png(plots.code_map(codes, cell=32)), to_png(self._decoded[0])
         pictures = [
-            _figure_html(to_png(code_map(codes, cell=32)), alt=f"the codes of: {name}",
-                         caption="the codes"),
-            _figure_html(to_png(self._decoded[0]), alt=f"{name}, decoded",
-                         caption="decoded from them"),
-        ]  # fmt: skip
+            figure_html(shown[0], f"the codes of: {name}", "the codes"),
+            figure_html(shown[1], f"{name}, decoded", "decoded from them"),
+        ]
         return _PAGE.format(
-            data=escape(json.dumps(self._data(), separators=(",", ":"))),
+            data=escape(json.dumps(data, separators=(",", ":"))),
             pictures="\n".join(pictures),
             tokens=len(codes),
         )
@@ -218,7 +199,3 @@ class TokenEditor(ipywidgets.VBox):
             f"TokenEditor of {', '.join(self._names)}: {codes.size} tokens, "
             f"{self._num_codes} codes\n{self._names[self._picture]}:\n{rows}"
         )
-
-    def _repr_mimebundle_(self, **kwargs) -> dict:
-        bundle = super()._repr_mimebundle_(**kwargs)
-        return (bundle or {}) | {"text/plain": repr(self), "text/html": self.html()}

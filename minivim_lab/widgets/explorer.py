@@ -37,7 +37,8 @@ box.querySelector('output').textContent = value;
 </div>"""
 
 
-def _figure_html(png: bytes, *, alt: str, caption: str, attributes: str = "") -> str:
+def figure_html(png: bytes, alt: str, caption: str = "", attributes: str = "") -> str:
+    """A picture with its words, without a file of its own."""
     data = b64encode(png).decode("ascii")
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     return (
@@ -46,7 +47,17 @@ def _figure_html(png: bytes, *, alt: str, caption: str, attributes: str = "") ->
     )
 
 
-class Explorer(ipywidgets.VBox):
+class Page(ipywidgets.VBox):
+    """Widgets that an output carries as HTML too, for where there are none."""
+
+    html: Callable[[], str]
+
+    def _repr_mimebundle_(self, **kwargs) -> dict:
+        bundle = super()._repr_mimebundle_(**kwargs) or {}
+        return bundle | {"text/plain": repr(self), "text/html": self.html()}
+
+
+class Explorer(Page):
     """A slider over pictures that were computed beforehand; it needs no kernel.
 
     Args:
@@ -75,64 +86,50 @@ class Explorer(ipywidgets.VBox):
         text: str | None = None,
         start: int = 0,
     ):
-        self._pngs = [to_png(frame) for frame in frames]
-        count = len(self._pngs)
+        pngs = [to_png(frame) for frame in frames]
+        count = len(pngs)
         names = [str(value) for value in (range(count) if values is None else values)]
         lines = [""] * count if captions is None else list(captions)
         if not count:
             raise ValueError("an explorer needs at least one frame")
-        if len(names) != count or len(lines) != count:
-            raise ValueError(
-                f"{count} frames need as many values and captions, "
-                f"not {len(names)} and {len(lines)}"
-            )
+        if not len(names) == len(lines) == count:
+            have = f"{len(names)} and {len(lines)}"
+            raise ValueError(f"{count} frames need as many values and captions: {have}")
         if not 0 <= start < count:
             raise ValueError(f"start={start} is not one of the {count} positions")
-        size = sum(len(png) for png in self._pngs)
-        if size > LIMIT:
+        if (size := sum(map(len, pngs))) > LIMIT:
             raise ValueError(
                 f"{count} frames take {size / 1000:.0f} kB, more than "
                 f"{LIMIT / 1000:.0f}: use fewer or smaller ones"
             )
+        self._pngs, self._start = pngs, start
         self._label, self._names, self._lines = label, names, lines
-        self._text, self._start = text or label, start
-        super().__init__(self._parts())
-
-    def _alt(self, position: int) -> str:
-        return f"{self._text} ({self._label} = {self._names[position]})"
-
-    def _parts(self) -> tuple[ipywidgets.Widget, ...]:
-        if not hasattr(ipywidgets, "Stack"):  # ipywidgets 7: the page alone must do
-            return ()
+        self._text = text or label
         # HTML widgets rather than Image widgets: only they can carry an alt text.
-        pictures = [
-            ipywidgets.HTML(_figure_html(png, alt=self._alt(i), caption=self._lines[i]))
-            for i, png in enumerate(self._pngs)
-        ]
+        pictures = [ipywidgets.HTML(self._figure(i)) for i in range(count)]
         slider = ipywidgets.SelectionSlider(
             # Equal values would be taken for one option, so each carries its position.
-            options=[(name, i) for i, name in enumerate(self._names)],
-            index=self._start,
-            description=self._label,
-            tooltip=self._label,
+            options=[(name, i) for i, name in enumerate(names)],
+            index=start,
+            description=label,
+            tooltip=label,
             style={"description_width": "initial"},
             layout={"width": "min(100%, 30em)"},
         )
-        stack = ipywidgets.Stack(pictures, selected_index=self._start)
+        stack = ipywidgets.Stack(pictures, selected_index=start)
         self._link = ipywidgets.jslink((slider, "index"), (stack, "selected_index"))
-        return slider, stack
+        super().__init__((slider, stack))
+
+    def _figure(self, position: int, attributes: str = "") -> str:
+        alt = f"{self._text} ({self._label} = {self._names[position]})"
+        return figure_html(self._pngs[position], alt, self._lines[position], attributes)
 
     def html(self) -> str:
         """The explorer as a piece of HTML that needs no library, widget or network."""
+        hidden = ["" if i == self._start else " hidden" for i in range(len(self._pngs))]
         frames = [
-            _figure_html(
-                png,
-                alt=self._alt(i),
-                caption=self._lines[i],
-                attributes=f' data-value="{escape(self._names[i])}"'
-                + ("" if i == self._start else " hidden"),
-            )
-            for i, png in enumerate(self._pngs)
+            self._figure(i, f' data-value="{escape(name)}"{hidden[i]}')
+            for i, name in enumerate(self._names)
         ]
         return _PAGE.format(
             label=escape(self._label),
@@ -149,21 +146,15 @@ class Explorer(ipywidgets.VBox):
         ]
         return "\n".join([f"Explorer of {self._label}: {self._text}", *rows])
 
-    def _repr_mimebundle_(self, **kwargs) -> dict:
-        bundle = super()._repr_mimebundle_(**kwargs) if self.children else None
-        return (bundle or {}) | {"text/plain": repr(self), "text/html": self.html()}
-
 
 class Live(ipywidgets.VBox):
     """The widget that `live` returns: controls above a picture they recompute."""
 
     def __init__(self, function: Callable[..., Picture | str], controls: dict):
-        self._function = function
+        self._function, self._picture = function, ipywidgets.HTML()
         self._controls = {
-            name: _control(name, abbreviation)
-            for name, abbreviation in controls.items()
+            name: _control(name, short) for name, short in controls.items()
         }
-        self._picture = ipywidgets.HTML()
         self._update()
         super().__init__((*self._controls.values(), self._picture))
         for widget in self._controls.values():
@@ -172,11 +163,12 @@ class Live(ipywidgets.VBox):
     def _update(self) -> None:
         arguments = {name: widget.value for name, widget in self._controls.items()}
         result = self._function(**arguments)
-        if isinstance(result, str):
-            self._picture.value = f"<pre>{escape(result)}</pre>"
-            return
         alt = ", ".join(f"{name} = {value}" for name, value in arguments.items())
-        self._picture.value = _figure_html(to_png(result), alt=alt, caption="")
+        self._picture.value = (
+            f"<pre>{escape(result)}</pre>"
+            if isinstance(result, str)
+            else figure_html(to_png(result), alt)
+        )
 
     def _on_change(self, _change) -> None:
         try:
@@ -188,17 +180,11 @@ class Live(ipywidgets.VBox):
     def __repr__(self) -> str:
         return f"Live({', '.join(self._controls)}): needs a kernel"
 
-    def _repr_mimebundle_(self, **kwargs) -> dict:
-        bundle = super()._repr_mimebundle_(**kwargs)
-        return (bundle or {}) | {"text/plain": repr(self)}
 
-
-def _control(name: str, abbreviation) -> Any:
-    widget = ipywidgets.interactive.widget_from_abbrev(abbreviation)
+def _control(name: str, short) -> Any:
+    widget = ipywidgets.interactive.widget_from_abbrev(short)
     if not isinstance(widget, ipywidgets.DOMWidget) or not widget.has_trait("value"):
-        raise ValueError(
-            f"{name}={abbreviation!r} is neither a widget nor its short form"
-        )
+        raise ValueError(f"{name}={short!r} is neither a widget nor its short form")
     if not widget.trait_values().get("description"):
         widget.set_trait("description", name.replace("_", " "))
     if widget.has_trait("continuous_update"):  # one computation per move, not fifty

@@ -74,11 +74,6 @@ def test_equal_values_keep_their_own_frames():
     assert len(stack.children) == 3 and slider.value == 1
 
 
-def test_without_stack_the_html_remains(monkeypatch):
-    monkeypatch.delattr(ipywidgets, "Stack")
-    assert set(_explorer()._repr_mimebundle_()) == {"text/plain", "text/html"}
-
-
 def test_takes_figures_arrays_and_png_bytes():
     figure = Figure(figsize=(1, 1))
     frames = [figure, np.zeros((4, 4), np.uint8), to_png(np.zeros((4, 4, 1)))]
