@@ -88,16 +88,12 @@ class Plan:
 
     def exchanged(self, *kinds: str) -> tuple[float, float]:
         """Count and bytes of these collectives in a step."""
-        every = [
-            (program.share, traffic)
-            for program in self.programs
-            for kind, traffic in program.collectives.items()
-            if kind in kinds
-        ]
-        return (
-            sum((share * traffic.count for share, traffic in every), 0.0),
-            sum((share * traffic.bytes for share, traffic in every), 0.0),
-        )
+        count = size = 0.0
+        for program in self.programs:
+            for kind in program.collectives.keys() & set(kinds):
+                count += program.share * program.collectives[kind].count
+                size += program.share * program.collectives[kind].bytes
+        return count, size
 
     @property
     def limits(self) -> dict[str, float]:
@@ -141,13 +137,12 @@ class Plan:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Plan:
         """Inverse of `as_dict`."""
-        names = [item.name for item in dataclasses.fields(cls)]
-        kept = {name: values[name] for name in names if name in values}
+        kept = {name: values[name] for name in cls.__annotations__ if name in values}
         programs = []
-        for program in kept["programs"]:
+        for program in values["programs"]:
             traffic = {k: Traffic(**v) for k, v in program["collectives"].items()}
-            programs.append(Program(**{**program, "collectives": traffic}))
-        kept |= {"programs": tuple(programs), "settings": tuple(kept["settings"])}
+            programs.append(Program(**program | {"collectives": traffic}))
+        kept |= {"programs": tuple(programs), "settings": tuple(values["settings"])}
         return cls(**kept)
 
 
@@ -174,13 +169,10 @@ def plan(
     where = Slice.parse(topology)
     devices = where.devices()
     over = make_mesh(mesh, devices=devices)
-    given = inputs(recipe, over)
-    programs = []
+    given, programs, run = inputs(recipe, over), [], recipe.run
     for name, (due, share) in schedule(given.objective).items():
         say(f"compiling the {name} of {recipe.name} for {where.chips} x {where.name}")
-        program = compiled(
-            given, name=name, due=due, share=share, chips=over.size, quick=quick
-        )
+        program = compiled(given, name, due=due, share=share, quick=quick)
         done = "compiled" if program.fits else "refused"
         say(f"{done} in {program.compile_seconds:.0f} s")
         programs.append(program)
@@ -194,9 +186,9 @@ def plan(
         precision=_all(recipe, "precision"),
         remat=_all(recipe, "remat"),
         optimiser=optimiser_words(recipe.optim),
-        batch_size=recipe.run.batch_size,
-        accumulate=recipe.run.accumulate,
-        steps=recipe.run.steps,
+        batch_size=run.batch_size,
+        accumulate=run.accumulate,
+        steps=run.steps,
         parameters=count_parameters(given.objective.model),
         frozen={
             name: sum(leaf.size for leaf in jax.tree.leaves(state))

@@ -120,7 +120,6 @@ class Refusal(NamedTuple):
     words: str
 
 
-UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 # What the compiler says before it lays memory out, and after.
 _REFUSALS = (
     r"memory required for HLO temporaries \(([\d.]+)([KMGT]?)B?\) exceeds available "
@@ -136,7 +135,8 @@ def refusal(error: BaseException) -> Refusal | None:
         if "RESOURCE_EXHAUSTED" in text and (match := re.search(pattern, text)):
             line = next(line for line in text.splitlines() if match[0] in line)
             needed, available = (
-                round(float(match[i]) * UNITS[match[i + 1]]) for i in (1, 3)
+                round(float(match[i]) * 1024 ** (" KMGT".index(match[i + 1] or " ")))
+                for i in (1, 3)
             )
             words = line.removeprefix("RESOURCE_EXHAUSTED: ").strip()
             return Refusal(needed, available, words)

@@ -198,21 +198,20 @@ class _Counter:
             read = sum(_read(inner, i, s[0]) for i, s in enumerate(shapes) if s)
             return read + _written(inner, op)
         operands, results = _operands(op, within), _results(op)
-        written = sum(map(_in_hbm, results))
         if op.opcode.removesuffix("-start") in READS_A_PART:
-            source = _in_hbm(operands[0]) and sum(array.bytes for array in results)
-            return source + written + sum(map(_in_hbm, operands[1:]))
+            part = 0 if operands[0].space else sum(array.bytes for array in results)
+            return part + _in_hbm(*results, *operands[1:])
         if op.opcode in ("dynamic-update-slice", "scatter"):
             part, again = (
                 (operands[-1], 2) if op.opcode == "scatter" else (operands[1], 1)
             )
-            target = part.bytes if _in_hbm(operands[0]) else 0
-            return again * target + sum(map(_in_hbm, operands[1:]))
-        return sum(map(_in_hbm, operands)) + written
+            target = 0 if operands[0].space else part.bytes
+            return again * target + _in_hbm(*operands[1:])
+        return _in_hbm(*operands, *results)
 
 
-def _in_hbm(array: Array) -> int:
-    return 0 if array.space else array.bytes
+def _in_hbm(*arrays: Array) -> int:
+    return sum(array.bytes for array in arrays if not array.space)
 
 
 def _operands(op: Instruction, within: Computation) -> list[Array]:

@@ -1,26 +1,36 @@
 """`python -m minivim_lab.plan.paper --page book/results`: plans of the paper's recipes.
 
 Every row is a `minivim plan` in a process of its own, whose figures are kept in a
-folder; what is there already is not compiled again.
+folder; a row that has them is not compiled again. Beside the compiler's figures stands
+what the sharding rules say that chips must exchange, without a compiler.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import jax
+from jax.sharding import AbstractMesh, AxisType
+
+from minivim import recipes, train
+from minivim.config import with_overrides
 from minivim.errors import UserError
+from minivim.sharding import AXES, MeshShape, spec_of
 from minivim.show.tables import markdown_table
+from minivim.training.step import abstract_state
 from minivim_lab.plan.answer import Plan, gib
-from minivim_lab.plan.predict import exchanged, rules_of
 
 ADAMW = ("optim.first_moment=float32", "optim.second_moment=full")
 BFLOAT16 = ("precision=bfloat16",)
-SMALL, LARGE = "v4:4x4x4", "v4:4x4x8"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +41,7 @@ class Row:
     recipe: str
     settings: tuple[str, ...] = ()
     mesh: str = "data=-1"
-    topology: str = SMALL
+    topology: str = "v4:4x4x4"
     quick: bool = False
 
     @property
@@ -43,9 +53,8 @@ class Row:
         return ["plan", self.recipe, *options, *effort, *chosen]
 
 
-def _large(mesh: str, optimiser: str, precision: str, *, chips: int = 64) -> Row:
-    """VIM-Large; for 128 chips with twice the batch."""
-    twice = chips == 128
+def _large(mesh: str, optimiser: str, precision: str, *, twice: bool = False) -> Row:
+    """VIM-Large; `twice` with twice the batch on 128 chips."""
     return Row(
         name=f"vim-large-{mesh}-{optimiser}-{precision}{'-128' if twice else ''}",
         recipe="vim-large",
@@ -55,7 +64,7 @@ def _large(mesh: str, optimiser: str, precision: str, *, chips: int = 64) -> Row
             *(BFLOAT16 if precision == "bfloat16" else ()),
             *(("batch_size=2048",) if twice else ()),
         ),
-        topology=LARGE if twice else SMALL,
+        topology="v4:4x4x8" if twice else "v4:4x4x4",
     )
 
 
@@ -74,13 +83,16 @@ GRID = tuple(
 )
 # The same work for every chip.
 SCALING = tuple(
-    tuple(_large(mesh, "paper", "float32", chips=chips) for chips in (64, 128))
+    _large(mesh, "paper", "float32", twice=twice)
     for mesh in ("data", "fsdp")
+    for twice in (False, True)
 )
-_ALL = (*RECIPES, *GRID, *(row for pair in SCALING for row in pair))
-ROWS = tuple({row.name: row for row in _ALL}.values())
+ROWS = tuple({row.name: row for row in (*RECIPES, *GRID, *SCALING)}.values())
 # Images a second in training, as the paper's Table 4 has them, on "128 CloudTPUv4".
 PRINTED = {"vit-vqgan-ss": 1520, "vit-vqgan-bb": 960, "vit-vqgan-sl": 384}
+# Arrays that a loop over blocks reads a slice of.
+IN_A_LOOP, KERNEL = re.compile(r"\bblocks\b"), re.compile(r"\bkernel\b")
+REDUCTIONS, GATHERS = ("all-reduce", "reduce-scatter"), ("all-gather",)
 
 
 def planned(row: Row, *, out: Path, limit: int) -> Plan:
@@ -111,52 +123,51 @@ def planned(row: Row, *, out: Path, limit: int) -> Plan:
     return Plan.from_dict(json.loads(file.read_text()))
 
 
-def markdown(found: dict[str, Plan]) -> str:
-    """The section of the results page, of the rows that are there."""
-    return "\n\n".join(
-        (
-            "## What the paper's recipes would cost, by the TPU's compiler",
-            "Train steps as they are, compiled for slices of TPUv4 that are not there, "
-            "at the paper's batch: `python -m minivim_lab.plan.paper`. Bytes and FLOPs "
-            "are those of one chip and one step; GiB are 2^30 bytes. *Limits* are the "
-            "seconds that arithmetic, memory traffic or links would take alone at the "
-            "chip's published speed; *days* the recipe's steps at 50 % of the peak on "
-            "the model's FLOPs, or at the slowest limit if that is longer; *compiled* "
-            "the seconds of processors that each program took, those of the tokenizers "
-            "with `--quick`. Nothing here was run.",
-            _table(
-                "recipe | parameters | frozen in the step | state | needed of 30.75 | "
-                "TFLOP (of the model) | limits, s | images/s (paper) | days | "
-                "chip-hours | compiled, s",
-                {row: _recipe(row, found.get(row.name)) for row in RECIPES},
-            ),
-            "VIM-Large again, with and without the parameters split (`fsdp`):",
-            _table(
-                "mesh | optimiser | precision | state | needed of 30.75 | limits, s | "
-                "gradients, GB | gathered, GB | compiled, s",
-                {row: _variant(found.get(row.name)) for row in GRID},
-            ),
-            "Twice the chips and twice the batch. *Rules* is what the sharding rules "
-            "predict without a compiler, gradients and gathered parameters:",
-            _table(
-                "mesh | chips | batch | needed of 30.75 | TFLOP | against 64 chips | "
-                "gradients, GB (rules) | gathered, GB (rules)",
-                {
-                    row: _scaled(found.get(row.name), found.get(small.name))
-                    for small, large in SCALING
-                    for row in (small, large)
-                },
-            ),
-        )
+def predicted(
+    params: Any, mesh: Any, *, gathered: int = 2, summed: int = 4
+) -> dict[str, int]:
+    """Bytes of a step's exchanges by the rules; see `Traffic.bytes` for what counts.
+
+    "gradients": every parameter's once, where the batch is split.
+    "parameters": what `fsdp` splits is gathered for each use: the blocks' parameters in
+    the forward and again in the backward pass, those outside of the loop once.
+
+    gathered: bytes of a parameter on the way; a TPU multiplies in bfloat16 and gathers
+    the rounded values. summed: bytes of a gradient of the blocks' matrices on the way,
+    2 with precision=bfloat16, since the chips' shares are added before they are made
+    float32. With `tensor` activations travel too: this does not count them.
+    """
+    gradients = parameters = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        count = math.prod(leaf.shape)
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        product = IN_A_LOOP.search(name) and KERNEL.search(name)
+        gradients += count * (summed if product else leaf.dtype.itemsize)
+        split = "fsdp" in jax.tree.leaves(tuple(spec_of(name, leaf.shape, mesh)))
+        if split and mesh.shape["fsdp"] > 1:
+            parameters += gathered * count * (2 if IN_A_LOOP.search(name) else 1)
+    several = mesh.shape["data"] * mesh.shape["fsdp"] > 1
+    return {"gradients": gradients if several else 0, "parameters": parameters}
+
+
+def rules_of(answer: Plan) -> dict[str, int]:
+    """`predicted` for a plan's recipe and mesh; empty where activations travel too."""
+    sizes = MeshShape.parse(answer.mesh).over(answer.chips)
+    if sizes[2] > 1:
+        return {}
+    mesh = AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    recipe = with_overrides(
+        recipes.recipe(answer.stage, answer.recipe), list(answer.settings)
     )
+    objective, _ = train.abstract(recipe)  # type: ignore[arg-type]
+    params = abstract_state(objective.model, objective.optim, steps=answer.steps).params
+    return predicted(params, mesh, summed=4 if answer.precision == "float32" else 2)
 
 
-def _table(titles: str, rows: dict[Row, list[str]]) -> str:
-    """A Markdown table; a row without a plan says so."""
-    names = titles.split(" | ")
-    missing = ["not compiled", *["-"] * (len(names) - 2)]
-    cells = [found or [row.name, *missing] for row, found in rows.items()]
-    return markdown_table(names, cells)
+def exchanged(answer: Plan) -> dict[str, float]:
+    """The same two figures as the compiler has them, of a plan that fits."""
+    kinds = {"gradients": REDUCTIONS, "parameters": GATHERS}
+    return {name: answer.exchanged(*kinds[name])[1] for name in kinds}
 
 
 def _needed(plan: Plan) -> str:
@@ -177,17 +188,16 @@ def _compiled(plan: Plan) -> str:
     return " + ".join(f"{program.processor_seconds:.0f}" for program in plan.programs)
 
 
-def _recipe(row: Row, plan: Plan | None) -> list[str]:
-    if plan is None:
-        return []
+def _recipe(name: str, found: dict[str, Plan]) -> list[str]:
+    plan = found[name]
     frozen = ", ".join(f"{k} {v / 1e6:.0f} M" for k, v in plan.frozen.items())
     times = ["-"] * 3
     if plan.fits:
-        pace = f"{plan.batch_size / plan.seconds:,.0f} ({PRINTED.get(row.recipe, '-')})"
+        pace = f"{plan.batch_size / plan.seconds:,.0f} ({PRINTED.get(name, '-')})"
         times = [pace, f"{plan.days:.1f}", f"{plan.chip_hours:,.0f}"]
     lazy = any("R1" in program.name for program in plan.programs)
     return [
-        row.recipe + (", without R1" if row.recipe in TOKENIZERS and not lazy else ""),
+        plan.recipe + (", without R1" if name in TOKENIZERS and not lazy else ""),
         f"{plan.parameters / 1e6:,.0f} M",
         frozen or "-",
         gib(plan.state_bytes),
@@ -199,9 +209,8 @@ def _recipe(row: Row, plan: Plan | None) -> list[str]:
     ]
 
 
-def _variant(plan: Plan | None) -> list[str]:
-    if plan is None:
-        return []
+def _variant(name: str, found: dict[str, Plan]) -> list[str]:
+    plan = found[name]
     moved = [f"{size / 1e9:.2f}" for size in exchanged(plan).values()]
     return [
         plan.mesh,
@@ -215,9 +224,8 @@ def _variant(plan: Plan | None) -> list[str]:
     ]
 
 
-def _scaled(plan: Plan | None, base: Plan | None) -> list[str]:
-    if plan is None or base is None:
-        return []
+def _scaled(name: str, found: dict[str, Plan]) -> list[str]:
+    plan, base = found[name], found.get(name.removesuffix("-128"))
     rules, moved = rules_of(plan), exchanged(plan)
     cells = [f"{moved[k] / 1e9:.2f} ({rules[k] / 1e9:.2f})" for k in rules]
     return [
@@ -226,9 +234,59 @@ def _scaled(plan: Plan | None, base: Plan | None) -> list[str]:
         f"{plan.batch_size:,}",
         _needed(plan),
         f"{plan.flops / 1e12:.2f}",
-        f"{plan.flops / base.flops - 1:+.2%}",
+        f"{plan.flops / base.flops - 1:+.2%}" if base else "-",
         *(cells if plan.fits else ["-", "-"]),
     ]
+
+
+# Before each table; rows; titles; the cells of a row.
+TABLES: tuple[tuple[str, tuple[Row, ...], str, Callable[..., list[str]]], ...] = (
+    (
+        "## What the paper's recipes would cost, by the TPU's compiler\n\n"
+        "Train steps as they are, compiled for slices of TPUv4 that are not there, at "
+        "the paper's batch: `python -m minivim_lab.plan.paper`. Bytes and FLOPs are "
+        "those of one chip and one step; GiB are 2^30 bytes. *Limits* are the seconds "
+        "that arithmetic, memory traffic or links would take alone at the chip's "
+        "published speed; *days* the recipe's steps at 50 % of the peak on the model's "
+        "FLOPs, or at the slowest limit if that is longer; *compiled* the seconds of "
+        "processors that each program took, those of the tokenizers with `--quick`. "
+        "Nothing here was run.",
+        RECIPES,
+        "recipe | parameters | frozen in the step | state | needed of 30.75 | "
+        "TFLOP (of the model) | limits, s | images/s (paper) | days | "
+        "chip-hours | compiled, s",
+        _recipe,
+    ),
+    (
+        "VIM-Large again, with and without the parameters split (`fsdp`):",
+        GRID,
+        "mesh | optimiser | precision | state | needed of 30.75 | limits, s | "
+        "gradients, GB | gathered, GB | compiled, s",
+        _variant,
+    ),
+    (
+        "Twice the chips and twice the batch. *Rules* is what the sharding rules "
+        "predict without a compiler, gradients and gathered parameters:",
+        SCALING,
+        "mesh | chips | batch | needed of 30.75 | TFLOP | against 64 chips | "
+        "gradients, GB (rules) | gathered, GB (rules)",
+        _scaled,
+    ),
+)
+
+
+def markdown(found: dict[str, Plan]) -> str:
+    """The section of the results page; a row without a plan says so."""
+    parts = []
+    for words, rows, titles, cells in TABLES:
+        names = titles.split(" | ")
+        missing = ["not compiled", *["-"] * (len(names) - 2)]
+        lines = [
+            cells(row.name, found) if row.name in found else [row.name, *missing]
+            for row in rows
+        ]
+        parts += [words, markdown_table(names, lines)]
+    return "\n\n".join(parts)
 
 
 def main(arguments: list[str] | None = None) -> int:

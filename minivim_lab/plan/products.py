@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,17 +28,12 @@ class Window:
     @classmethod
     def parse(cls, text: str) -> Window:
         """From `{size=3x3 stride=2x2 pad=1_1x1_1 lhs_dilate=1x2}`; less is possible."""
-
-        def numbers(name: str, read: Callable[[str], int] = int) -> tuple[int, ...]:
-            match = re.search(rf"\b{name}=([\w\-]+)", text)
-            return tuple(read(part) for part in match[1].split("x")) if match else ()
-
-        return cls(
-            stride=numbers("stride"),
-            low=numbers("pad", lambda part: int(part.split("_")[0])),
-            lhs_dilate=numbers("lhs_dilate"),
-            rhs_dilate=numbers("rhs_dilate"),
-        )
+        numbers = {
+            name: [int(part.split("_")[0]) for part in values.split("x")]
+            for name, values in re.findall(r"(\w+)=([\w\-]+)", text)
+        }
+        names = ("stride", "pad", "lhs_dilate", "rhs_dilate")
+        return cls(*(numbers.get(name, ()) for name in names))
 
     def pairs(self, axes: Sequence[tuple[int, int, int]]) -> int:
         """Pairs of result and kernel position that meet a number of the data.

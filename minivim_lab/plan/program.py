@@ -65,6 +65,7 @@ class Inputs:
     step: Any
     state: Any
     batch: dict[str, Any]
+    chips: int
 
     @property
     def state_bytes(self) -> int:
@@ -107,7 +108,8 @@ def inputs(recipe: TrainableRecipe, mesh: Mesh | None) -> Inputs:
         accumulate=run.accumulate,
         mesh=mesh,
     )
-    return Inputs(objective=objective, step=step, state=state, batch=batch)
+    chips = mesh.size if mesh is not None else 1
+    return Inputs(objective=objective, step=step, state=state, batch=batch, chips=chips)
 
 
 def _laid_out(tree: Any, shardings: Any) -> Any:
@@ -150,13 +152,7 @@ def without_remat(recipe: TrainableRecipe) -> TrainableRecipe:
 
 
 def compiled(
-    given: Inputs,
-    *,
-    name: str,
-    due: bool,
-    share: float,
-    chips: int,
-    quick: bool = False,
+    given: Inputs, name: str, *, due: bool, share: float, quick: bool
 ) -> Program:
     """Trace, lower and compile; out of memory is an answer.
 
@@ -177,7 +173,7 @@ def compiled(
             "fits": False,
             "needed": refused.needed,
             "refusal": refused.words,
-            "flops": product_flops(traced.jaxpr) / chips,
+            "flops": product_flops(traced.jaxpr) / given.chips,
         }
     else:
         memory, read = executable.memory_analysis(), costs(executable.as_text())

@@ -126,7 +126,7 @@ def test_a_step_with_lazy_terms_is_two_programs(here, monkeypatch):
     monkeypatch.setattr(
         answer,
         "compiled",
-        lambda found, *, name, due, share, chips, quick: a_program(
+        lambda given, name, *, due, share, quick: a_program(
             name,
             share=share,
             needed=(3 if due else 1) * 2**30,
@@ -152,7 +152,7 @@ def test_frozen_networks_are_named(here, monkeypatch):
     monkeypatch.setattr(
         answer,
         "compiled",
-        lambda found, *, due, chips, quick, **rest: a_program(**rest),
+        lambda given, name, *, due, share, quick: a_program(name, share=share),
     )
     recipe = replace(recipes.recipe("prior", "shapes"), codes="fly", run=tiny.RUN)
     found = plan.plan(recipe, topology="v4:4x4x4")
@@ -199,7 +199,7 @@ def test_the_command_prints_a_table_and_writes_json(
     monkeypatch.setattr(
         answer,
         "compiled",
-        lambda found, *, due, chips, quick, **rest: a_program(**rest),
+        lambda given, name, *, due, share, quick: a_program(name, share=share),
     )
     out = tmp_path / "plan.json"
     command = ["plan", "shapes", "--stage", "prior", "--mesh", "fsdp=-1", "--json",

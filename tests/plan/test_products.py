@@ -161,7 +161,7 @@ EIGHT = """
 import json, sys
 import jax
 from minivim_lab.plan import costs, product_flops
-from minivim_lab.plan.predict import predicted
+from minivim_lab.plan.paper import predicted
 from minivim_lab.plan.program import inputs
 from minivim.sharding import MeshShape, make_mesh
 from tests.plan.test_products import PRIOR

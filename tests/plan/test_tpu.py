@@ -7,7 +7,7 @@ from minivim.errors import UserError
 from minivim.sharding import MeshShape
 from minivim_lab import plan
 from minivim_lab.plan.chips import CHIPS, Slice, available_bytes
-from minivim_lab.plan.predict import exchanged
+from minivim_lab.plan.paper import exchanged
 from tests.plan.test_products import PRIOR
 
 pytest.importorskip("libtpu")
