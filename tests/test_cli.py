@@ -22,11 +22,11 @@ from minivim.data import open_source, shapes, stack
 from minivim.encode import decode_all, encode_all
 from minivim.errors import UserError
 from minivim.evaluate import shipped_figures
-from minivim.metrics import inception
 from minivim.prior import complete, sample
 from minivim.tokenizer import perceptual
 from minivim.tokenizer.perceptual import PerceptualConfig
 from minivim.training import read_metrics
+from minivim_lab import inception
 from minivim_lab.igpt import Palette
 from minivim_lab.inception import Inception, InceptionConfig
 from tests import tiny
@@ -626,7 +626,7 @@ TRAIN = ["train", "tokenizer", "shapes", "--data", "shapes", "--workdir", "never
         ([*TRAIN, "--set", "encodr.width=3"], ["did you mean", "encoder.width"]),
         ([*TRAIN, "--set", "width=3"], ["ambiguous", "model.encoder.width"]),
         ([*TRAIN, "--set", "steps=soon"], ["whole number"]),
-        ([*TRAIN, "--set", "patch_size=5"], ["does not divide", "choose a patch_size"]),
+        ([*TRAIN, "--set", "patch_size=5"], ["does not divide", "choose patch_size"]),
         ([*TRAIN, "--set", "encoder.heads=7"], ["does not divide", "choose heads"]),
         ([*TRAIN, "--set", "precision=float16"], ["ambiguous"]),
         ([*TRAIN, "--set", "image_size=8192"], ["image_size 8192", "1 to 4096"]),
@@ -637,7 +637,7 @@ TRAIN = ["train", "tokenizer", "shapes", "--data", "shapes", "--workdir", "never
          ["others need flip or a crop", "choose views=1 alone"]),
         (["encode", "x", "--data", "shapes", "--out", "codes", "--flip"],
          ["views=1, flip=True", "views=8 and flip"]),
-        ([*TRAIN, "--workers", "-1"], ["-1 must be a whole number, 0 or above"]),
+        ([*TRAIN, "--workers", "-1"], ["-1 must be a whole number of 0 or above"]),
         ([*TRAIN, "--stream"], ["read by index: leave out --stream"]),
         (["encode", "x", "--data", "shapes", "--out", "codes", "--count", "-3"],
          ["-3 must be a whole number above zero"]),
@@ -646,7 +646,7 @@ TRAIN = ["train", "tokenizer", "shapes", "--data", "shapes", "--workdir", "never
         (["evaluate", "--data", "nothing-like-this"], ["name the weights"]),
         (["convert", "vit-vqgan", "never.pt", "--out", "x"], ["no file never.pt"]),
         (["convert", "gan", "a", "--out", "x"], ["vit-vqgan", "lpips"]),
-        (["convert", "lpips", "vgg16.pth", "--out", "x"], ["required: heads"]),
+        (["convert", "lpips", "vgg16.pth", "--out", "x"], ["vgg16 and heads, got 1"]),
         (["convert", "inception", "never.pth", "--out", "x"], ["no file never.pth"]),
     ],
 )  # fmt: skip
@@ -1055,8 +1055,9 @@ def test_ctrl_c_says_how_to_go_on(capsys, monkeypatch):
     def interrupted(options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.training, "_recipes", interrupted)
-    assert cli.main(["recipes"]) == 130
+    demo = (interrupted, *arguments.COMMANDS["demo"][1:])
+    monkeypatch.setitem(arguments.COMMANDS, "demo", demo)
+    assert cli.main(["demo"]) == 130
     assert "the same command goes on" in capsys.readouterr().err
 
 
@@ -1065,5 +1066,6 @@ def test_other_disk_errors_are_one_line(capsys, monkeypatch, error):
     def fail(options):
         raise error
 
-    monkeypatch.setattr(cli.training, "_recipes", fail)
-    refused(capsys, ["recipes"], "x.npz", "No space left", "run the same command")
+    demo = (fail, *arguments.COMMANDS["demo"][1:])
+    monkeypatch.setitem(arguments.COMMANDS, "demo", demo)
+    refused(capsys, ["demo"], "x.npz", "No space left", "run the same command")

@@ -6,10 +6,10 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
-from minivim.cli import drawing, measuring, training
-from minivim.cli.arguments import Parser
+# Each module declares its commands, which --help lists in this order.
+from minivim.cli import training, drawing, measuring  # noqa: F401  # isort: skip
+from minivim.cli.arguments import COMMANDS, Parser, command
 from minivim.errors import Stopped, UserError
 
 
@@ -51,18 +51,15 @@ def parser() -> Parser:
     """All commands."""
     top = Parser(prog="minivim", description="ViT-VQGAN and VIM, small enough to read.")
     commands = top.add_subparsers(dest="command", required=True, parser_class=Parser)
-
-    def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+    for name, (run, text, options) in COMMANDS.items():
         one = commands.add_parser(name, help=text, description=text)
         one.set_defaults(run=run)
-        return one
-
-    for group in (training, drawing, measuring):
-        group.add_commands(command)
-    command("lab", _lab, "open the notebooks in JupyterLab")
+        for flags, settings in options:
+            one.add_argument(*flags, **settings)
     return top
 
 
+@command("open the notebooks in JupyterLab")
 def _lab(options: argparse.Namespace) -> None:
     import importlib.util
 

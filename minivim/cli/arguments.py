@@ -1,4 +1,4 @@
-"""What several commands take: options, and what these open."""
+"""How a command is declared, and the options that several commands take."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from minivim import weights
 from minivim.errors import UserError
 from minivim.files import beside
+from minivim.tokenizer import Tokenizer
 
-STAGES = ("tokenizer", "prior", "probe", "classifier")
-# Of a name, what it runs and a line of help makes a command.
-Command = Callable[[str, Any, str], argparse.ArgumentParser]
+Run = Callable[[argparse.Namespace], int | None]
+# What `add_argument` is called with.
+Option = tuple[tuple[str, ...], dict[str, Any]]
+# By name: what a command runs, its line of help, and its options.
+COMMANDS: dict[str, tuple[Run, str, tuple[Option, ...]]] = {}
 
 
 class Parser(argparse.ArgumentParser):
@@ -22,92 +26,70 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
-def positive(text: str) -> int:
-    """A count on the command line."""
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be a whole number above zero")
-    return int(text)
+def option(*flags: str, **settings: Any) -> Option:
+    """An option, or an argument where the name has no dashes."""
+    return flags, settings
 
 
-def natural(text: str) -> int:
-    """A count that may be zero."""
-    if not text.isascii() or not text.isdigit():
-        raise argparse.ArgumentTypeError(f"{text} must be a whole number, 0 or above")
-    return int(text)
+def command(text: str, *options: Option) -> Callable[[Run], Run]:
+    """Make a function the command of its name, without the underscore."""
+
+    def register(run: Run) -> Run:
+        COMMANDS[run.__name__.strip("_")] = run, text, options
+        return run
+
+    return register
+
+
+def whole_number(low: int, says: str, high: int = 2**63) -> Any:
+    """Reads a number from `low` on and below `high`, and else says so."""
+
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and low <= int(text) < high):
+            raise argparse.ArgumentTypeError(f"{text} must be a whole number {says}")
+        return int(text)
+
+    return parse
+
+
+positive = whole_number(1, "above zero")
+natural = whole_number(0, "of 0 or above")
+# As JAX's keys take it.
+seed = whole_number(0, "of 0 or above; use less than 2^32", high=2**32)
 
 
 def share(text: str) -> float:
     """A share on the command line, above zero and at most one."""
     try:
-        found = float(text)
+        if 0 < float(text) <= 1:
+            return float(text)
     except ValueError:
-        found = 0.0
-    if not 0 < found <= 1:
-        raise argparse.ArgumentTypeError(f"{text} must be above 0 and at most 1")
-    return found
+        pass
+    raise argparse.ArgumentTypeError(f"{text} must be above 0 and at most 1")
 
 
-def add_seed(one: argparse.ArgumentParser, text: str | None = None) -> None:
-    """--seed, of 32 bits as JAX's keys take it."""
-    one.add_argument("--seed", type=_seed, default=0, help=text)
+def count(default: int | None, text: str = "the first N images") -> Option:
+    """--count."""
+    return option("--count", type=positive, default=default, metavar="N", help=text)
 
 
-def _seed(text: str) -> int:
-    found = natural(text)
-    if found >= 2**32:
-        raise argparse.ArgumentTypeError(f"{text} is too large; use less than 2^32")
-    return found
-
-
-def add_data(one: argparse.ArgumentParser) -> None:
-    """--data."""
-    one.add_argument(
-        "--data",
-        required=True,
-        metavar="SPEC",
-        help="shapes, a folder of images, parquet files, or a hub name",
-    )
-
-
-def add_workers(one: argparse.ArgumentParser) -> None:
-    """--workers."""
-    one.add_argument(
-        "--workers", type=natural, default=0, metavar="N",
-        help="decode images in N other processes",
-    )  # fmt: skip
-
-
-def add_subset(one: argparse.ArgumentParser, count: int | None = None) -> None:
-    """--split and --count."""
-    one.add_argument("--split", default="test", choices=("train", "test"))
-    one.add_argument("--count", type=positive, default=count, help="the first N images")
-
-
-def add_settings(one: argparse.ArgumentParser) -> None:
-    """--set, which may be given several times."""
-    one.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="key=value"
-    )
+DATA = option("--data", required=True, help="shapes, a folder, tables or a hub name")
+SPLIT = option("--split", default="test", choices=("train", "test"))
+PNG = option("--out", required=True, help="a .png file")
+JSON = option("--json", help="also write the figures to this file")
+QUIET = option("--quiet", action="store_true", help="no progress bar")
+SEED = option("--seed", type=seed, default=0, help="of all that is drawn at random")
+SET = option("--set", nargs="+", action="extend", default=[], metavar="key=value")
+WORKERS = option("--workers", type=natural, default=0, help="processes that decode")
+STAGES = ("tokenizer", "prior", "probe", "classifier")
 
 
 def open_tokenizer(ref: str) -> Any:
     """The tokenizer that a reference names; raises `UserError` for another model."""
-    from minivim import weights
-    from minivim.tokenizer import Tokenizer
-
     model = weights.load(ref)
     if not isinstance(model, Tokenizer):
         raise UserError(f"{ref} is a {model.card['kind']}, not a tokenizer; name one")
     return model
-
-
-def open_split(options: argparse.Namespace, tokenizer: Any) -> Any:
-    """The images of --data and --split, as the tokenizer reads them."""
-    from minivim import data
-
-    return data.open_source(
-        options.data, split=options.split, **tokenizer.config.image_shape
-    )
 
 
 def writable(path: str, suffix: str) -> Path:

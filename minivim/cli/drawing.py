@@ -9,131 +9,157 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from minivim.cli.arguments import (
-    Command,
-    add_data,
-    add_seed,
-    add_subset,
-    open_split,
-    open_tokenizer,
-    positive,
-    share,
-    writable,
-)
+import jax
+import numpy as np
+from tqdm.auto import tqdm
+
+from minivim import data, metrics, prior, weights
+from minivim.cli import arguments as args
+from minivim.cli.arguments import command, option
+from minivim.data.pixels import decode
+from minivim.encode import decode_all, encode_all
 from minivim.errors import UserError
 from minivim.files import write
 
 # Images of one call: of the tokenizer, and of the prior, where they are what is drawn.
 BATCH, DRAWN = 256, 512
+SAMPLING = (
+    args.PNG,
+    option("--tokenizer", help="default: the one the prior's card names"),
+    args.SEED,
+    option("--temperature", type=float, default=1.0),
+    option("--top-k", type=int),
+    option("--top-p", type=float),
+    option("--guidance", type=float),
+    args.QUIET,
+)
 
 
-def add_commands(command: Command) -> None:
-    """reconstruct, sample and complete."""
-    one = command("reconstruct", _reconstruct, "draw originals beside reconstructions")
-    one.add_argument("tokenizer")
-    add_data(one)
-    one.add_argument("--out", required=True, help="a .png file")
-    add_subset(one, count=16)
-    _add_quiet(one)
-    _add_sample(command("sample", _sample, "draw new images from a prior"))
-    _add_complete(command("complete", _complete, "draw the rest of given images"))
+def _parts(
+    options: argparse.Namespace, total: int, size: int
+) -> Iterator[tuple[slice, Any]]:
+    """Slices of at most `size`, each with a random key, under a bar if there are more.
+
+    The key of the first, or only, slice is that of the seed itself.
+    """
+    starts = range(0, total, size)
+    quiet = options.quiet or len(starts) < 2
+    key = jax.random.key(getattr(options, "seed", 0))
+    for first in tqdm(starts, desc=options.command, unit="part", disable=quiet):
+        part = slice(first, min(first + size, total))
+        yield part, jax.random.fold_in(key, first) if first else key
 
 
-def _add_sample(one: argparse.ArgumentParser) -> None:
-    one.add_argument("prior")
-    one.add_argument("--labels", nargs="+", type=int, help="default: all")
-    one.add_argument("--count", type=positive, default=8, help="images per label")
-    _add_drawing(one)
-    one.add_argument(
-        "--acceptance", type=share, metavar="A",
-        help="draw more, and keep the share that the classifier likes best",
-    )  # fmt: skip
-    one.add_argument("--classifier", help="labelled network that chooses; no judge")
+def _sampling(options: argparse.Namespace) -> dict[str, Any]:
+    names = ("temperature", "top_k", "top_p", "guidance")
+    return {name: getattr(options, name) for name in names}
 
 
-def _add_complete(one: argparse.ArgumentParser) -> None:
-    one.add_argument("prior")
-    one.add_argument("images", metavar="IMAGES", help="an image, or what --data takes")
-    one.add_argument("--split", default="test", choices=("train", "test"))
-    one.add_argument("--first", type=positive, default=4, metavar="N",
-                     help="the first N images of a data set")  # fmt: skip
-    one.add_argument("--keep", type=share, default=0.5, metavar="SHARE",
-                     help="of the rows, from the top")  # fmt: skip
-    one.add_argument("--count", type=positive, default=4, help="for each image")
-    one.add_argument("--label", type=int, help="of all images (default: none)")
-    one.add_argument("--peek", action="store_true",
-                     help="let the encoder see what is hidden")  # fmt: skip
-    _add_drawing(one)
-
-
-def _add_drawing(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--out", required=True, help="a .png file")
-    one.add_argument("--tokenizer", help="default: the one the prior's card names")
-    add_seed(one)
-    one.add_argument("--temperature", type=float, default=1.0)
-    one.add_argument("--top-k", type=int)
-    one.add_argument("--top-p", type=float)
-    one.add_argument("--guidance", type=float)
-    _add_quiet(one)
-
-
-def _add_quiet(one: argparse.ArgumentParser) -> None:
-    one.add_argument("--quiet", action="store_true", help="no progress bar")
-
-
+@command(
+    "draw originals beside reconstructions",
+    option("tokenizer"),
+    args.DATA,
+    args.PNG,
+    args.SPLIT,
+    args.count(16),
+    args.QUIET,
+)
 def _reconstruct(options: argparse.Namespace) -> None:
-    import numpy as np
+    from minivim import show
 
-    from minivim import data, metrics, show
-    from minivim.encode import decode_all, encode_all
-
-    tokenizer = open_tokenizer(options.tokenizer)
-    path = writable(options.out, ".png")
-    rows = data.stack(open_split(options, tokenizer), options.count)
-    images = rows["image"].astype(np.float32) / 255
-    recon = np.concatenate(
-        [
-            decode_all(tokenizer, encode_all(tokenizer, images[part]))
-            for part in _parts(len(images), BATCH, options, "reconstruct")
-        ]
-    )
+    tokenizer = args.open_tokenizer(options.tokenizer)
+    path, shape = args.writable(options.out, ".png"), tokenizer.config.image_shape
+    source = data.open_source(options.data, split=options.split, **shape)
+    images = data.stack(source, options.count)["image"].astype(np.float32) / 255
+    recon = [
+        decode_all(tokenizer, encode_all(tokenizer, images[part]))
+        for part, _ in _parts(options, len(images), BATCH)
+    ]
+    recon = np.concatenate(recon)
     write(path, show.to_png(show.reconstructions(images, recon)))
     print(f"PSNR {float(metrics.psnr(images, recon)):.2f} dB: {path}")
 
 
+@command(
+    "draw new images from a prior",
+    option("prior"),
+    option("--labels", nargs="+", type=int, help="default: all"),
+    args.count(8, "images per label"),
+    *SAMPLING,
+    option("--acceptance", type=args.share, help="draw more and keep the best share"),
+    option("--classifier", help="labelled network that finds the best; no judge"),
+)
 def _sample(options: argparse.Namespace) -> None:
-    import numpy as np
-
-    from minivim import show, weights
+    from minivim import show
 
     tokenizer, model = weights.load_pair(options.prior, options.tokenizer)
-    path = writable(options.out, ".png")
-    names = weights.card_of(model).get("class_names") or []
-    wanted = options.labels
-    if wanted is None and model.config.num_classes:
-        wanted = list(range(model.config.num_classes))
+    path = args.writable(options.out, ".png")
+    classes = model.config.num_classes
+    names = weights.card_of(model).get("class_names") or list(map(str, range(classes)))
+    wanted = range(classes) if classes and options.labels is None else options.labels
     labels = None if wanted is None else np.repeat(wanted, options.count)
-    drawing: Any = _drawing(options) | {"labels": labels}
     if options.classifier or options.acceptance is not None:
-        images = _rejected(options, model, tokenizer, drawing)
+        images = _rejected(options, model, tokenizer, labels)
     else:
-        images = _drawn(options, model, tokenizer, drawing)
+        images = _drawn(options, model, tokenizer, labels)
     # Rows of 8, longer where the picture would be a strip.
     columns = max(8, math.isqrt(len(images)))
     if labels is None:
         figure = show.image_grid(images, columns=min(columns, options.count))
     else:
-        names = names or [str(i) for i in range(model.config.num_classes)]
         rows, titles = _rows(labels, names, columns)
         figure = show.samples_by_class(images, rows, titles, columns=columns)
     write(path, show.to_png(figure))
     print(f"{len(images)} samples: {path}")
 
 
+def _drawn(options: argparse.Namespace, model: Any, tokenizer: Any, labels: Any) -> Any:
+    """Images of all labels, or as many as asked for without."""
+    total = options.count if labels is None else len(labels)
+    images, size = [], min(DRAWN, total)
+    for part, key in _parts(options, total, DRAWN):
+        # All parts of one size: one compiled program serves them.
+        codes = prior.sample(
+            model,
+            key=key,
+            num_samples=size if labels is None else None,
+            labels=None if labels is None else np.resize(labels[part], size),
+            **_sampling(options),
+        )
+        codes = np.asarray(codes)[: part.stop - part.start]
+        images.append(decode_all(tokenizer, codes))
+    return np.concatenate(images)
+
+
+def _rejected(
+    options: argparse.Namespace, model: Any, tokenizer: Any, labels: Any
+) -> Any:
+    """Images that a classifier chose."""
+    if not options.classifier or options.acceptance is None:
+        raise UserError(
+            "rejection needs both, a share and who chooses: --acceptance 0.5 "
+            "--classifier FOLDER"
+        )
+    if labels is None:
+        raise UserError(
+            "rejection keeps what looks most like its label, and this prior has none; "
+            "leave out --acceptance and --classifier"
+        )
+    found = prior.reject(
+        model,
+        tokenizer,
+        weights.load(options.classifier),
+        acceptance=options.acceptance,
+        quiet=options.quiet,
+        key=jax.random.key(options.seed),
+        labels=labels,
+        **_sampling(options),
+    )
+    return found.images[found.chosen]
+
+
 def _rows(labels: Any, names: list[str], columns: int) -> tuple[Any, list[str]]:
     """Which row each image is in, and the title of every row: a class may need more."""
-    import numpy as np
-
     rows, titles = np.empty_like(labels), []
     for label in np.unique(labels):
         mine = np.flatnonzero(labels == label)
@@ -142,104 +168,31 @@ def _rows(labels: Any, names: list[str], columns: int) -> tuple[Any, list[str]]:
     return rows, titles
 
 
-def _drawing(options: argparse.Namespace) -> dict[str, Any]:
-    import jax
-
-    names = ("temperature", "top_k", "top_p", "guidance")
-    found = {name: getattr(options, name) for name in names}
-    return found | {"key": jax.random.key(options.seed)}
-
-
-def _parts(
-    count: int, size: int, options: argparse.Namespace, desc: str
-) -> Iterator[slice]:
-    """Slices of at most `size`; with several a bar, unless it is to be quiet."""
-    from tqdm.auto import tqdm
-
-    starts = range(0, count, size)
-    quiet = options.quiet or len(starts) < 2
-    for first in tqdm(starts, desc=desc, unit="part", disable=quiet):
-        yield slice(first, min(first + size, count))
-
-
-def _keyed(drawing: dict[str, Any], part: slice) -> Any:
-    """The same with the key of a part; the first, or only one, has it as it is."""
-    import jax
-
-    if not part.start:
-        return drawing
-    return drawing | {"key": jax.random.fold_in(drawing["key"], part.start)}
-
-
-def _drawn(
-    options: argparse.Namespace, model: Any, tokenizer: Any, drawing: dict[str, Any]
-) -> Any:
-    """Images of all labels, or as many without."""
-    import numpy as np
-
-    from minivim import prior
-    from minivim.encode import decode_all
-
-    labels, images = drawing["labels"], []
-    count = options.count if labels is None else len(labels)
-    for part in _parts(count, DRAWN, options, "sample"):
-        one = _keyed(drawing, part)
-        # All parts of one size: one compiled program serves them.
-        size = min(DRAWN, count)
-        if labels is None:
-            codes = prior.sample(model, num_samples=size, **one)
-        else:
-            padded = np.resize(labels[part], size)
-            codes = prior.sample(model, **one | {"labels": padded})
-        codes = np.asarray(codes)[: part.stop - part.start]
-        images.append(decode_all(tokenizer, codes))
-    return np.concatenate(images)
-
-
-def _rejected(
-    options: argparse.Namespace, model: Any, tokenizer: Any, drawing: dict[str, Any]
-) -> Any:
-    """Images that a classifier chose."""
-    from minivim import prior, weights
-
-    if not options.classifier or options.acceptance is None:
-        raise UserError(
-            "rejection needs both, a share and who chooses: --acceptance 0.5 "
-            "--classifier FOLDER"
-        )
-    if drawing["labels"] is None:
-        raise UserError(
-            "rejection keeps what looks most like its label, and this prior has none; "
-            "leave out --acceptance and --classifier"
-        )
-    chooser = weights.load(options.classifier)
-    found = prior.reject(
-        model, tokenizer, chooser, acceptance=options.acceptance, quiet=options.quiet,
-        **drawing,
-    )  # fmt: skip
-    return found.images[found.chosen]
-
-
+@command(
+    "draw the rest of given images",
+    option("prior"),
+    option("images", metavar="IMAGES", help="an image, or what --data takes"),
+    args.SPLIT,
+    option("--first", type=args.positive, default=4, help="images of a data set"),
+    option("--keep", type=args.share, default=0.5, help="share of the rows on top"),
+    args.count(4, "completions of each image"),
+    option("--label", type=int, help="of all images (default: none)"),
+    option("--peek", action="store_true", help="let the encoder see what is hidden"),
+    *SAMPLING,
+)
 def _complete(options: argparse.Namespace) -> None:
-    import numpy as np
-
-    from minivim import data, prior, show, weights
-    from minivim.data.pixels import decode
+    from minivim import show
 
     tokenizer, model = weights.load_pair(options.prior, options.tokenizer)
-    path, shape = writable(options.out, ".png"), tokenizer.config.image_shape
-    file = Path(options.images)
+    path, shape = args.writable(options.out, ".png"), tokenizer.config.image_shape
+    file, label = Path(options.images), options.label
     if file.is_file() and file.suffix.lower() != ".parquet":
         images = decode(file, options.images, **shape)[None]
     else:
         source = data.open_source(options.images, split=options.split, **shape)
         images = data.stack(source, options.first)["image"]
-    label = options.label
-    drawing = _drawing(options)
-    parts: list[prior.Completion] = []
-    size = max(1, DRAWN // options.count)
-    for part in _parts(len(images), size, options, "complete"):
-        one = prior.complete(
+    parts = [
+        prior.complete(
             model,
             tokenizer,
             images[part],
@@ -247,14 +200,15 @@ def _complete(options: argparse.Namespace) -> None:
             labels=None if label is None else np.full(len(images[part]), label),
             count=options.count,
             peek=options.peek,
-            **_keyed(drawing, part),
+            key=key,
+            **_sampling(options),
         )
-        parts.append(one)
-    found = replace(
-        parts[0],
-        given=np.concatenate([one.given for one in parts]),
-        codes=np.concatenate([one.codes for one in parts]),
-        images=np.concatenate([one.images for one in parts]),
+        for part, key in _parts(options, len(images), max(1, DRAWN // options.count))
+    ]
+    given, codes, pixels = (
+        np.concatenate([getattr(one, name) for one in parts])
+        for name in ("given", "codes", "images")
     )
+    found = replace(parts[0], given=given, codes=codes, images=pixels)
     write(path, show.to_png(show.completions(images, found)))
     print(f"{found.images.shape[1]} completions of {len(images)} images: {path}")
