@@ -1,12 +1,17 @@
-"""The line at the top of each chapter: measured run time, size, download.
+"""What a chapter says of itself: run time, size and download; its module's length.
 
-`notebooks/run.py --record` measures and writes `results/chapters.json`; nothing here is
-typed by hand.
+`notebooks/run.py --record` measures and writes `results/chapters.json`, and every run
+writes the lengths of the modules that the last cell names; nothing is typed by hand.
 """
 
 import hashlib
 import json
+import re
 from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+# The last words of a chapter: modules or whole packages, and their length.
+MODULES = re.compile(r"(\*\*In the package\.\*\*[^*]*?about\s+)([\d,]+)(\s+lines)")
 
 # Budgets of a chapter: seconds to run, bytes of the notebook, bytes of the built page.
 SECONDS, NOTEBOOK, PAGE = 120, 2_000_000, 5_000_000
@@ -20,6 +25,19 @@ def digest(notebook: dict) -> str:
         if cell["cell_type"] == "code"
     ]
     return hashlib.sha256(json.dumps(code).encode()).hexdigest()[:16]
+
+
+def with_lengths(text: str) -> str:
+    """A cell whose line on the chapter's modules says how long they are by now."""
+
+    def measured(match: re.Match) -> str:
+        names = re.findall(r"`(minivim[\w/]*(?:\.py)?)`", match[1])
+        paths = [ROOT / name for name in names]
+        files = [f for p in paths for f in ([p] if p.suffix else p.rglob("*.py"))]
+        count = sum(len(file.read_text("utf-8").splitlines()) for file in files)
+        return f"{match[1]}{round(count, -1 if count < 1000 else -2):,}{match[3]}"
+
+    return MODULES.sub(measured, text)
 
 
 def records(path: Path) -> dict[str, dict]:

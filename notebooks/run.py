@@ -89,6 +89,8 @@ def prepare(notebook: NotebookNode) -> NotebookNode:
     """An unexecuted notebook with the metadata that we keep and lasting cell ids."""
     seen: dict[str, int] = {}
     for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = budget.with_lengths(cell.source)
         digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()
         repeat = seen[digest] = seen.get(digest, -1) + 1
         cell["id"] = digest[:8] if not repeat else f"{digest[:8]}-{repeat}"

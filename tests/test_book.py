@@ -16,6 +16,16 @@ RECORDS = chapters.records(ROOT / "book" / "results" / "chapters.json")
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
+def test_chapter_ends_with_its_module_and_its_length(name):
+    end = (ROOT / "notebooks" / f"{name}.md").read_text("utf-8")[-2_000:]
+    [line] = chapters.MODULES.findall(end)
+    [now] = chapters.MODULES.findall(chapters.with_lengths(end))
+    said, lines = (int(count.replace(",", "")) for _, count, _ in (line, now))
+    unit = 10 if lines < 1000 else 100
+    assert abs(said - lines) <= unit, f"run: python notebooks/run.py {name}"
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
 def test_chapter_was_measured_within_its_budget(name):
     notebook = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text("utf-8"))
     record = RECORDS.get(name)
