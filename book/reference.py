@@ -37,6 +37,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "minivim.encode": ("01_two_stages",),
     "minivim_lab.reproduce": ("10_claims",),
     "minivim.show": (),
+    "minivim_lab.widgets": (),
 }
 SECTION = re.compile(r"(Args|Returns|Raises|Yields):")
 ITEM = re.compile(r"(\*{0,2}[\w.]+): (.*)")

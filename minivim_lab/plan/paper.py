@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -29,8 +28,7 @@ from minivim.show.tables import markdown_table
 from minivim.training.step import abstract_state
 from minivim_lab.plan.answer import Plan, gib
 
-ADAMW = ("optim.first_moment=float32", "optim.second_moment=full")
-BFLOAT16 = ("precision=bfloat16",)
+TOKENIZERS = ("vit-vqgan-ss", "vit-vqgan-bb", "vit-vqgan-sl")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,37 +40,34 @@ class Row:
     settings: tuple[str, ...] = ()
     mesh: str = "data=-1"
     topology: str = "v4:4x4x4"
-    quick: bool = False
 
     @property
     def command(self) -> list[str]:
         """Without the file it writes to."""
         options = ["--topology", self.topology, "--mesh", self.mesh]
         chosen = ["--set", *self.settings] if self.settings else []
-        effort = ["--quick"] if self.quick else []
+        # The convolutions of the discriminator take the compiler minutes otherwise.
+        effort = ["--quick"] if self.recipe in TOKENIZERS else []
         return ["plan", self.recipe, *options, *effort, *chosen]
 
 
 def _large(mesh: str, optimiser: str, precision: str, *, twice: bool = False) -> Row:
     """VIM-Large; `twice` with twice the batch on 128 chips."""
+    settings = ["optim.first_moment=float32", "optim.second_moment=full"]
+    settings = settings if optimiser == "adamw" else []
+    settings += ["precision=bfloat16"] if precision == "bfloat16" else []
+    settings += ["batch_size=2048"] if twice else []
     return Row(
         name=f"vim-large-{mesh}-{optimiser}-{precision}{'-128' if twice else ''}",
         recipe="vim-large",
         mesh=f"{mesh}=-1",
-        settings=(
-            *(ADAMW if optimiser == "adamw" else ()),
-            *(BFLOAT16 if precision == "bfloat16" else ()),
-            *(("batch_size=2048",) if twice else ()),
-        ),
+        settings=tuple(settings),
         topology="v4:4x4x8" if twice else "v4:4x4x4",
     )
 
 
-TOKENIZERS = ("vit-vqgan-ss", "vit-vqgan-bb", "vit-vqgan-sl")
 RECIPES = (
-    # The convolutions of the discriminator take the compiler minutes otherwise.
-    *(Row(name=name, recipe=name, quick=True) for name in TOKENIZERS),
-    Row(name="vim-base", recipe="vim-base"),
+    *(Row(name=name, recipe=name) for name in (*TOKENIZERS, "vim-base")),
     _large("data", "paper", "float32"),
 )
 GRID = tuple(
@@ -90,9 +85,6 @@ SCALING = tuple(
 ROWS = tuple({row.name: row for row in (*RECIPES, *GRID, *SCALING)}.values())
 # Images a second in training, as the paper's Table 4 has them, on "128 CloudTPUv4".
 PRINTED = {"vit-vqgan-ss": 1520, "vit-vqgan-bb": 960, "vit-vqgan-sl": 384}
-# Arrays that a loop over blocks reads a slice of.
-IN_A_LOOP, KERNEL = re.compile(r"\bblocks\b"), re.compile(r"\bkernel\b")
-REDUCTIONS, GATHERS = ("all-reduce", "reduce-scatter"), ("all-gather",)
 
 
 def planned(row: Row, *, out: Path, limit: int) -> Plan:
@@ -104,14 +96,12 @@ def planned(row: Row, *, out: Path, limit: int) -> Plan:
     file = out / f"{row.name}.json"
     if not file.exists():
         out.mkdir(parents=True, exist_ok=True)
-        # The command touches its file at once; only a whole one may be found later.
-        fresh = file.with_name(f"new-{file.name}")
         command = [sys.executable, "-m", "minivim.cli", *row.command]
+        command += ["--json", str(file)]  # which is written whole or not at all
         try:
             done = subprocess.run(
-                [*command, "--json", str(fresh)],
-                capture_output=True, text=True, timeout=limit, check=False,
-            )  # fmt: skip
+                command, capture_output=True, text=True, timeout=limit, check=False
+            )
         except subprocess.TimeoutExpired as error:
             raise UserError(
                 f"{row.name} took more than {limit} s; use --limit {2 * limit}"
@@ -119,7 +109,6 @@ def planned(row: Row, *, out: Path, limit: int) -> Plan:
         if done.returncode not in (0, 3):
             lines = done.stderr.strip().splitlines() or ["no word"]
             raise UserError(f"{row.name}: {lines[-1].removeprefix('minivim: error: ')}")
-        fresh.rename(file)
     return Plan.from_dict(json.loads(file.read_text()))
 
 
@@ -141,11 +130,13 @@ def predicted(
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         count = math.prod(leaf.shape)
         name = jax.tree_util.keystr(path, simple=True, separator=".")
-        product = IN_A_LOOP.search(name) and KERNEL.search(name)
+        # A loop over the blocks reads a slice of each of their arrays.
+        looped = "blocks" in name.split(".")
+        product = looped and "kernel" in name.split(".")
         gradients += count * (summed if product else leaf.dtype.itemsize)
         split = "fsdp" in jax.tree.leaves(tuple(spec_of(name, leaf.shape, mesh)))
         if split and mesh.shape["fsdp"] > 1:
-            parameters += gathered * count * (2 if IN_A_LOOP.search(name) else 1)
+            parameters += gathered * count * (2 if looped else 1)
     several = mesh.shape["data"] * mesh.shape["fsdp"] > 1
     return {"gradients": gradients if several else 0, "parameters": parameters}
 
@@ -166,8 +157,8 @@ def rules_of(answer: Plan) -> dict[str, int]:
 
 def exchanged(answer: Plan) -> dict[str, float]:
     """The same two figures as the compiler has them, of a plan that fits."""
-    kinds = {"gradients": REDUCTIONS, "parameters": GATHERS}
-    return {name: answer.exchanged(*kinds[name])[1] for name in kinds}
+    _, gradients = answer.exchanged("all-reduce", "reduce-scatter")
+    return {"gradients": gradients, "parameters": answer.exchanged("all-gather")[1]}
 
 
 def _needed(plan: Plan) -> str:
