@@ -20,9 +20,9 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from minivim.batched import in_batches
 from minivim.config import ClassifierConfig
 from minivim.errors import UserError
-from minivim.sharding import fetch
 
 MAX_SHIFT = 2  # pixels, to each side
 MAX_NOISE = 0.06  # standard deviation, drawn from [0, MAX_NOISE] for each image
@@ -191,11 +191,7 @@ def predict(
     model: Callable[..., Any], images: ArrayLike, *, batch_size: int = 256
 ) -> Int[np.ndarray, " N"]:
     """The class of the largest logit, for uint8 or float images [N, H, W, C]."""
-    array = np.asarray(images)
-    if array.dtype == np.uint8:
-        array = array.astype(np.float32) / 255
-    parts = (array[i : i + batch_size] for i in range(0, len(array), batch_size))
-    return np.concatenate([fetch(_classes(model, part)) for part in parts])
+    return in_batches(lambda x: _classes(model, x), images, batch_size=batch_size)
 
 
 @nnx.jit

@@ -25,6 +25,7 @@ from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Shaped
 
+from minivim.batched import in_batches
 from minivim.errors import UserError
 from minivim.weights import card_of
 
@@ -93,14 +94,6 @@ class ProbeResult:
             chosen = ", chosen" if i == self.block else ""
             rows.append((f"block {i + 1} of {len(self.block_accuracy)}{chosen}", *pair))
         return rows
-
-    def as_dict(self) -> dict[str, np.ndarray]:
-        """Everything as named arrays, for safetensors or npz."""
-        values = dict(vars(self))
-        probe, baselines = vars(values.pop("probe")), values.pop("baselines")
-        values |= {f"baseline/{name}": pair for name, pair in baselines.items()}
-        values |= {f"probe/{name}": value for name, value in probe.items()}
-        return {name: np.asarray(value) for name, value in values.items()}
 
 
 # Paper, section 5.3: a prior that has seen no label
@@ -203,28 +196,21 @@ def probe_features(
     "blocks" [L, n, width]; "encoder" [n, width], the mean encoder output before the
     projection to codes, if the tokenizer offers it.
     """
-    parts = []
-    for start in range(0, len(images), batch_size):
-        batch = np.asarray(images[start : start + batch_size])
-        count = len(batch)
-        if batch.dtype == np.uint8:
-            batch = batch.astype(np.float32) / 255
-        if start:  # a last batch of another size would compile everything once more
-            batch = np.pad(batch, ((0, batch_size - count), (0, 0), (0, 0), (0, 0)))
-        codes, features = _tokenizer_features(tokenizer, batch)
-        features["blocks"] = jnp.swapaxes(prior.features(codes), 0, 1)
-        parts.append(
-            {k: np.asarray(v, np.float32)[:count] for k, v in features.items()}
-        )
-    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return whole | {"blocks": np.swapaxes(whole["blocks"], 0, 1)}
+
+    def features(batch: Any) -> dict[str, Array]:
+        codes, own = _tokenizer_features(tokenizer, batch)
+        return own | {"blocks": jnp.swapaxes(prior.features(codes), 0, 1)}
+
+    found = in_batches(features, images, batch_size=batch_size)
+    found = {name: np.asarray(x, np.float32) for name, x in found.items()}
+    return found | {"blocks": np.swapaxes(found["blocks"], 0, 1)}
 
 
 @nnx.jit
 def _tokenizer_features(
     tokenizer: Any, images: Float[Array, "B H W C"]
 ) -> tuple[Int[Array, "B N"], dict[str, Array]]:
-    """Codes and the baselines' features."""
+    """Codes, and the features that need no prior."""
     _, aux = tokenizer(images)
     count, height, width, channels = images.shape
     side = (min(height, PIXEL_SIDE), min(width, PIXEL_SIDE))
@@ -324,10 +310,10 @@ def _solve(
         scaled = optax.apply_updates(scaled, updates)
         return step + 1, scaled, state, optax.global_norm(grad)
 
-    def unfinished(carry: Any) -> Any:
-        step, _, _, norm = carry
-        return (step < MAX_STEPS) & (norm > tolerance)
-
     scaled = (upper @ start[0], start[1])
-    carry = (0, scaled, solver.init(scaled), jnp.inf)
-    return layer_of(jax.lax.while_loop(unfinished, improve, carry)[1])
+    _, scaled, *_ = jax.lax.while_loop(
+        lambda carry: (carry[0] < MAX_STEPS) & (carry[3] > tolerance),
+        improve,
+        (0, scaled, solver.init(scaled), jnp.inf),
+    )
+    return layer_of(scaled)

@@ -572,7 +572,8 @@ def train_probe(recipe: ProbeRecipe, *, spec: str, workdir: str | Path) -> Probe
     folder = Path(workdir)
     check_writable(folder)
     result = probe(recipe, prior, tokenizer, train=train_source, test=test_source)
-    save_file(result.as_dict(), str(folder / "probe.safetensors"))
+    layer = {name: np.asarray(value) for name, value in vars(result.probe).items()}
+    save_file(layer, str(folder / "probe.safetensors"))
     rows = [
         dict(zip(("features", "held_out", "test"), row, strict=True))
         for row in result.rows()

@@ -18,15 +18,16 @@ from minivim.classifier import (
     predict,
 )
 from minivim.config import ClassifierConfig
+from tests import tiny
 
 KINDS = ("cnn", "residual")
 
 
-def network(kind, width=8, num_classes=3, channels=3, seed=0):
+def network(kind, width=8, num_classes=3, channels=3):
     config = ClassifierConfig(
         kind=kind, num_classes=num_classes, width=width, channels=channels
     )
-    return build(config, rngs=nnx.Rngs(seed))
+    return build(config, rngs=nnx.Rngs(0))
 
 
 def stripes(n, seed):
@@ -47,7 +48,8 @@ def stripes(n, seed):
 
 @pytest.fixture(scope="module")
 def networks():
-    return network("cnn"), network("residual", seed=1)
+    configs = [ClassifierConfig(kind=kind, num_classes=3, width=8) for kind in KINDS]
+    return [tiny.build(build, config, seed) for seed, config in enumerate(configs)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -80,9 +82,10 @@ def test_two_architectures_of_similar_size():
 
 def test_augmentation_is_drawn_from_the_key_for_each_image():
     images = jnp.broadcast_to(stripes(1, 0)[0], (8, 16, 16, 3))
-    one = augment(images, key=jax.random.key(0))
-    np.testing.assert_array_equal(one, augment(images, key=jax.random.key(0)))
-    assert not np.allclose(one, augment(images, key=jax.random.key(1)))
+    drawn = jax.jit(augment)
+    one = drawn(images, key=jax.random.key(0))
+    np.testing.assert_array_equal(one, drawn(images, key=jax.random.key(0)))
+    assert not np.allclose(one, drawn(images, key=jax.random.key(1)))
     assert not np.allclose(one[0], one[1])
     assert one.shape == images.shape
     assert float(one.min()) >= 0 and float(one.max()) <= 1
@@ -90,7 +93,7 @@ def test_augmentation_is_drawn_from_the_key_for_each_image():
 
 def test_augmentation_moves_a_dot_by_at_most_the_stated_shift():
     images = jnp.zeros((200, 16, 16, 1)).at[:, 8, 8].set(1)
-    moved = augment(images, key=jax.random.key(2))
+    moved = jax.jit(augment)(images, key=jax.random.key(2))
     brightest = np.asarray(moved).reshape(200, -1).argmax(1)
     offsets = np.stack(np.divmod(brightest, 16)) - 8
     assert np.abs(offsets).max() == MAX_SHIFT
@@ -112,7 +115,8 @@ def test_loss_is_cross_entropy_and_augments_only_with_a_key(networks):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_learns_a_small_task(kind):
-    graph, params = nnx.split(network(kind))
+    graph, _ = nnx.split(nnx.eval_shape(lambda: network(kind)))
+    params = jax.jit(lambda: nnx.state(network(kind)))()
     optimiser = optax.adam(1e-2)
     state = optimiser.init(params)
 

@@ -816,8 +816,8 @@ def test_a_tokenizer_that_is_gone(home, capsys, tmp_path):
         ["evaluate", tmp_path / "prior", "--data", home / "pictures"],
     ):
         refused(
-            capsys, command, "no weights at", "mine' (the tokenizer that the card of",
-            f"{tmp_path / 'prior'} names)", "--tokenizer",
+            capsys, command, f"no tokenizer for {tmp_path / 'prior'}: there are no "
+            f"weights at '{tmp_path / 'mine'}'", "--tokenizer",
         )  # fmt: skip
     weights.save(tmp_path / "there", tiny.tokenizer(), kind="tokenizer", card={})
     command = ["sample", tmp_path / "prior", *out, "--tokenizer", tmp_path / "there"]
@@ -826,7 +826,9 @@ def test_a_tokenizer_that_is_gone(home, capsys, tmp_path):
 
 @pytest.mark.parametrize("ref", ["runs/nope", "./nope", "/nope", "~/nope", "nope"])
 def test_a_path_that_is_not_there_is_not_sought_on_the_hub(monkeypatch, ref):
-    monkeypatch.setattr(weights, "_fetch", lambda ref: pytest.fail(f"asked for {ref}"))
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda ref, **o: pytest.fail(ref)
+    )
     with pytest.raises(UserError, match="there are no weights at .*finished run"):
         weights.find(ref)
 

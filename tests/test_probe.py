@@ -26,9 +26,10 @@ class FakeTokenizer(nnx.Module):
         n, h, w, c = images.shape
         tokens = images.reshape(n, h // 4, 4, w // 4, 4, c).mean((2, 4, 5))
         codes = jnp.clip((tokens * 4).astype(jnp.int32), 0, 3).reshape(n, -1)
-        aux = {"codes": codes, "z_q": jax.nn.one_hot(codes, 4)}
+        # As wide as a block, so that one compiled fit serves both.
+        aux = {"codes": codes, "z_q": jax.nn.one_hot(codes, 6)}
         if self.encoder:
-            aux["features"] = tokens.reshape(n, -1, 1)
+            aux["features"] = jnp.tile(tokens.reshape(n, -1, 1), 6)
         return images, aux
 
 
@@ -83,17 +84,6 @@ def test_rows_print_every_figure(result):
     assert names[-3:] == ["block 1 of 3", "block 2 of 3, chosen", "block 3 of 3"]
     assert rows[-2][1:] == (result.probe.held_out, result.accuracy)
     assert len(rows) == 6
-
-
-def test_everything_is_exported(result):
-    arrays = result.as_dict()
-    assert all(isinstance(array, np.ndarray) for array in arrays.values())
-    assert arrays["block"] == result.block and arrays["n_train"] == 120
-    np.testing.assert_array_equal(arrays["block_accuracy"], result.block_accuracy)
-    np.testing.assert_array_equal(arrays["baseline/pixels"], result.baselines["pixels"])
-    kept = {name for name in arrays if name.startswith("probe/")}
-    assert kept == {f"probe/{name}" for name in vars(result.probe)}
-    np.testing.assert_array_equal(arrays["probe/weights"], result.probe.weights)
 
 
 @pytest.mark.paper("a prior that has seen no label")

@@ -12,7 +12,6 @@ import gc
 import io
 import json
 import logging
-import math
 import os
 import shutil
 import sys
@@ -26,11 +25,12 @@ import jax
 import orbax.checkpoint as ocp
 
 from minivim.errors import UserError
+from minivim.files import write, write_json
 from minivim.training.digest import digests
 from minivim.training.processes import agreed, on_first
 from minivim.training.step import TrainState
 
-# What keeps a file from being written.
+# errno values meaning "cannot write".
 _DISK = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO
 )  # fmt: skip
@@ -42,36 +42,16 @@ def _another_run(old: dict, new: dict) -> str:
     """In which settings two runs differ, three at most, and what to do."""
     names = [n for n in old.keys() | new.keys() if old.get(n) != new.get(n)]
     names.sort(key=lambda name: (name != "stage", name))
-    if names == ["data"]:
-        return (
-            "holds a run whose pictures have changed since it began; put them back as "
-            "they were, or choose another --workdir to start anew"
-        )
-    said = [
-        "its pictures have changed"
-        if name == "data"
-        else f"{name} was {old.get(name)!r}, now {new.get(name)!r}"
-        for name in names[:3]
-    ]
+    changes = {n: f"{n} was {old.get(n)!r}, now {new.get(n)!r}" for n in names}
+    changes["data"] = "its pictures have changed"
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return (
-        f"holds another run ({', '.join(said)}{more}); choose another --workdir, or "
-        "give the settings it was started with"
+        f"holds another run ({', '.join(changes[n] for n in names[:3])}{more}); choose "
+        "another --workdir, or give the settings and pictures it was started with"
     )
 
 
-def _read_identity(file: Path) -> dict:
-    try:
-        return dict(json.loads(file.read_text()))
-    except ValueError as error:
-        raise UserError(f"{file} is damaged; choose another --workdir") from error
-
-
-def _bytes(tree: Any) -> int:
-    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
-
-
-def _seal(record: dict) -> int:
+def _checksum(record: dict) -> int:
     return zlib.crc32(json.dumps(record, sort_keys=True).encode())
 
 
@@ -84,11 +64,9 @@ def _reason(error: BaseException) -> str:
     return known[0] if known else text[:200]
 
 
-class _Silence(logging.Filter):
-    """Drops what orbax's threads log of an error, which they raise again later."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno < logging.ERROR or "orbax" not in record.pathname
+def _not_orbax(record: logging.LogRecord) -> bool:
+    """False for errors that orbax's threads log: they are raised again later."""
+    return record.levelno < logging.ERROR or "orbax" not in record.pathname
 
 
 class Damaged(Exception):
@@ -114,42 +92,40 @@ class Workdir:
     `identity` is what makes this run this run (recipe and data); a folder with
     checkpoints of another one is refused. The last `keep` checkpoints stay. Where a run
     has several processes, all make and use a Workdir of one shared folder, and the
-    first writes what is not an array. Leaving it as a context closes it, after an error
-    without a word of its own. Raises `UserError` for another identity, for a folder
-    that cannot be written and for a full disk.
+    first writes what is not an array. Leaving it as a context closes it; after an error
+    inside, a failed write is not raised beside it. Raises `UserError` for another
+    identity, for a folder that cannot be written and for a full disk.
     """
 
     def __init__(self, path: str | Path, identity: dict[str, Any], *, keep: int = 2):
         self.path = Path(path).absolute()
         self.metrics_path = self.path / "metrics.jsonl"
+        self._checkpoints = self.path / "checkpoints"
         on_first(lambda: self._identify(json.loads(json.dumps(identity))))
-        self._manager = ocp.CheckpointManager(
-            self.path / "checkpoints",
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
-                enable_async_checkpointing=True,
-            ),
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, enable_async_checkpointing=True
         )
+        self._manager = ocp.CheckpointManager(self._checkpoints, options=options)
         self._failed = ""
-        self._silence = _Silence()
-        logging.getLogger("absl").addFilter(self._silence)
+        logging.getLogger("absl").addFilter(_not_orbax)
 
     def _identify(self, identity: dict[str, Any]) -> None:
         check_writable(self.path)
-        # What a kill left half written. Orbax would do it in a thread of its own, which
-        # nobody waits for where a run ends before its first checkpoint.
-        for part in self._saved(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
+        # What a kill left half written. Orbax would remove it in a thread of its own,
+        # which nobody waits for where a run ends before its first checkpoint.
+        for part in self._checkpoints.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
             shutil.rmtree(part, ignore_errors=True)
         file = self.path / "run.json"
-        # Without a checkpoint nothing of another run can be lost, unless it has ended.
-        begun = [*self._saved("[0-9]*"), *self.path.glob("*.safetensors")]
-        if not begun or not file.exists():
-            write_text(file, json.dumps(identity, indent=1))
-        elif (old := _read_identity(file)) != identity:
+        saved = [*self._checkpoints.glob("[0-9]*"), *self.path.glob("*.safetensors")]
+        if not saved or not file.exists():
+            write_json(file, identity)
+            return
+        try:
+            old = dict(json.loads(file.read_text()))
+        except ValueError as error:
+            raise UserError(f"{file} is damaged; choose another --workdir") from error
+        if old != identity:
             raise UserError(f"{self.path} {_another_run(old, identity)}")
-
-    def _saved(self, pattern: str) -> list[Path]:
-        return list((self.path / "checkpoints").glob(pattern))
 
     def save(self, state: TrainState, data: dict[str, Any]) -> None:
         """Start to write `state` and the data position under the state's step.
@@ -159,19 +135,16 @@ class Workdir:
         checkpoint before, and raises its `UserError` if it could not be written.
         """
         self.wait()
-        on_first(lambda: self._check_space(2 * _bytes(state)))
-        step = int(state.step)
-        record = {"data": data, "digests": digests(state)}
-        record = json.loads(json.dumps(record))
+        on_first(
+            lambda: self._check_space(2 * sum(x.nbytes for x in jax.tree.leaves(state)))
+        )
+        record = json.loads(json.dumps({"data": data, "digests": digests(state)}))
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            data=ocp.args.JsonSave(record | {"seal": _checksum(record)}),
+        )
         try:
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(state),
-                    data=ocp.args.JsonSave(record | {"seal": _seal(record)}),
-                ),
-                force=True,
-            )
+            self._manager.save(int(state.step), args=args, force=True)
         except OSError as error:
             raise UserError(self._unwritten(error)) from error
 
@@ -212,40 +185,49 @@ class Workdir:
         checkpoints and all are damaged.
         """
         self.wait()
-        first = jax.process_index() == 0
-        steps = sorted(self._manager.all_steps()) if first else []
-        steps = json.loads(agreed(json.dumps(steps) if first else ""))
         damaged: dict[int, str] = {}
-        for step in reversed(steps):
+        steps = sorted(self._manager.all_steps()) if jax.process_index() == 0 else []
+        for step in reversed(json.loads(agreed(json.dumps(steps)))):
             try:
-                found = self._read(step, like)
+                state, data = self._read(step, like)
             except Damaged as error:
                 damaged[step] = str(error)
                 continue
             on_first(partial(self._put_aside, damaged, step))
             self._manager.reload()
             on_first(partial(self._cut_metrics, step))
-            return found
+            return state, data
         if damaged:
             step, why = next(iter(damaged.items()))
             raise UserError(
-                f"no checkpoint in {self.path / 'checkpoints'} can be read (step "
-                f"{step}: {why}); choose another --workdir, or delete {self.path} to "
-                "start anew"
+                f"no checkpoint in {self._checkpoints} can be read (step {step}: "
+                f"{why}); choose another --workdir, or delete {self.path} to start anew"
             )
         on_first(lambda: self._cut_metrics(0))
         return None
 
     def _read(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """One checkpoint; raises `Damaged`, on all processes if on one."""
-        restored, why = None, ""
+        # Read without waiting for other processes, any of which may fail.
+        me = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"read{me}"
+        )
+        reader = ocp.Checkpointer(
+            ocp.CompositeCheckpointHandler(), multiprocessing_options=alone
+        )
+        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(shapes), data=ocp.args.JsonRestore()
+        )
+        restored, record, why = None, {}, ""
         # Where several arrays fail, all but the first print a traceback, and again when
         # what is left of them is collected.
         with redirect_stderr(io.StringIO()):
             try:
-                restored = self._read_here(step, like)
+                restored = reader.restore(self._checkpoints / str(step), args=args)
                 record = dict(restored["data"])
-                if record.pop("seal", None) != _seal(record):
+                if record.pop("seal", None) != _checksum(record):
                     raise Damaged("the data position is not what was saved")
                 if int(restored["state"].step) != step:
                     raise Damaged("it is of another step")
@@ -256,34 +238,17 @@ class Workdir:
         if why := agreed(why):
             raise Damaged(why)
         assert restored is not None
-        saved = restored["data"]["digests"]
         for name, value in digests(restored["state"]).items():
-            if saved.get(name) != value:
+            if record["digests"].get(name) != value:
                 raise Damaged(f"the numbers of {name} are not those that were saved")
-        return restored["state"], restored["data"]["data"]
-
-    def _read_here(self, step: int, like: TrainState) -> Any:
-        """Read without waiting for other processes, any of which may fail."""
-        me = jax.process_index()
-        alone = ocp.options.MultiprocessingOptions(
-            primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"read{me}"
-        )
-        handler = ocp.CompositeCheckpointHandler()
-        reader = ocp.Checkpointer(handler, multiprocessing_options=alone)
-        args = ocp.args.Composite(
-            state=ocp.args.StandardRestore(
-                jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-            ),
-            data=ocp.args.JsonRestore(),
-        )
-        return reader.restore(self.path / "checkpoints" / str(step), args=args)
+        return restored["state"], record["data"]
 
     def _put_aside(self, damaged: dict[int, str], used: int) -> None:
         for step, why in damaged.items():
             aside = self.path / f"damaged-{step}"
             try:
                 shutil.rmtree(aside, ignore_errors=True)
-                (self.path / "checkpoints" / str(step)).rename(aside)
+                (self._checkpoints / str(step)).rename(aside)
             except OSError as error:
                 raise UserError(
                     f"checkpoint {step} in {self.path} is damaged and cannot be moved "
@@ -298,8 +263,7 @@ class Workdir:
     def _cut_metrics(self, step: int) -> None:
         if self.metrics_path.exists():
             rows = [row for row in read_metrics(self.path) if row["step"] <= step]
-            lines = "".join(json.dumps(row) + "\n" for row in rows)
-            write_text(self.metrics_path, lines)
+            write(self.metrics_path, "".join(json.dumps(row) + "\n" for row in rows))
 
     def log(self, row: Row) -> None:
         """Append one line to `metrics.jsonl`, in the first process."""
@@ -307,26 +271,19 @@ class Workdir:
             with self.metrics_path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
 
-    def close(self) -> None:
-        """Wait for the last checkpoint; raises its `UserError`."""
+    def close(self, *, quietly: bool = False) -> None:
+        """Wait for the last checkpoint; raises its `UserError`, unless `quietly`."""
         try:
-            self.wait()
+            self.settle() if quietly else self.wait()
         finally:
-            self._shut()
-
-    def _shut(self) -> None:
-        self._manager.close()
-        logging.getLogger("absl").removeFilter(self._silence)
+            self._manager.close()
+            logging.getLogger("absl").removeFilter(_not_orbax)
 
     def __enter__(self) -> Workdir:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        if kind is None:
-            self.close()
-        else:  # which is what to tell
-            self.settle()
-            self._shut()
+        self.close(quietly=kind is not None)
 
 
 def read_metrics(workdir: str | Path) -> list[Row]:
@@ -347,10 +304,3 @@ def train_seconds(rows: list[Row]) -> float:
         (row["step"] - before) / row["steps_per_second"]
         for row, before in zip(rows, steps, strict=False)
     )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a whole file or nothing."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)

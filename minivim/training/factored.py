@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Int8
+from optax.tree import bias_correction
 
 FirstMoment = Literal["float32", "bfloat16", "int8"]
 SecondMoment = Literal["full", "factored"]
-# A part of the state that a parameter does without: a tree without leaves.
+# A field that a parameter does not need: a tree without leaves.
 NONE = optax.MaskedNode()
 LARGEST = 127  # of int8, without -128: symmetric
 
@@ -23,9 +24,9 @@ LARGEST = 127  # of int8, without -128: symmetric
 class Moments(NamedTuple):
     """Both moments of one parameter, or trees of them like the parameters.
 
-    Every array has as many axes as its parameter, an axis it does not have is of length
-    one, and the tree of a field has the parameters' paths: what splits a parameter over
-    devices splits its moments. A field that does not apply holds `NONE`.
+    Every array has as many axes as its parameter, with length one where it is a mean,
+    and each field's tree has the parameters' paths, so the rules that shard a parameter
+    shard its moments. A field that does not apply holds `NONE`.
     """
 
     mu: Any  # first moment, or its int8 values
@@ -111,37 +112,29 @@ def scale_by_factored_adam(
 
     def init(params: Any) -> Any:
         leaves, tree = jax.tree_util.tree_flatten_with_path(params)
-        found = [
+        start = [
             _zeros(leaf, is_matrix(path, leaf.shape), first_moment, second_moment)
             for path, leaf in leaves
         ]
-        return FactoredAdamState(jnp.zeros([], jnp.int32), _transposed(found, tree))
+        return FactoredAdamState(jnp.zeros([], jnp.int32), _transposed(start, tree))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         count = jnp.asarray(optax.safe_increment(state.count))
         leaves, tree = jax.tree.flatten(updates)
-        # Each field as a list over the parameters, then the fields of each parameter.
         fields = [tree.flatten_up_to(field) for field in state.moments]
-        moments = [Moments(*parts) for parts in zip(*fields, strict=True)]
-        moved = [
-            _moved(grad, before, b1, b2)
-            for grad, before in zip(leaves, moments, strict=True)
-        ]
-        directions = [
-            m
-            / _correction(b1, count, m)
-            / (jnp.sqrt(v / _correction(b2, count, v)) + eps)
-            for m, v, _ in moved
-        ]
-        after = _transposed([stored for _, _, stored in moved], tree)
+        directions, after = [], []
+        for grad, *before in zip(leaves, *fields, strict=True):
+            m, v, stored = _moved(grad, Moments(*before), b1, b2)
+            m, v = bias_correction(m, b1, count), bias_correction(v, b2, count)
+            directions.append(m / (jnp.sqrt(v) + eps))
+            after.append(stored)
+        after = _transposed(after, tree)
         return tree.unflatten(directions), FactoredAdamState(count, after)
 
     return optax.GradientTransformation(init, update)
 
 
-def _zeros(
-    leaf: Any, matrix: bool, first: FirstMoment, second: SecondMoment
-) -> Moments:
+def _zeros(leaf: Any, matrix: bool, first: str, second: str) -> Moments:
     """The moments of a parameter before the first update."""
     dtype = jnp.promote_types(leaf.dtype, jnp.float32)
     shape = leaf.shape
@@ -157,9 +150,7 @@ def _zeros(
     )
 
 
-def _moved(
-    grad: Array, before: Moments, b1: float, b2: float
-) -> tuple[Array, Array, Moments]:
+def _moved(grad: Array, before: Moments, b1: float, b2: float) -> tuple:
     """Both moments after a gradient, in full and as they are stored."""
     dtype = jnp.promote_types(grad.dtype, jnp.float32)
     grad = grad.astype(dtype)
@@ -178,13 +169,6 @@ def _moved(
     return mu, unfactor(rows, columns), Moments(kept, bucket, NONE, rows, columns)
 
 
-def _correction(decay: float, count: Array, like: Array) -> Array:
-    """What a moving average that began at zero has still to be divided by."""
-    return (1 - decay**count).astype(like.dtype)
-
-
-def _transposed(found: list[Moments], tree: Any) -> Moments:
+def _transposed(moments: list[Moments], tree: Any) -> Moments:
     """One tree for each field, from the moments of each parameter."""
-    return Moments(
-        *(tree.unflatten(m[i] for m in found) for i in range(len(Moments._fields)))
-    )
+    return Moments(*map(tree.unflatten, zip(*moments, strict=True)))

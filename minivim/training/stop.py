@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM, which precedes a machine's end, and Ctrl-C."""
+"""Stopping on SIGTERM, which precedes a machine's end, and on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import jax
 from jax.experimental import multihost_utils
 
-# Of the step just done: the signal for which to save and stop after it, or 0.
+# The signal for which to save and stop after the given step, or 0.
 Asked = Callable[[int], int]
 
 
@@ -20,10 +20,9 @@ def stop_signal() -> Iterator[Asked]:
 
     The second SIGINT raises `KeyboardInterrupt` at once, and so does leaving after one
     that nobody asked for, as after the last step. SIGINT is taken only from Python's
-    own handler, not from a caller's nor where it is ignored. With several processes
-    `jax.distributed` has taken SIGTERM already, and tells all of them the same step,
-    whichever of them got it; each must ask after every step. A thread other than the
-    main one may not handle signals: there nothing changes.
+    own handler. With several processes `jax.distributed` has taken SIGTERM already and
+    tells all of them the same step; each must ask after every step. In a thread other
+    than the main one, which may not handle signals, nothing changes.
     """
     if jax.process_count() > 1:
         reached = multihost_utils.reached_preemption_sync_point
@@ -39,9 +38,8 @@ def stop_signal() -> Iterator[Asked]:
             raise KeyboardInterrupt
         came.append(number)
 
-    taken = [signal.SIGTERM]
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        taken.append(signal.SIGINT)
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    taken = (signal.SIGTERM, signal.SIGINT) if ours else (signal.SIGTERM,)
     before = {number: signal.signal(number, note) for number in taken}
     try:
         yield lambda step: came[0] if came else 0

@@ -156,8 +156,13 @@ def load(ref: str | Path, *, tokenizer: Tokenizer | None = None) -> Any:
         filled.append((path, leaf.replace(jnp.asarray(wide))))
     model = nnx.merge(graph, nnx.from_flat_state(filled))
     model.card = card
-    if card["kind"] == "prior" and tokenizer is not None:
-        check_pair(model, tokenizer)
+    known = card.get("tokenizer_hash")
+    if tokenizer is not None and known and weights_hash(tokenizer) != known:
+        raise UserError(
+            f"the prior {card.path} was trained on the codes of another tokenizer "
+            f"({card['tokenizer']}, {known[:12]}); load that one, or train a prior on "
+            "this tokenizer"
+        )
     return model
 
 
@@ -172,16 +177,11 @@ def load_pair(
     if not ref:
         raise UserError(f"the card of {prior_ref} names no tokenizer; name one")
     try:
-        folder = find(ref)
+        tokenizer = load(ref)
     except UserError as error:
-        if tokenizer_ref:
-            raise
-        reason = str(error).partition(";")[0]
         raise UserError(
-            f"{reason} (the tokenizer that the card of {prior_ref} names); put it "
-            "back, or say where it is now (sample and complete have --tokenizer)"
+            f"no tokenizer for {prior_ref}: {error}; name another (--tokenizer)"
         ) from error
-    tokenizer = load(folder)
     return tokenizer, load(card.path, tokenizer=tokenizer)
 
 
@@ -200,18 +200,6 @@ def identity(model: nnx.Module) -> dict[str, str]:
     if path.is_relative_to(HERE):
         name = path.relative_to(HERE).as_posix()
     return {"name": name, "hash": weights_hash(model)}
-
-
-def check_pair(prior: Prior, tokenizer: Tokenizer) -> None:
-    """Refuse a prior whose codes are not this tokenizer's."""
-    card = card_of(prior)
-    known = card.get("tokenizer_hash")
-    if known and weights_hash(tokenizer) != known:
-        raise UserError(
-            f"the prior {card.path} was trained on the codes of another tokenizer "
-            f"({card['tokenizer']}, {known[:12]}); load that one, or train a prior on "
-            "this tokenizer"
-        )
 
 
 def shipped() -> list[str]:

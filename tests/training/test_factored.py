@@ -215,7 +215,7 @@ BUGS = {
         "unfactor",
         lambda rows, columns: rows / rows.mean() * columns,
     ),
-    "no bias correction": ("_correction", lambda decay, count, like: 1.0),
+    "no bias correction": ("bias_correction", lambda moment, decay, count: moment),
     "cut instead of rounded": (
         "quantise",
         lambda x: (jnp.trunc(x / quantise(x)[1]).astype(jnp.int8), quantise(x)[1]),

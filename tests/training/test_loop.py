@@ -167,7 +167,7 @@ def test_a_run_without_a_checkpoint_may_become_another(tmp_path):
     assert json.loads((tmp_path / "run.json").read_text()) == {"data": "ef79"}
     # But not over the weights of one that ended, whose checkpoints were removed.
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(UserError, match="pictures have changed since it began; put"):
+    with pytest.raises(UserError, match="its pictures have changed.*and pictures"):
         Workdir(tmp_path, {"data": "103b"})
     assert json.loads((tmp_path / "run.json").read_text()) == {"data": "ef79"}
 

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from minivim import cli, train
+from minivim.config import RunConfig
+from minivim.data import ArraySource, batches
 from minivim.errors import Stopped, UserError
 from minivim.training import Workdir, new_state, read_metrics
 from minivim.training.loop import Window
@@ -17,7 +19,8 @@ from minivim.training.stop import stop_signal
 from tests import tiny
 from tests.training import test_loop as toy
 
-RECIPE = tiny.TOKENIZER_RECIPE  # rows at 2, 4, 5, 6, ..., checkpoints at 5, 10, 12
+# Rows at 2, 4, 5, 6, 8, 10, checkpoints at 5 and 10.
+RUN = RunConfig(steps=10, batch_size=2, log_every=2, eval_every=4, checkpoint_every=5)
 
 
 @pytest.fixture
@@ -64,15 +67,12 @@ class Signalling:
 
 
 def trained(folder, at=0):
-    parts = train.tokenizer_experiment(RECIPE, tiny.source(), tiny.source(seed=1))
-    parts = replace(parts, batches=Signalling(parts.batches, at))
-    workdir = Workdir(folder, {"stage": "tokenizer"})
-    try:
-        train.run(RECIPE, parts, workdir=workdir, quiet=True)
-        like = new_state(parts.model, parts.optim, steps=RECIPE.run.steps)
-        return workdir.restore(like)
-    finally:
-        workdir.close()
+    """Ten steps on shuffled data, stopped in step `at`; returns its last checkpoint."""
+    x = np.random.default_rng(0).random(24, np.float32)
+    data = Signalling(batches(ArraySource({"x": x}), batch_size=2, seed=1), at)
+    with Workdir(folder, {"stage": "toy"}) as workdir:
+        toy.run(workdir, data, RUN, evaluate=lambda variables: {"score": 1.5})
+        return workdir.restore(new_state(toy.MODEL, tiny.OPTIM, steps=10))
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_being_stopped_twice_within_one_window(whole, tmp_path, handler):
 
 def test_the_last_step_ends_the_run_instead(whole, tmp_path, handler):
     folder, (state, _) = whole
-    tiny.assert_same(state, trained(tmp_path, at=12)[0])
+    tiny.assert_same(state, trained(tmp_path, at=10)[0])
     assert without_times(tmp_path) == without_times(folder)
 
 

@@ -26,10 +26,10 @@ def test_what_refuses_a_loaded_model_refuses_a_trained_one(tmp_path):
         assert card.path == str(tmp_path / name)
         assert card.values == weights.load(tmp_path / name).card.values
     # What the probe asks for its guard.
-    assert weights.card_of(models["tok"])["recipe"]["loss"]["perceptual"] == 0
-    weights.check_pair(models["prior"], models["tok"])
+    assert weights.card_of(models["tok"]).labels_seen == ""
+    weights.load(tmp_path / "prior", tokenizer=models["tok"])
     with pytest.raises(UserError, match="prior was trained on the codes of another"):
-        weights.check_pair(models["prior"], tiny.tokenizer(seed=3))
+        weights.load(tmp_path / "prior", tokenizer=tiny.tokenizer(seed=3))
 
 
 @pytest.mark.parametrize(("gamma", "every"), [(0.0, 0), (10.0, 3)])
