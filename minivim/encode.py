@@ -15,7 +15,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 
 from minivim import data, weights
-from minivim.data import CodeRows, CodesCard, Source, write_codes
+from minivim.data import CodesCard, Source, write_codes
 from minivim.data.augment import augment
 from minivim.errors import UserError
 from minivim.prior import Prior
@@ -149,13 +149,12 @@ def encode_folder(
     """
     kept = {s: views if s == "train" else Views() for s in sources}
     rows = {
-        split: CodeRows(
+        split: (
             encode_batches(
                 tokenizer, source, views=kept[split], count=count,
                 batch_size=batch_size, workers=workers, quiet=quiet,
             ),
             source.class_names,
-            kept[split].count,
         )
         for split, source in sources.items()
     }  # fmt: skip

@@ -2,7 +2,6 @@
 
 from minivim.data.base import ArraySource, Batch, Source
 from minivim.data.codes import (
-    CodeRows,
     CodesCard,
     CodeSource,
     is_codes,

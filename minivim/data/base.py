@@ -17,17 +17,30 @@ from minivim.errors import UserError
 Batch = dict[str, np.ndarray]
 
 
-class Source:
-    """Labelled images by index; subclasses say how many there are and how to take some.
+class Images:
+    """What sources and streams have in common.
 
     Attributes:
         class_names: names of the labels in order, () without labels.
         description: where the images come from, for people (cards, logs).
-        in_memory: whether taking a batch is too quick to be worth a thread or process.
+        fingerprint: a hash of the content, the same on every machine.
     """
 
     class_names: tuple[str, ...] = ()
     description: str = ""
+    fingerprint: str = ""
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+
+class Source(Images):
+    """Labelled images by index; subclasses say how many there are and how to take some.
+
+    `in_memory`: whether taking a batch is too quick to be worth a thread or process.
+    """
+
     in_memory: bool = False
 
     def __len__(self) -> int:
@@ -39,15 +52,6 @@ class Source:
         Of cached codes: codes int32 [n, N], or [n, V, N] with V views of each image.
         """
         raise NotImplementedError
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of the content, the same on every machine."""
-        raise NotImplementedError
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.class_names)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = range(len(self))[index]
@@ -132,10 +136,7 @@ class Columns:
 
 
 class TableSource(Source):
-    """Rows of a Hugging Face dataset; pictures stay encoded until they are taken.
-
-    `identity` is what tells the rows from others on any machine.
-    """
+    """Rows of a Hugging Face dataset; pictures stay encoded until they are taken."""
 
     def __init__(
         self,
@@ -148,8 +149,10 @@ class TableSource(Source):
         identity: tuple,
     ):
         self._table, self._rows, self._columns = columns.select(table), rows, columns
-        self._name, self._identity = name, identity
-        self.class_names, self.description = columns.class_names, f"{name} ({split})"
+        self._name, self.description = name, f"{name} ({split})"
+        self.class_names = columns.class_names
+        shape = sorted(columns.shape.items())
+        self.fingerprint = hash_of((*identity, self.class_names, shape))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -160,11 +163,6 @@ class TableSource(Source):
         labels = taken[columns.label] if columns.label else None
         names = [f"row {row} of {self._name}" for row in rows]
         return columns.batch(taken[columns.image], labels, names)
-
-    @property
-    def fingerprint(self) -> str:
-        shape = sorted(self._columns.shape.items())
-        return hash_of((*self._identity, self.class_names, shape))
 
 
 def hash_of(parts: Any) -> str:

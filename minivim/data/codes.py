@@ -1,26 +1,19 @@
 """A code cache: the codes of images as a `datasets` folder, with a card beside them."""
 
 import dataclasses
+import itertools
 import json
 import os
-import shutil
-import signal
 import tempfile
-import threading
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
 from minivim.data.base import Batch, Source, hash_of
-from minivim.errors import Stopped, UserError, brief
-
-if TYPE_CHECKING:
-    import datasets
-    import pyarrow
+from minivim.errors import Stopped, UserError, explained
 
 CARD = "codes.json"
 
@@ -29,37 +22,26 @@ CARD = "codes.json"
 class CodesCard:
     """Where codes come from: the tokenizer, the images, how these were augmented."""
 
-    # What a prior's card will say: a shipped name, a folder or a hub id.
-    tokenizer: str
+    tokenizer: str  # a shipped name, a folder or a hub id, for a prior's card
     tokenizer_hash: str
     num_codes: int
     grid: int
     data: str
-    # Of the training images, or of those of the one split.
-    fingerprint: str
-    # Of each training image; view 0 is the image as it is.
-    views: int = 1
+    fingerprint: str  # of the training images, or of those of the one split
+    views: int = 1  # of each training image; view 0 is the image as it is
     flip: bool = False
     crop: float = 1.0
     seed: int = 0
 
 
-@dataclasses.dataclass(frozen=True)
-class CodeRows:
-    """The rows of one split to be: codes int [n, N] or [n, V, N] and label int [n]."""
-
-    batches: Iterable[Batch]
-    class_names: tuple[str, ...] = ()
-    views: int = 1
-
-
 class EncodingStopped(Stopped):
-    """The writing of codes was asked to stop and did: nothing of them is kept."""
+    """A signal stopped the writing of codes, of which nothing is kept."""
 
-    def __init__(self, folder: str | os.PathLike[str]):
+    def __init__(self, folder: str | os.PathLike[str], number: int):
         Exception.__init__(
             self, f"stopped, nothing is kept of {folder}; the same command begins anew"
         )
+        self.number = number
 
 
 class CodeSource(Source):
@@ -69,14 +51,16 @@ class CodeSource(Source):
         card: where the codes come from.
     """
 
-    def __init__(self, table: "datasets.Dataset", card: CodesCard, split: str):
+    def __init__(self, table: Any, card: CodesCard, split: str):
         import datasets
 
-        self._table, self.card, self._split = table.with_format("arrow"), card, split
+        self._table, self.card = table.with_format("arrow"), card
         feature = table.features["label"]
         if isinstance(feature, datasets.ClassLabel):
             self.class_names = tuple(feature.names)
         self.description = f"codes of {card.data} ({split})"
+        parts = sorted(dataclasses.asdict(card).items())
+        self.fingerprint = hash_of((parts, split, len(table), self.class_names))
 
     def __len__(self) -> int:
         return len(self._table)
@@ -93,11 +77,6 @@ class CodeSource(Source):
             "label": rows["label"].to_numpy().astype(np.int32),
         }
 
-    @property
-    def fingerprint(self) -> str:
-        card = sorted(dataclasses.asdict(self.card).items())
-        return hash_of((card, self._split, len(self), self.class_names))
-
 
 def is_codes(spec: str | os.PathLike[str]) -> bool:
     """Whether `spec` names a folder of codes."""
@@ -113,14 +92,10 @@ def open_codes(folder: str | os.PathLike[str], split: str = "train") -> CodeSour
     import datasets
 
     path = Path(folder).expanduser()
-    try:
+    with explained(f"{folder} cannot be read as codes", "encode them again"):
         card = CodesCard(**json.loads((path / CARD).read_text()))
         tables: Any = datasets.load_from_disk(str(path))
-        found = {name: table.features["codes"] for name, table in tables.items()}
-    except Exception as error:  # Each kind of damage has an exception of its own.
-        raise UserError(
-            f"{folder} cannot be read as codes ({brief(error)}): encode them again"
-        ) from error
+        found = [name for name in tables if "codes" in tables[name].features]
     if split not in found:
         raise UserError(
             f"{folder} holds codes of the split {' and '.join(found)} and not of "
@@ -130,120 +105,77 @@ def open_codes(folder: str | os.PathLike[str], split: str = "train") -> CodeSour
 
 
 def write_codes(
-    folder: str | os.PathLike[str], splits: Mapping[str, CodeRows], card: CodesCard
+    folder: str | os.PathLike[str],
+    splits: Mapping[str, tuple[Iterable[Batch], Sequence[str]]],
+    card: CodesCard,
 ) -> Path:
     """Write a `datasets` folder, all of it or nothing, a batch in memory at a time.
 
-    `datasets.load_from_disk` reads it: a dictionary of the splits with features "codes"
-    (lists of N integers, or V such lists) and "label". It takes twice its size while it
-    is written.
+    Each split is batches of codes int [n, N] or [n, V, N] and label int [n], and the
+    names of its classes. `datasets.load_from_disk` reads the folder: a dictionary of
+    splits with features "codes" (lists of N integers, or V such lists) and "label". It
+    takes twice its size while it is written.
 
     Raises:
         UserError: the folder is there already, or cannot be written.
-        EncodingStopped: SIGTERM came.
+        EncodingStopped: SIGTERM or SIGINT came; noticed after the batch.
     """
-    with _stoppable(folder), new_folder(folder) as part:
-        import datasets
+    import datasets
 
-        parts, out = part / ".rows", part / "out"
-        parts.mkdir()
-        tables: Any = {
-            split: datasets.Dataset.from_file(str(_write(parts / split, rows, card)))
-            for split, rows in splits.items()
-        }
-        with _no_bars():
-            datasets.DatasetDict(tables).save_to_disk(str(out))
-        values = json.dumps(dataclasses.asdict(card), indent=1)
-        (out / CARD).write_text(values + "\n")
-        tables.clear()
-        shutil.rmtree(parts)
-        os.replace(out, Path(folder).expanduser())
-    return Path(folder)
+    from minivim.training.stop import stop_signal
 
-
-@contextmanager
-def _stoppable(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Inside, SIGTERM raises `EncodingStopped`, so that what was begun is removed.
-
-    Only the main thread may handle signals; in another one nothing changes.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: object) -> None:
-        # A second one would end the removal.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise EncodingStopped(folder)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        # None stands for a handler that was not set from Python.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
-
-
-@contextmanager
-def new_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary folder beside one that is not there yet, removed at the end."""
     path = Path(folder).expanduser()
     if path.exists():
         raise UserError(f"{folder} is there already: remove it or choose another place")
-    try:
+    with explained(f"cannot write {folder}", "choose another place", OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {folder} ({error.strerror}); choose another place"
-        ) from error
-    try:
-        yield Path(part)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        place = tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent)
+    with stop_signal() as asked, place as part:
+
+        def until_stopped(batches: Iterable[Batch]) -> Iterator[Batch]:
+            for step, batch in enumerate(batches):
+                yield batch
+                if number := asked(step):
+                    raise EncodingStopped(folder, number)
+
+        tables: Any = datasets.DatasetDict()
+        for split, (batches, names) in splits.items():
+            file = _write(Path(part, split), until_stopped(batches), names, card)
+            tables[split] = datasets.Dataset.from_file(str(file))
+        out = Path(part, "out")
+        shown = datasets.is_progress_bar_enabled()
+        datasets.disable_progress_bars()  # It is written faster than a bar is drawn.
+        tables.save_to_disk(str(out))
+        if shown:
+            datasets.enable_progress_bars()
+        (out / CARD).write_text(json.dumps(dataclasses.asdict(card), indent=1) + "\n")
+        os.replace(out, path)
+    return Path(folder)
 
 
-def _write(path: Path, rows: CodeRows, card: CodesCard) -> Path:
+def _write(
+    path: Path, batches: Iterator[Batch], names: Sequence[str], card: CodesCard
+) -> Path:
     """Batches to one Arrow file, whose schema tells `datasets` the features."""
     import datasets
     import pyarrow
 
-    kind = "int16" if card.num_codes <= 2**15 else "int32"
-    codes: Any = datasets.Sequence(datasets.Value(kind), length=card.grid**2)
-    if rows.views > 1:
-        codes = datasets.Sequence(codes, length=rows.views)
-    names = list(rows.class_names)
-    label: Any = datasets.ClassLabel(names=names) if names else datasets.Value("int32")
-    schema = datasets.Features(codes=codes, label=label).arrow_schema
+    first = next(batches)
+    kind: Any = datasets.Value("int16" if card.num_codes <= 2**15 else "int32")
+    for size in reversed(first["codes"].shape[1:]):
+        kind = datasets.Sequence(kind, length=size)
+    label: Any = datasets.ClassLabel(names=list(names)) if names else None
+    label = label or datasets.Value("int32")
+    schema = datasets.Features(codes=kind, label=label).arrow_schema
     with (
         pyarrow.OSFile(str(path), "wb") as file,
         pyarrow.ipc.new_stream(file, schema) as writer,
     ):
-        for batch in rows.batches:
-            columns = [_nested(batch["codes"], kind), pyarrow.array(batch["label"])]
+        for batch in itertools.chain([first], batches):
+            codes: Any = pyarrow.array(batch["codes"].ravel())
+            for size in reversed(batch["codes"].shape[1:]):
+                codes = pyarrow.FixedSizeListArray.from_arrays(codes, size)
+            columns = [codes, pyarrow.array(batch["label"])]
             columns = [c.cast(f.type) for c, f in zip(columns, schema, strict=True)]
             writer.write_batch(pyarrow.record_batch(columns, schema=schema))
     return path
-
-
-def _nested(codes: np.ndarray, kind: str) -> "pyarrow.FixedSizeListArray":
-    import pyarrow
-
-    found: Any = pyarrow.array(np.ascontiguousarray(codes.astype(kind)).ravel())
-    for size in reversed(codes.shape[1:]):
-        found = pyarrow.FixedSizeListArray.from_arrays(found, size)
-    return found
-
-
-@contextmanager
-def _no_bars() -> Iterator[None]:
-    """Without the progress bars of `datasets`, which copies faster than it is drawn."""
-    import datasets
-
-    shown = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            datasets.enable_progress_bars()

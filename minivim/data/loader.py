@@ -1,5 +1,6 @@
 """From a source of images to batches, in an order that can be stopped and resumed."""
 
+import contextlib
 import dataclasses
 import functools
 import multiprocessing
@@ -28,26 +29,20 @@ def batches(
     batch_size: int,
     seed: int = 0,
     shuffle: bool = True,
-    repeat: bool = True,
-    drop_remainder: bool = True,
     rows: slice | Sequence[int] | Int[np.ndarray, " n"] | None = None,
     workers: int = 0,
 ) -> "BatchIterator | StreamIterator":
-    """Iterate over a source in a reproducible order.
+    """Iterate over a source without an end, in a reproducible order.
 
-    Every epoch has its own order, drawn from (seed, epoch). With `repeat` the epochs
-    follow one another without a seam: a batch may span two, and no row is dropped;
-    without it the last batch is short or, with `drop_remainder`, left out.
+    The order of an epoch is drawn from (seed, epoch). Epochs follow one another
+    without a seam: a batch may span two, and no row is dropped.
 
     Args:
-        source: where rows come from; a stream has an iterator with other promises, see
-            `Stream`. Of codes with several views of an image, each batch holds one view
-            of each, drawn from (seed, number of the batch).
+        source: where rows come from; of a stream see `Stream` for other promises. Of
+            codes with several views of an image each batch holds one view of each.
         batch_size: rows of a whole batch, over all processes.
-        seed: of the orders and views.
-        shuffle: whether an epoch is a random permutation.
-        repeat: whether there is another epoch after the first.
-        drop_remainder: whether a short last batch is left out.
+        shuffle: whether an epoch is a permutation, or else the rows as they are.
+        seed: of the orders, and of views with the number of the batch.
         rows: the positions in each batch that this process reads, all by default.
             The order of the rows is the same for any number of processes.
         workers: processes that read and decode, beside this one; 0 reads in threads.
@@ -60,83 +55,103 @@ def batches(
         continues exactly there, whatever its `rows` and `workers`.
 
     Raises:
-        UserError: batch_size below 1, or above the rows where no batch would be full;
-            a negative number of workers.
-        ValueError: `rows` where the last batch may be short.
+        UserError: an impossible batch_size or number of workers.
     """
     if isinstance(source, Stream):
-        if workers or not (shuffle and repeat and drop_remainder):
+        if workers or not shuffle:
             raise UserError(
-                "a stream is read by one process, shuffled and without an end: "
-                "leave out --workers or --stream"
+                "a stream is shuffled and read by one process: leave out --workers or "
+                "--stream"
             )
         return StreamIterator(source, batch_size=batch_size, seed=seed, rows=rows)
-    if batch_size < 1 or (not repeat and drop_remainder and batch_size > len(source)):
+    if batch_size < 1:
         raise UserError(
             f"batch_size {batch_size} does not fit {len(source)} images: "
             f"choose one from 1 to {len(source)}"
         )
     if workers < 0:
         raise UserError(f"workers {workers} is impossible: choose 0 or more")
-    if rows is not None and not (repeat or drop_remainder):
-        raise ValueError("rows are positions in whole batches: set drop_remainder")
-    positions = None if rows is None else np.arange(batch_size)[rows]
-    numbered = _Batches(
-        source, batch_size, seed, shuffle, repeat, drop_remainder, positions
-    )
-    return BatchIterator(numbered, 0 if source.in_memory else workers)
+    positions = np.arange(batch_size)[slice(None) if rows is None else rows]
+    endless = _Endless(source, batch_size, seed if shuffle else None, positions)
+    return BatchIterator(endless, workers)
+
+
+def in_order(
+    source: Source,
+    *,
+    count: int | None = None,
+    batch_size: int = 256,
+    workers: int = 0,
+    desc: str = "",
+    quiet: bool = True,
+) -> Generator[Batch, None, None]:
+    """The first `count` rows once, as `batches` gives them, the last batch short.
+
+    No more than a few batches are in memory; `desc` names the progress bar.
+    """
+    count = len(source) if count is None else min(count, len(source))
+    reader = BatchIterator(_InOrder(source, batch_size, count), workers)
+    bar = tqdm(range(0, count, batch_size), desc=desc, unit="batch", disable=quiet)
+    with contextlib.closing(reader):
+        for _ in bar:
+            yield next(reader)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Batches:
-    """Batch b = 0, 1, ... of a source, or the rows at some positions of it.
+class _InOrder:
+    """Batch b = 0, 1, ... of the first `count` rows, the last one short."""
 
-    The order of an epoch is drawn from its number, hence any batch can be found from
-    its number alone. Whole batches of row numbers are produced at once: grain's own
-    `shuffle` and `batch` work row by row, which costs 2 ms for 64 rows.
+    source: Source
+    batch_size: int
+    count: int
+
+    def __len__(self) -> int:
+        return -(-self.count // self.batch_size)
+
+    def __getitem__(self, index: int) -> Batch:
+        first = index * self.batch_size
+        end = min(first + self.batch_size, self.count)
+        return self.source.take(np.arange(first, end))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Endless:
+    """The rows at some positions of batch b = 0, 1, ..., which needs only its number.
+
+    Whole batches of row numbers are produced at once: grain's own `shuffle` and `batch`
+    work row by row, which costs 2 ms for 64 rows.
     """
 
     source: Source
     batch_size: int
-    seed: int
-    shuffle: bool
-    repeat: bool
-    drop_remainder: bool
-    positions: Int[np.ndarray, " n"] | None
+    seed: int | None
+    positions: Int[np.ndarray, " n"]
 
     def __len__(self) -> int:
-        if self.repeat:
-            return sys.maxsize
-        spare = 0 if self.drop_remainder else self.batch_size - 1
-        return (len(self.source) + spare) // self.batch_size
+        return sys.maxsize
 
     def __getitem__(self, index: int) -> Batch:
-        numbers = self._row_numbers(index)
-        views = np.random.default_rng([self.seed, index, 1]).random(len(numbers))
-        if self.positions is not None:
-            numbers, views = numbers[self.positions], views[self.positions]
-        batch = self.source.take(numbers)
+        rows, first = len(self.source), index * self.batch_size
+        parts, missing = [], self.batch_size
+        while missing:
+            epoch, start = divmod(first + self.batch_size - missing, rows)
+            parts.append(_order(rows, self.seed, epoch)[start : start + missing])
+            missing -= len(parts[-1])
+        batch = self.source.take(np.concatenate(parts)[self.positions])
         codes = batch.get("codes")
         if codes is None or codes.ndim == 2:
             return batch
-        chosen = (views * codes.shape[1]).astype(int)
+        views = np.random.default_rng([self.seed or 0, index, 1]).random(
+            self.batch_size
+        )
+        chosen = (views[self.positions] * codes.shape[1]).astype(int)
         return {**batch, "codes": codes[np.arange(len(codes)), chosen]}
-
-    def _row_numbers(self, index: int) -> Int[np.ndarray, " n"]:
-        rows, first = len(self.source), index * self.batch_size
-        end = first + self.batch_size
-        end = end if self.repeat else min(end, rows)
-        parts = []
-        while first < end:
-            epoch, start = divmod(first, rows)
-            order = _order(rows, self.seed, epoch) if self.shuffle else np.arange(rows)
-            parts.append(order[start : start + end - first])
-            first += len(parts[-1])
-        return np.concatenate(parts)
 
 
 @functools.lru_cache(maxsize=8)
-def _order(rows: int, seed: int, epoch: int) -> Int[np.ndarray, " rows"]:
+def _order(rows: int, seed: int | None, epoch: int) -> Int[np.ndarray, " rows"]:
+    if seed is None:
+        return np.arange(rows)
     return np.random.default_rng([seed, epoch]).permutation(rows)
 
 
@@ -147,8 +162,9 @@ class BatchIterator(Iterator[Batch]):
     costs nothing.
     """
 
-    def __init__(self, numbered: _Batches, workers: int):
-        self._numbered, self._workers, self._next = numbered, workers, 0
+    def __init__(self, numbered: _Endless | _InOrder, workers: int):
+        self._numbered, self._next = numbered, 0
+        self._workers = 0 if numbered.source.in_memory else workers
         self._pipeline: grain.DatasetIterator[Batch] | None = None
 
     def __next__(self) -> Batch:
@@ -179,23 +195,17 @@ class BatchIterator(Iterator[Batch]):
 
         rest = grain.MapDataset.source(self._numbered)[self._next :]
         if not self._workers:
-            threads = min(4, os.cpu_count() or 1)
-            threads = 0 if self._numbered.source.in_memory else threads
-            options = grain.ReadOptions(
-                num_threads=threads, prefetch_buffer_size=2 * threads
-            )
+            memory = self._numbered.source.in_memory
+            threads = 0 if memory else min(4, os.cpu_count() or 1)
+            options = grain.ReadOptions(threads, prefetch_buffer_size=2 * threads)
             return iter(rest.map(_finished).to_iter_dataset(options))
         # grain reads an absl flag here, which a program without absl never parses.
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()
         # Pictures pass from process to process as bytes, a quarter of their floats.
-        options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-        read = rest.to_iter_dataset(options).mp_prefetch(
-            grain.MultiprocessingOptions(
-                num_workers=self._workers, per_worker_buffer_size=2
-            ),
-            worker_init_fn=_start_worker,
-        )
+        options = grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=2)
+        read = rest.to_iter_dataset(grain.ReadOptions(0, 0))
+        read = read.mp_prefetch(options, worker_init_fn=_start_worker)
         return iter(read.map(_finished))
 
 
@@ -224,32 +234,6 @@ def _start_worker(index: int, count: int) -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
-
-
-def in_order(
-    source: Source,
-    *,
-    count: int | None = None,
-    batch_size: int = 256,
-    workers: int = 0,
-    desc: str = "",
-    quiet: bool = True,
-) -> Generator[Batch, None, None]:
-    """The first `count` rows once, as `batches` gives them, the last batch short.
-
-    No more than a few batches are in memory; `desc` names the progress bar.
-    """
-    count = len(source) if count is None else min(count, len(source))
-    reader = batches(
-        source, batch_size=batch_size, shuffle=False, repeat=False,
-        drop_remainder=False, workers=workers,
-    )  # fmt: skip
-    starts = range(0, count, batch_size)
-    try:
-        for first in tqdm(starts, desc=desc, unit="batch", disable=quiet):
-            yield {k: v[: count - first] for k, v in next(reader).items()}
-    finally:
-        reader.close()
 
 
 def padded(rows: np.ndarray, count: int) -> np.ndarray:

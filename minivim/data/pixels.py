@@ -8,21 +8,6 @@ from PIL import Image, ImageOps
 
 from minivim.errors import UserError, brief
 
-MAX_IMAGE_SIZE = 4_096
-
-
-def check_shape(*, image_size: int, channels: int) -> None:
-    """Raise UserError unless images of this shape can be made."""
-    if not 1 <= image_size <= MAX_IMAGE_SIZE:
-        raise UserError(
-            f"image_size {image_size} is impossible: "
-            f"choose a whole number from 1 to {MAX_IMAGE_SIZE}"
-        )
-    if channels not in (1, 3):
-        raise UserError(
-            f"channels {channels} is impossible: choose 3 (RGB) or 1 (grey)"
-        )
-
 
 def pixel_rule(*, image_size: int, channels: int) -> str:
     """What `to_pixels` does to pictures of another size or kind, in words."""
@@ -42,10 +27,8 @@ def to_pixels(
     Transparent pictures lie on white; 16-bit grey keeps its upper 8 bits.
 
     Raises:
-        UserError: impossible image_size or channels, or a kind of pixels without a
-            known range (32-bit floats).
+        UserError: a kind of pixels without a known range (32-bit floats).
     """
-    check_shape(image_size=image_size, channels=channels)
     square = _opaque(ImageOps.exif_transpose(image))
     square = square.convert("RGB" if channels == 3 else "L")
     (width, height), side = square.size, min(square.size)

@@ -11,26 +11,13 @@ operations alone (no float32 sine), so that they are the same on every machine.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 
 from minivim.errors import UserError
 
-if TYPE_CHECKING:
-    import datasets
-
-CLASSES = (
-    "circle",
-    "square",
-    "triangle",
-    "star",
-    "cross",
-    "ring",
-    "heart",
-    "crescent",
-)
 COLOURS = {
     "coral": (229, 86, 74),
     "amber": (240, 170, 40),
@@ -84,37 +71,38 @@ def _regular(*radii: float, points: int) -> np.ndarray:
     return corners.astype(np.float32)
 
 
-def _heart_corners() -> np.ndarray:
+def _heart() -> np.ndarray:
     t = np.arange(40) / 40 * 2 * np.pi
     x = 16 * np.sin(t) ** 3
     y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
     return np.stack([x / 17, (-y - 2) / 17], axis=1).astype(np.float32)
 
 
-_TRIANGLE = _regular(1.06, points=3) + np.array([0, 0.15], np.float32)
-_STAR = _regular(1.08, 0.45, points=5)
-_HEART = _heart_corners()
+CORNERS = {
+    "triangle": _regular(1.06, points=3) + np.array([0, 0.15], np.float32),
+    "star": _regular(1.08, 0.45, points=5),
+    "heart": _heart(),
+}
 
 
 def _box(x: Plane, y: Plane, half_width: float, half_height: float) -> Plane:
     return np.maximum(np.abs(x) - half_width, np.abs(y) - half_height)
 
 
-def _crescent(x: Plane, y: Plane) -> Plane:
-    return np.maximum(_length(x, y) - 1, 0.78 - _length(x - 0.46, y + 0.1))
-
-
 # Distance to the edge in units of the shape's size, negative inside; y points down.
 DISTANCES: dict[str, Callable[[Plane, Plane], Plane]] = {
     "circle": lambda x, y: _length(x, y) - 0.92,
     "square": lambda x, y: _box(x, y, 0.8, 0.8),
-    "triangle": lambda x, y: _polygon(x, y, _TRIANGLE),
-    "star": lambda x, y: _polygon(x, y, _STAR),
+    "triangle": lambda x, y: _polygon(x, y, CORNERS["triangle"]),
+    "star": lambda x, y: _polygon(x, y, CORNERS["star"]),
     "cross": lambda x, y: np.minimum(_box(x, y, 1.0, 0.32), _box(x, y, 0.32, 1.0)),
     "ring": lambda x, y: np.abs(_length(x, y) - 0.72) - 0.24,
-    "heart": lambda x, y: _polygon(x, y, _HEART),
-    "crescent": _crescent,
+    "heart": lambda x, y: _polygon(x, y, CORNERS["heart"]),
+    "crescent": lambda x, y: np.maximum(
+        _length(x, y) - 1, 0.78 - _length(x - 0.46, y + 0.1)
+    ),
 }
+CLASSES = tuple(DISTANCES)
 
 
 def _draw_factors(seed: int, split: str, block: int) -> dict[str, np.ndarray]:
@@ -190,10 +178,8 @@ def arrays(
     return {k: np.concatenate([b[k] for b in blocks]) for k in blocks[0]}
 
 
-def dataset(
-    split: str = "train", *, size: int | None = None, seed: int = 0
-) -> "datasets.Dataset":
-    """Draw a split as a Hugging Face dataset, pixel for pixel that of `arrays`.
+def dataset(split: str = "train", *, size: int | None = None, seed: int = 0) -> Any:
+    """Draw a split as a `datasets.Dataset`, pixel for pixel that of `arrays`.
 
     Columns: image (Image, PNG), label (ClassLabel), colour and background (ClassLabel),
     centre_x, centre_y, size (float32, pixels), angle (float32, degrees clockwise).
@@ -201,19 +187,9 @@ def dataset(
     Raises:
         UserError: as `arrays`.
     """
-    import io
-
     import datasets
-    from PIL import Image
 
     columns: dict = arrays(split, size=size, seed=seed)
-
-    def png(pixels: np.ndarray) -> dict:
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, format="png")
-        return {"bytes": buffer.getvalue(), "path": None}
-
-    columns["image"] = [png(pixels) for pixels in columns["image"]]
     features = datasets.Features(
         image=datasets.Image(),
         label=datasets.ClassLabel(names=list(CLASSES)),
@@ -221,4 +197,5 @@ def dataset(
         background=datasets.ClassLabel(names=list(BACKGROUNDS)),
         **{name: datasets.Value("float32") for name in FACTORS[2:]},
     )
+    columns["image"] = list(columns["image"])
     return datasets.Dataset.from_dict(columns, features=features)

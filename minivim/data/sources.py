@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,13 +23,14 @@ from PIL import Image
 from minivim.data import shapes
 from minivim.data.base import ArraySource, Columns, Source, TableSource
 from minivim.data.codes import is_codes
-from minivim.data.pixels import check_shape, to_pixels
+from minivim.data.pixels import to_pixels
 from minivim.data.streams import Stream
 from minivim.errors import UserError, explained
 
 # What each split may be called, the best name first.
 SPLIT_NAMES = {"train": ("train",), "test": ("test", "validation", "valid", "val")}
 HELD_OUT_SHARE, HELD_OUT_MOST = 10, 2_000
+MAX_IMAGE_SIZE = 4_096
 PICTURES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
     | {".pbm", ".pgm", ".pnm", ".ppm"}
@@ -53,12 +55,11 @@ def open_source(
         spec: "shapes"; a folder of pictures; a parquet file, pattern or folder; a
             folder that `save_to_disk` of `datasets` wrote; or a dataset of the hub as
             "owner/name@revision".
-        split: "train" or "test". In a folder of pictures the splits are the sub-folders
-            train and test, among parquet files the names that begin so (validation or
-            val serves where there is no test). Without a split of its own, a fixed
-            pseudo-random tenth, at most 2,000 images, is held out as "test"; of fewer
-            than 10 images nothing is, both splits are all of them, and a line on stderr
-            says so once.
+        split: "train" or "test": sub-folders of these names, or parquet files whose
+            names begin so (validation or val serves where there is no test). Without a
+            split of its own, a fixed pseudo-random tenth, at most 2,000 images, is held
+            out as "test"; of fewer than 10 images nothing is, both splits are all of
+            them, and a line on stderr says so once.
         image_size: height and width in pixels.
         channels: 3 (RGB) or 1 (grey).
 
@@ -70,7 +71,7 @@ def open_source(
         Without labels, label is -1 and class_names is ().
 
     Raises:
-        UserError: nothing there, no images, no image column, no connection to the hub,
+        UserError: no such data, no images, no image column, no connection to the hub,
             impossible split, image_size or channels; on reading, a missing or corrupt
             image, by name.
     """
@@ -91,7 +92,7 @@ def open_source(
         table, rows = first, hold_out(len(first), split, name)
     if not len(rows):
         raise UserError(f"{name} has no rows: give a dataset with images")
-    if columns.label and _is_sorted(table.data.column(columns.label)):
+    if columns.label and _is_sorted(_integers(table, columns.label)):
         rows, identity = np.random.default_rng(0).permutation(rows), (identity, "mixed")
     identity = (identity, split, len(rows))
     return TableSource(table, rows, columns, name=name, split=split, identity=identity)
@@ -159,14 +160,22 @@ class _Place(NamedTuple):
 
     kind: str
     name: str
-    # The folder, and names of files relative to it.
     root: Path = Path()
-    files: list[str] = []
+    files: list[str] = []  # relative to `root`
 
 
 def _locate(name: str, split: str, shape: dict[str, int]) -> _Place:
     """What a spec names, once all that was asked for is possible."""
-    check_shape(**shape)
+    image_size, channels = shape.values()
+    if not 1 <= image_size <= MAX_IMAGE_SIZE:
+        raise UserError(
+            f"image_size {image_size} is impossible: "
+            f"choose a whole number from 1 to {MAX_IMAGE_SIZE}"
+        )
+    if channels not in (1, 3):
+        raise UserError(
+            f"channels {channels} is impossible: choose 3 (RGB) or 1 (grey)"
+        )
     if split not in SPLIT_NAMES:
         raise UserError(f"there is no split {split!r}: use 'train' or 'test'")
     if not name.strip():
@@ -187,18 +196,14 @@ def _locate(name: str, split: str, shape: dict[str, int]) -> _Place:
             return _Place("saved", name, path, _files_under(path, {".arrow"}))
         files = _files_under(path, {".parquet"})
         return _Place("parquet" if files else "folder", name, path, files)
-    if path.is_file():
-        if path.suffix.lower() != ".parquet":
-            raise UserError(
-                f"{name} is neither a folder of images nor a parquet file: "
-                "give the folder that holds it"
-            )
-        return _Place("parquet", name, path.parent, [path.name])
-    if glob.has_magic(name):
-        found = sorted(Path(f) for f in glob.glob(str(path), recursive=True))
-        found = [file for file in found if file.suffix.lower() == ".parquet"]
+    if path.is_file() or glob.has_magic(name):
+        matches = [path] if path.is_file() else glob.glob(str(path), recursive=True)
+        found = sorted(f for f in map(Path, matches) if f.suffix.lower() == ".parquet")
         if not found:
-            raise UserError(f"no parquet file matches {name}: check the pattern")
+            raise UserError(
+                f"no parquet file matches {name}: check the pattern, or give the "
+                "folder that holds it"
+            )
         root = Path(os.path.commonpath([file.parent for file in found]))
         files = [file.relative_to(root).as_posix() for file in found]
         return _Place("parquet", name, root, files)
@@ -223,11 +228,10 @@ def _files_under(path: Path, suffixes: Iterable[str]) -> list[str]:
 
 def _own_splits(find: Callable[[str], Any]) -> tuple[Any, Any]:
     """What `find` gives for the first name of train and of test, or None."""
-    found = (
-        [f for n in names if (f := find(n)) is not None]
+    train, test = (
+        next((own for name in names if (own := find(name)) is not None), None)
         for names in SPLIT_NAMES.values()
     )
-    train, test = (next(iter(f), None) for f in found)
     return train, test
 
 
@@ -235,21 +239,19 @@ def hold_out(count: int, split: str, name: str) -> Int[np.ndarray, " rows"]:
     """Row numbers of a split where the source `name` has none of its own."""
     most = min(HELD_OUT_MOST, count // HELD_OUT_SHARE)
     order = np.random.default_rng(0).permutation(count)
-    if most == 0:
-        if split == "test":
-            _warn_of_few(name)
-        return np.arange(count)
-    return np.sort(order[:most] if split == "test" else order[most:])
+    if most:
+        return np.sort(order[:most] if split == "test" else order[most:])
+    if split == "test":
+        _warn_once(
+            f"{name} has fewer than {HELD_OUT_SHARE} images, too few to hold any out: "
+            "test and training images are the same"
+        )
+    return np.arange(count)
 
 
 @cache
-def _warn_of_few(name: str) -> None:
-    """Once for each source."""
-    print(
-        f"minivim: warning: {name} has fewer than {HELD_OUT_SHARE} images, too few to "
-        "hold any out: test and training images are the same",
-        file=sys.stderr,
-    )
+def _warn_once(text: str) -> None:
+    print(f"minivim: warning: {text}", file=sys.stderr)
 
 
 def _columns(
@@ -263,9 +265,8 @@ def _columns(
 
     image, label, class_names = None, None, ()
     for column, feature in reversed(table.features.items()):
-        if isinstance(feature, datasets.Image) or (
-            isinstance(feature, dict) and {"bytes", "path"} <= set(feature)
-        ):
+        encoded = isinstance(feature, dict) and {"bytes", "path"} <= set(feature)
+        if isinstance(feature, datasets.Image) or encoded:
             image = column
         if isinstance(feature, datasets.ClassLabel) and label != "label":
             label, class_names = column, tuple(feature.names)
@@ -277,28 +278,24 @@ def _columns(
         )
     kind = getattr(table.features.get("label"), "dtype", "")
     if tables and label is None and re.match(r"u?int", kind):
-        label, class_names = "label", _counted_classes(name, tables)
+        labels = [[-1], *(_integers(t, "label") for t in tables.values())]
+        low, high = (int(f(np.concatenate(labels))) for f in (np.min, np.max))
+        if low < -1 or high >= 100_000:
+            raise UserError(
+                f"{name} has labels from {low} to {high}: number the classes from 0"
+            )
+        label, class_names = "label", tuple(str(k) for k in range(high + 1))
     return Columns(image, label, class_names, shape)
 
 
-def _counted_classes(name: str, tables: dict[str, Any]) -> tuple[str, ...]:
-    """Names of the classes 0, 1, ... that the integers called "label" number."""
-    import pyarrow.compute
-
-    compute: Any = pyarrow.compute
-    bounds = [compute.min_max(t.data.column("label")).as_py() for t in tables.values()]
-    found = [-1, *(b for pair in bounds for b in pair.values() if b is not None)]
-    if min(found) < -1 or max(found) >= 100_000:
-        raise UserError(
-            f"{name} has labels from {min(found)} to {max(found)}: "
-            "number the classes from 0"
-        )
-    return tuple(str(number) for number in range(max(found) + 1))
+def _integers(table: Any, column: str) -> Int[np.ndarray, " rows"]:
+    """A whole column of labels, -1 for none."""
+    return table.data.column(column).fill_null(-1).to_numpy().astype(np.int64)
 
 
-def _is_sorted(labels: Any) -> bool:
+def _is_sorted(labels: Int[np.ndarray, " rows"]) -> bool:
     """Whether labels only rise or only fall, so that the first rows are of a few."""
-    steps = np.diff(labels.fill_null(-1).to_numpy().astype(np.int64))
+    steps = np.diff(labels)
     return bool(steps.any() and ((steps >= 0).all() or (steps <= 0).all()))
 
 
@@ -327,7 +324,7 @@ def _open_folder(place: _Place, split: str, shape: dict[str, int]) -> Source:
             f"{', '.join(sorted(PICTURES))} files, directly or in sub-folders"
         )
     folders = sorted({os.path.dirname(file) for file in files})
-    class_names = () if len(folders) < 2 or "" in folders else tuple(folders)
+    names = folders if len(folders) > 1 and "" not in folders else []
     if not (train and test):
         files = [files[i] for i in hold_out(len(files), split, name)]
     elif split == "test":
@@ -335,22 +332,25 @@ def _open_folder(place: _Place, split: str, shape: dict[str, int]) -> Source:
         if not (files := _files_under(root, PICTURES)):
             raise UserError(f"{root} holds no images: fill it or remove it")
     files = _mixed(files)
-    numbers = {folder: number for number, folder in enumerate(class_names)}
+    numbers = {folder: number for number, folder in enumerate(names)}
     labels = [numbers.get(os.path.dirname(file), -1) for file in files]
-    if class_names and -1 in labels:
+    if names and -1 in labels:
         raise UserError(
             f"{root / files[labels.index(-1)]} is of no class that the training images "
-            f"have: put it in one of {', '.join(class_names[:10])}"
+            f"have: put it in one of {', '.join(names[:10])}"
         )
-    table = datasets.Dataset.from_dict(
-        {"image": [str(root / file) for file in files], "label": labels},
-        features=datasets.Features(
-            image=datasets.Image(decode=False), label=datasets.Value("int32")
-        ),
+    cells = {"image": [str(root / file) for file in files], "label": labels}
+    features = datasets.Features(
+        image=datasets.Image(decode=False), label=datasets.Value("int32")
     )
-    columns = Columns("image", "label", class_names, shape)
-    identity, rows = (_sizes(root, files),), np.arange(len(files))
-    return TableSource(table, rows, columns, name=name, split=split, identity=identity)
+    return TableSource(
+        datasets.Dataset.from_dict(cells, features=features),
+        np.arange(len(files)),
+        Columns("image", "label", tuple(names), shape),
+        name=name,
+        split=split,
+        identity=(_sizes(root, files),),
+    )
 
 
 def _mixed(files: list[str]) -> list[str]:
@@ -378,32 +378,31 @@ def _read(place: _Place, *, streaming: bool = False) -> tuple[str, dict[str, Any
             tables: Any = datasets.load_from_disk(str(root))
         tables = tables if isinstance(tables, dict) else {"train": tables}
         return name, tables, _sizes(root, files)
-    columns: dict[str, list[str]] = {}
-    for file in files:
-        with explained(
-            f"{root / file} is not a readable parquet file", "fetch or write it again"
-        ):
-            columns[file] = pyarrow.parquet.read_schema(root / file).names
-        if set(columns[file]) != set(columns[files[0]]):
+    paths, first = [root / file for file in files], []
+    for path in paths:
+        unreadable = f"{path} is not a readable parquet file"
+        with explained(unreadable, "fetch or write it again"):
+            columns = pyarrow.parquet.read_schema(path).names
+        first = first or columns
+        if set(columns) != set(first):
             raise UserError(
-                f"{root / file} has columns {', '.join(columns[file])} and "
-                f"{Path(files[0]).name} has {', '.join(columns[files[0]])}: give files "
-                "of one dataset"
+                f"{path} has columns {', '.join(columns)} and {paths[0].name} has "
+                f"{', '.join(first)}: give files of one dataset"
             )
-    paths = [str(root / file) for file in files]
 
     def beginning(name: str) -> list[str] | None:
-        return [p for p in paths if Path(p).name.lower().startswith(name)] or None
+        return [str(p) for p in paths if p.name.lower().startswith(name)] or None
 
-    train, test = _own_splits(beginning) if len(paths) > 1 else (None, None)
-    groups = {"train": paths} if train is None else {"train": train, "test": test}
+    train, test = _own_splits(beginning)
+    groups: dict[str, Any] = {"train": train} | ({"test": test} if test else {})
+    if train is None or len(paths) == 1:
+        groups = {"train": [str(path) for path in paths]}
     with explained(
         f"{name} cannot be read as one dataset",
         "check that its files agree in column types and that the disk has room",
     ):
-        data_files: Any = {split: group for split, group in groups.items() if group}
         tables = datasets.load_dataset(
-            "parquet", data_files=data_files, streaming=streaming
+            "parquet", data_files=groups, streaming=streaming
         )
     return name, tables, _sizes(root, files)
 
@@ -415,19 +414,20 @@ def _read_hub(name: str, streaming: bool) -> tuple[str, dict[str, Any], str]:
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     repository, _, revision = name.partition("@")
-    with explained(
-        f"{name} is neither a path here nor a dataset that the hub gives now",
-        "check the name and the connection, or set HF_HUB_OFFLINE=1 to use a copy "
-        "downloaded before",
+    # Asked once beforehand: it resolves the revision to a commit, and without a
+    # connection `load_dataset` would retry, noisily, for half a minute. Offline a copy
+    # on this machine may serve.
+    with (
+        explained(
+            f"{name} is neither a path here nor a dataset that the hub gives now",
+            "check the name and the connection, or set HF_HUB_OFFLINE=1 to use a copy "
+            "downloaded before",
+        ),
+        suppress(OfflineModeIsEnabled),
     ):
-        # Asked once beforehand: it resolves the revision to a commit, and without a
-        # connection `load_dataset` would retry, noisily, for half a minute.
         api = huggingface_hub.HfApi()
-        try:
-            info = api.dataset_info(repository, revision=revision or None, timeout=20)
-            revision = info.sha or revision
-        except OfflineModeIsEnabled:
-            pass  # A copy on this machine may serve.
+        info = api.dataset_info(repository, revision=revision or None, timeout=20)
+        revision = info.sha or revision
     with explained(
         f"the hub's dataset {name} cannot be loaded",
         "download its parquet files and give their folder",

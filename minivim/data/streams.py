@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from minivim.data.base import Batch, Columns, hash_of
+from minivim.data.base import Batch, Columns, Images, hash_of
 from minivim.errors import UserError, explained
 
 # Rows that wait to be drawn from, still encoded, in each process.
@@ -23,7 +23,7 @@ CAVEAT = (
 )
 
 
-class Stream:
+class Stream(Images):
     """Labelled images without index or length: see `open_stream`.
 
     Each process reads its own shards (files); their number must be a multiple of the
@@ -36,11 +36,6 @@ class Stream:
     - An epoch has no known length, and processes with shorter shards begin the next one
       earlier.
     - Nothing can be held out: there must be a train and a test split.
-
-    Attributes:
-        class_names: names of the labels in order, () without labels.
-        description: where the images come from, for people (cards, logs).
-        fingerprint: a hash of the content, the same on every machine.
     """
 
     def __init__(
@@ -50,10 +45,6 @@ class Stream:
         self.class_names, self.description = columns.class_names, f"{name} ({split})"
         parts = (identity, "stream", split, self.class_names, *columns.shape.values())
         self.fingerprint = hash_of(parts)
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.class_names)
 
     def first(self, n: int | None) -> Batch:
         """The first n images in order, uint8 [n, H, W, C], and labels."""
@@ -121,15 +112,15 @@ class StreamIterator(Iterator[Batch]):
 
     def _start(self, position: dict[str, Any]) -> None:
         self._position = position
-        self._reader = ThreadPoolExecutor(1)
-        self._decoders = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
+        # One reads, the others decode.
+        self._threads = ThreadPoolExecutor(1 + min(4, os.cpu_count() or 1))
         self._reading = self._read(**position)
         self._ahead: Future | None = None
 
     def __next__(self) -> Batch:
-        ahead = self._ahead or self._reader.submit(next, self._reading)
+        ahead = self._ahead or self._threads.submit(next, self._reading)
         batch, self._position = ahead.result()
-        self._ahead = self._reader.submit(next, self._reading)
+        self._ahead = self._threads.submit(next, self._reading)
         return batch
 
     def _read(
@@ -155,7 +146,7 @@ class StreamIterator(Iterator[Batch]):
                 empty &= len(part) == before
                 if len(part) < self._count:
                     break
-                batch = self._stream.decode(part, self._decoders)
+                batch = self._stream.decode(part, self._threads)
                 batch["image"] = batch["image"].astype(np.float32) / 255
                 yield batch, {"epoch": epoch, "rows": table.state_dict()}
                 part = []
@@ -186,8 +177,7 @@ class StreamIterator(Iterator[Batch]):
         `datasets` waits ten seconds here, as at the end of an epoch, before it lets go
         of several parquet files.
         """
-        for pool in (self._reader, self._decoders):
-            pool.shutdown(cancel_futures=True)
+        self._threads.shutdown(cancel_futures=True)
         self._reading.close()
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minivim.data import ArraySource, Source, batches, stack
+from minivim.data import ArraySource, Source, batches, in_order, stack
 from minivim.errors import UserError
 
 
@@ -24,8 +24,11 @@ def numbered(rows: int) -> ArraySource:
 class Slow(Source):
     """A source that is read in threads."""
 
+    def __init__(self, rows=37):
+        self.rows = rows
+
     def __len__(self):
-        return 37
+        return self.rows
 
     def take(self, indices):
         time.sleep(0.001 * (indices[0] % 3))
@@ -92,18 +95,11 @@ def test_resume_with_reading_threads_ignores_what_was_read_ahead():
 
 
 @pytest.mark.parametrize(
-    ("drop_remainder", "lengths"), [(True, [4, 4]), (False, [4, 4, 2])]
+    ("count", "lengths"), [(None, [4, 4, 2]), (8, [4, 4]), (9, [4, 4, 1])]
 )
-def test_one_pass_in_order(drop_remainder, lengths):
-    once = list(
-        batches(
-            numbered(10),
-            batch_size=4,
-            shuffle=False,
-            repeat=False,
-            drop_remainder=drop_remainder,
-        )
-    )
+@pytest.mark.parametrize("source", [numbered(10), Slow(10)])
+def test_one_pass_in_order(source, count, lengths):
+    once = list(in_order(source, count=count, batch_size=4))
     assert [len(batch["label"]) for batch in once] == lengths
     seen = np.concatenate([batch["label"] for batch in once])
     np.testing.assert_array_equal(seen, np.arange(sum(lengths)))
@@ -139,8 +135,6 @@ def test_fingerprint_follows_the_content():
 def test_impossible_batches_and_arrays_are_refused():
     with pytest.raises(UserError, match="batch_size 0 .* choose one from 1 to 5"):
         batches(numbered(5), batch_size=0)
-    with pytest.raises(UserError, match="batch_size 6 does not fit 5 images"):
-        batches(numbered(5), batch_size=6, repeat=False)
     with pytest.raises(UserError, match="one length"):
         ArraySource({"a": np.zeros(2), "b": np.zeros(3)})
     with pytest.raises(UserError, match="at least 1"):

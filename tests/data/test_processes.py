@@ -100,14 +100,9 @@ def test_the_number_of_processes_may_change_at_a_restart(before, old, new):
             np.testing.assert_array_equal(part[number], batch[p::new])
 
 
-def test_positions_outside_of_a_batch_and_short_batches_are_refused():
+def test_positions_outside_of_a_batch_are_refused():
     with pytest.raises(IndexError):
         batches(numbered(9), batch_size=4, rows=np.array([4]))
-    with pytest.raises(ValueError, match="whole batches: set drop_remainder"):
-        batches(
-            numbered(9), batch_size=4, repeat=False, drop_remainder=False,
-            rows=slice(0, 2),
-        )  # fmt: skip
 
 
 # --- views -------------------------------------------------------------------------
