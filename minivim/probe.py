@@ -116,8 +116,18 @@ def linear_probe(
     for a prior or tokenizer that has seen labels, fewer than two labels, or labels out
     of range.
     """
-    if reason := labels_seen(prior, tokenizer):
-        raise UserError(reason)
+    if prior.config.num_classes:
+        raise UserError(
+            f"this prior was trained with {prior.config.num_classes} labels, which the "
+            "probe must not have seen; load one trained without labels"
+        )
+    # Paper, section 5.3: no perceptual loss behind codes that are probed
+    card = card_of(tokenizer)
+    if card.labels_seen:
+        raise UserError(
+            f"the tokenizer {card.path} has seen labels through {card.labels_seen}; "
+            "probe one that was trained with loss.perceptual=0"
+        )
     labels, test_labels = np.asarray(train["label"]), np.asarray(test["label"])
     if num_classes is None:
         num_classes = int(labels.max(initial=0)) + 1
@@ -150,39 +160,19 @@ def linear_probe(
     )
 
 
-# Paper, section 5.3: no perceptual loss behind codes that are probed
-def labels_seen(prior: Any, tokenizer: Any) -> str:
-    """Why the features know labels before the probe asks for them, "" if they do not.
-
-    Section 5.3 drops the perceptual loss because its network was trained on labels.
-    """
-    if classes := prior.config.num_classes:
-        return (
-            f"this prior was trained with {classes} labels, which the probe must not "
-            "have seen; load one trained without labels"
-        )
-    card = card_of(tokenizer)
-    return card.labels_seen and (
-        f"the tokenizer {card.path} has seen labels through {card.labels_seen}; probe "
-        "one that was trained with loss.perceptual=0"
-    )
-
-
 def _check_labels(labels: np.ndarray, num_classes: int, images: int) -> None:
-    if num_classes < 2 or np.unique(labels).size < 2:
+    found = np.unique(labels)
+    if num_classes < 2 or found.size < 2:
         raise UserError(
-            f"a probe needs at least two labels, found {np.unique(labels).size}; use "
-            "data with a label column, and more of it if it is sorted"
+            f"a probe needs at least two labels, found {found.size}; use data with a "
+            "label column, and more of it if it is sorted"
         )
     if labels.shape != (images,):
+        raise UserError(f"{images} images came with labels of shape {labels.shape}")
+    if found[0] < 0 or found[-1] >= num_classes:
         raise UserError(
-            f"{images} images came with labels of shape {labels.shape}; give one label "
-            "for each image"
-        )
-    if labels.min() < 0 or labels.max() >= num_classes:
-        raise UserError(
-            f"labels run from {labels.min()} to {labels.max()}, but must lie between 0 "
-            f"and {num_classes - 1}; check the label column and num_classes"
+            f"labels run from {found[0]} to {found[-1]}, but must lie between 0 and "
+            f"{num_classes - 1}; check the label column and num_classes"
         )
 
 

@@ -13,7 +13,6 @@ from minivim.evaluate.priors import judged_figures, prior_figures
 from minivim.evaluate.provenance import with_origin
 from minivim.evaluate.tokenizers import tokenizer_figures
 from minivim.prior import Prior
-from minivim.probe import labels_seen
 from minivim.tokenizer import Tokenizer
 from minivim.train import probe
 
@@ -238,8 +237,10 @@ def _figures_of_prior(
     if classes or source.num_classes < 2:
         return figures
     # Such codes are not probed (section 5.3); all else is still to be known.
-    if reason := labels_seen(prior, tokenizer):
-        figures["provenance"]["probe"] = f"left out: {reason}"
+    if seen := weights.card_of(tokenizer).labels_seen:
+        figures["provenance"]["probe"] = (
+            f"left out, the tokenizer has seen labels through {seen}"
+        )
     else:
         recipe = ProbeRecipe(name="evaluate", prior=ref, tokenizer="")
         splits = {split: how.source(split, **shape) for split in ("train", "test")}

@@ -102,9 +102,7 @@ class Workdir:
         self.metrics_path = self.path / "metrics.jsonl"
         self._checkpoints = self.path / "checkpoints"
         on_first(lambda: self._identify(json.loads(json.dumps(identity))))
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, enable_async_checkpointing=True
-        )
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep)
         self._manager = ocp.CheckpointManager(self._checkpoints, options=options)
         self._failed = ""
         logging.getLogger("absl").addFilter(_not_orbax)
@@ -135,9 +133,6 @@ class Workdir:
         checkpoint before, and raises its `UserError` if it could not be written.
         """
         self.wait()
-        on_first(
-            lambda: self._check_space(2 * sum(x.nbytes for x in jax.tree.leaves(state)))
-        )
         record = json.loads(json.dumps({"data": data, "digests": digests(state)}))
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
@@ -147,14 +142,6 @@ class Workdir:
             self._manager.save(int(state.step), args=args, force=True)
         except OSError as error:
             raise UserError(self._unwritten(error)) from error
-
-    def _check_space(self, need: int) -> None:
-        free = shutil.disk_usage(self.path).free
-        if free < need:
-            raise UserError(
-                f"workdir {self.path} is full: a checkpoint needs {need / 1e6:.0f} MB "
-                f"and {free / 1e6:.0f} MB are free; free some and run the same command"
-            )
 
     def _unwritten(self, error: BaseException) -> str:
         return (
