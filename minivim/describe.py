@@ -8,69 +8,47 @@ from typing import Any
 import jax
 from flax import nnx
 
-from minivim import weights
-from minivim.config import (
-    ClassifierRecipe,
-    PaletteRecipe,
-    PriorRecipe,
-    Recipe,
-    StackConfig,
-    TokenizerRecipe,
-    leaves,
-)
+from minivim import config, weights
 from minivim.recipes import PRINTED
 
 
-def build_abstract(
-    recipe: TokenizerRecipe | PaletteRecipe | PriorRecipe | ClassifierRecipe,
-) -> Any:
+def build_abstract(recipe: Any) -> Any:
     """The model with shapes for parameters: no memory, seconds at any size."""
     return weights.abstract(recipe.stage, recipe.model)
 
 
 def count_parameters(model: nnx.Module) -> int:
     """Number of trained values of a model, real or abstract."""
-    leaves_ = jax.tree.leaves(nnx.state(model, nnx.Param))
-    return sum(math.prod(leaf.shape) for leaf in leaves_)
+    arrays = jax.tree.leaves(nnx.state(model, nnx.Param))
+    return sum(math.prod(array.shape) for array in arrays)
 
 
-def describe_recipe(recipe: Recipe) -> str:
+def describe_recipe(recipe: config.Recipe) -> str:
     """Every setting, then the parameter count three ways where the paper has one."""
     lines = [f"{recipe.stage} {recipe.name}"]
-    lines += [f"  {name} = {value}" for name, value in leaves(recipe).items()]
-    if isinstance(recipe, TokenizerRecipe | PriorRecipe):
-        counted = count_parameters(build_abstract(recipe))
-        lines.append(f"parameters: {counted:,} counted, {recipe.model.parameters:,} by")
-        lines.append(f"  {_closed_form(recipe)}")
-        lines += _printed(recipe)
-    elif isinstance(recipe, ClassifierRecipe | PaletteRecipe):
-        lines.append(f"parameters: {count_parameters(build_abstract(recipe)):,}")
-    return "\n".join(lines)
-
-
-def _closed_form(recipe: TokenizerRecipe | PriorRecipe) -> str:
+    lines += [f"  {name} = {value}" for name, value in config.leaves(recipe).items()]
+    if isinstance(recipe, config.ProbeRecipe):
+        return "\n".join(lines)
+    counted = count_parameters(build_abstract(recipe))
     stack = "stack(L, D, H) = L (4 D^2 + 2 D H + H + 9 D) + 2 D"
-    if isinstance(recipe, PriorRecipe):
-        return f"(K + 2 grid + classes + 1) D + stack + (D + 1) K, {stack}"
-    return (
-        "patch embedding + positions + both stacks + tanh heads + projections to and "
-        f"from the codes + K d, {stack}"
-    )
-
-
-def _printed(recipe: TokenizerRecipe | PriorRecipe) -> list[str]:
-    """The paper's counts, one per stack, and the formula that gives them."""
-    stacks = {"stack": getattr(recipe.model, "stack", None)}
-    if isinstance(recipe, TokenizerRecipe):
+    if isinstance(recipe, config.TokenizerRecipe):
+        formula = "patch embedding + positions + both stacks + tanh heads + projections"
+        formula += " to and from the codes + K d"
         stacks = {"encoder": recipe.model.encoder, "decoder": recipe.model.decoder}
-    rows = []
-    for name, stack in stacks.items():
-        if isinstance(stack, StackConfig) and stack in PRINTED:
-            rows.append(
-                f"paper, Table 2, {name}: {PRINTED[stack]}M printed = 11 L D^2 + "
-                f"(2*8192 + 1024) D = {stack.printed_parameters:,}"
+    elif isinstance(recipe, config.PriorRecipe):
+        formula = "(K + 2 grid + classes + 1) D + stack + (D + 1) K"
+        stacks = {"stack": recipe.model.stack}
+    else:
+        return "\n".join([*lines, f"parameters: {counted:,}"])
+    lines.append(f"parameters: {counted:,} counted, {recipe.model.parameters:,} by")
+    lines.append(f"  {formula}, {stack}")
+    for name, size in stacks.items():
+        if isinstance(size, config.StackConfig) and size in PRINTED:
+            lines.append(
+                f"paper, Table 2, {name}: {PRINTED[size]}M printed = 11 L D^2 + "
+                f"(2*8192 + 1024) D = {size.printed_parameters:,}"
             )
-    return rows
+    return "\n".join(lines)
 
 
 def figures_table(found: dict[str, dict[str, Any]]) -> str:
@@ -85,23 +63,22 @@ def figures_table(found: dict[str, dict[str, Any]]) -> str:
         rows = [row for row in figures if row not in ("real", "provenance")]
         width = max(map(len, rows))
         for row in rows:
-            line = f"  {row:{width}}  {shown(figures[row])}"
+            line = f"  {row:{width}}  {_shown(figures[row])}"
             if row in real and row != "images":
-                line = f"{line:{width + 12}}  real images: {shown(real[row])}"
+                line = f"{line:{width + 12}}  real images: {_shown(real[row])}"
             lines.append(line)
-        lines += _origin(figures.get("provenance", {}), real)
+        lines += _origin(figures.get("provenance"), real)
     return "\n".join(lines)
 
 
-def _origin(origin: dict[str, Any], real: dict[str, Any]) -> list[str]:
+def _origin(origin: dict[str, Any] | None, real: dict[str, Any]) -> list[str]:
     """Lines on data, networks and seed."""
     if not origin:
         return []
     lines = [f"  the first {origin['images']} of {origin['of']} of {origin['data']}"]
-    if "pixels" in origin:
-        lines.append(f"  pixels: {origin['pixels']}")
-    if "probe" in origin:
-        lines.append(f"  probe: {origin['probe']}")
+    lines += [
+        f"  {name}: {origin[name]}" for name in ("pixels", "probe") if name in origin
+    ]
     if "train" in origin:
         lines.append(f"  neighbours among {origin['train']}")
     if "images" in real:
@@ -111,16 +88,12 @@ def _origin(origin: dict[str, Any], real: dict[str, Any]) -> list[str]:
         )
     for role, network in origin["networks"].items():
         lines.append(f"  {role}: {network['name']} ({network['hash'][:12]})")
-    lines.append(f"  seed {origin['seed']}")
-    return lines
+    return [*lines, f"  seed {origin['seed']}"]
 
 
-def shown(value: Any) -> str:
-    """A figure with four significant digits; of many by name, the least and most."""
+def _shown(value: Any) -> str:
+    """A number with four significant digits; of several by name, least and most."""
     if isinstance(value, dict):
-        least, most = (
-            min(value, key=value.__getitem__),
-            max(value, key=value.__getitem__),
-        )
-        return f"{shown(value[least])} ({least}) to {shown(value[most])} ({most})"
+        ends = (min(value, key=value.__getitem__), max(value, key=value.__getitem__))
+        return " to ".join(f"{_shown(value[end])} ({end})" for end in ends)
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -6,36 +6,29 @@ import os
 import platform
 import sys
 
-from minivim.errors import UserError
-
-
-def _memory() -> int:
-    """Physical memory in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+from minivim.errors import UserError, explained
 
 
 def environment() -> dict[str, str]:
     """Variables for a process that trains on a CPU; empty where they mean nothing.
 
-    XLA's CPU client gives every temporary back after each step and takes the page
-    faults again in the next. These glibc settings, which are read before `main`, let
-    the process keep its memory, up to half of what the machine has.
+    XLA's CPU client frees all temporary memory after each step, and the next step takes
+    the page faults again. These glibc settings, which are read before `main`, let the
+    process keep its memory, up to half of what the machine has.
     """
     if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
         return {}
-    keep = _memory() // 2
-    return {
-        "GLIBC_TUNABLES": ":".join(
-            (
-                "glibc.malloc.hugetlb=1",
-                # Other arenas than the first give what is above 64 MB back always.
-                "glibc.malloc.arena_max=1",
-                f"glibc.malloc.mmap_threshold={keep // 2}",
-                f"glibc.malloc.trim_threshold={keep}",
-                f"glibc.malloc.top_pad={min(2**28, keep // 16)}",
-            )
-        )
+    keep = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    settings = {
+        "hugetlb": 1,
+        # Arenas other than the first always return blocks above 64 MB.
+        "arena_max": 1,
+        "mmap_threshold": keep // 2,
+        "trim_threshold": keep,
+        "top_pad": min(2**28, keep // 16),
     }
+    tunables = [f"glibc.malloc.{name}={value}" for name, value in settings.items()]
+    return {"GLIBC_TUNABLES": ":".join(tunables)}
 
 
 def join_processes() -> None:
@@ -49,30 +42,26 @@ def join_processes() -> None:
 
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     address, count, index = (os.environ.get(name, "") for name in names)
-    if any((address, count, index)) and not (
-        address and count.isdigit() and index.isdigit()
-    ):
+    complete = address and count.isdigit() and index.isdigit()
+    if any((address, count, index)) and not complete:
         raise UserError(
             f"--distributed needs all of {', '.join(names)}, the last two whole "
             "numbers; set them, or none of them on a TPU slice"
         )
-    try:
-        if address:
+    remedy = f"set {', '.join(names)}, or leave --distributed out for one process"
+    problem = "--distributed cannot join the other processes"
+    with explained(problem, remedy, (RuntimeError, ValueError)):
+        if complete:
             jax.distributed.initialize(address, int(count), int(index))
         else:
             jax.distributed.initialize()
-    except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"--distributed cannot join the other processes ({str(error).strip()}); "
-            f"set {', '.join(names)}, or leave --distributed out for one process"
-        ) from error
 
 
 def one_thread() -> None:
-    """Have XLA compute on one core, whose sums do not depend on how many there are.
+    """Have XLA compute on one core, so that sums do not depend on the number of cores.
 
-    Before JAX is used; `NPROC` is what its CPU client goes by, and one that is set
-    stays. On another kind of processor sums may still round otherwise.
+    To be called before JAX is used: its CPU client reads `NPROC`, which stays if it is
+    set. Another kind of processor may still round sums differently.
     """
     os.environ.setdefault("NPROC", "1")
 
