@@ -61,8 +61,8 @@ CHANGES = (
     Change(
         what="beta, the weight of the commitment",
         module="config/models.py",
-        old="beta: NotNegative = 0.25",
-        new="beta: NotNegative = 1.0",
+        old="beta: checks.NotNegative = 0.25",
+        new="beta: checks.NotNegative = 1.0",
         chapter="02_quantizer",
     ),
     Change(

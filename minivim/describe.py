@@ -14,7 +14,8 @@ from minivim.recipes import PRINTED
 
 def build_abstract(recipe: Any) -> Any:
     """The model with shapes for parameters: no memory, seconds at any size."""
-    return weights.abstract(recipe.stage, recipe.model)
+    palette = isinstance(recipe, config.PaletteRecipe)
+    return weights.abstract("palette" if palette else recipe.stage, recipe.model)
 
 
 def count_parameters(model: nnx.Module) -> int:
@@ -40,8 +41,9 @@ def describe_recipe(recipe: config.Recipe) -> str:
         stacks = {"stack": recipe.model.stack}
     else:
         return "\n".join([*lines, f"parameters: {counted:,}"])
-    lines.append(f"parameters: {counted:,} counted, {recipe.model.parameters:,} by")
-    lines.append(f"  {formula}, {stack}")
+    lines.append(f"parameters: {counted:,} counted")
+    if recipe.model.parameters is not None:
+        lines[-1] += f", {recipe.model.parameters:,} by\n  {formula}, {stack}"
     for name, size in stacks.items():
         if isinstance(size, config.StackConfig) and size in PRINTED:
             lines.append(

@@ -81,7 +81,7 @@ def test_reference_shows_signatures_and_docstrings():
     assert "_repr" not in page and "# Paper" not in page
     assert "@property\ndef null_class() -> int" in page
     config = reference.page(ROOT, "minivim.config")
-    assert "    beta: NotNegative = 0.25" in config
+    assert "    beta: checks.NotNegative = 0.25" in config
 
 
 def test_every_public_package_has_a_page():

@@ -106,7 +106,7 @@ IMPOSSIBLE = {
         ("encoder.remat=true", "use none or dots or full"),
         ("encoder.dropout=0.1", "set encoder.dropout=0"),
         ("encoder.norm_eps=0", "norm_eps=0.0 must be above zero; set norm_eps=1e-06"),
-        ("num_codes=1", "num_codes=1 is too few; set num_codes="),
+        ("num_codes=1", "num_codes=1 must be 2 or more"),
         ("code_dim=0", "code_dim=0 must be above zero"),
         ("beta=-1", "beta=-1.0 must not be negative"),
         ("straight_through=around", "use project or raw"),
@@ -153,7 +153,7 @@ IMPOSSIBLE = {
     ],
     "prior": [
         ("grid=0", "grid=0 must be above zero"),
-        ("num_codes=1", "num_codes=1 is too few; set num_codes="),
+        ("num_codes=1", "num_codes=1 must be 2 or more"),
         ("num_classes=-1", "num_classes=-1 must not be negative; set num_classes=0"),
         ("stack.dropout=1", r"not in \[0, 1\)"),
         ("label_dropout=1", r"not in \[0, 1\)"),
@@ -171,7 +171,7 @@ IMPOSSIBLE = {
         ("seed=-1", "seed=-1 is not in"),
     ],
     "classifier": [
-        ("num_classes=1", "num_classes=1 is too few; set num_classes=N with N >= 2"),
+        ("num_classes=1", "num_classes=1 must be 2 or more"),
         ("kind=vit", "use cnn or residual"),
         ("model.width=30", "multiple of 4"),
         ("image_size=36", "multiple of 8"),

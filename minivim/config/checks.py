@@ -6,17 +6,10 @@ Each failure is a `UserError` of one line with the remedy.
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Callable
 from functools import cache
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    NamedTuple,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Annotated, Any, NamedTuple
 
 from minivim.errors import UserError
 
@@ -28,11 +21,10 @@ def require(condition: bool, message: str) -> None:
 
 
 class Rule(NamedTuple):
-    """A condition on a value, its words, and a remedy for fields without a default."""
+    """A condition on a value, and the words for it."""
 
     holds: Callable[[Any], bool]
     says: str
-    remedy: str
 
 
 class Divides(NamedTuple):
@@ -43,21 +35,19 @@ class Divides(NamedTuple):
 
 def multiple_of(number: int) -> Rule:
     """The value is a multiple of this number."""
-    return Rule(
-        lambda x: x % number == 0, f"must be a multiple of {number}", f"{number}"
-    )
+    return Rule(lambda x: x % number == 0, f"must be a multiple of {number}")
 
 
-Count = Annotated[int, Rule(lambda x: x > 0, "must be above zero", "N with N >= 1")]
-Several = Annotated[int, Rule(lambda x: x >= 2, "is too few", "N with N >= 2")]
-Natural = Annotated[int, Rule(lambda x: x >= 0, "must not be negative", "0")]
+Count = Annotated[int, Rule(lambda x: x > 0, "must be above zero")]
+Several = Annotated[int, Rule(lambda x: x >= 2, "must be 2 or more")]
+Natural = Annotated[int, Rule(lambda x: x >= 0, "must not be negative")]
 # JAX keeps the low 32 bits: two larger seeds could be one run.
-Seed = Annotated[int, Rule(lambda x: 0 <= x < 2**32, f"is not in 0..{2**32 - 1}", "0")]
-Positive = Annotated[float, Rule(lambda x: x > 0, "must be above zero", "1e-4")]
-NotNegative = Annotated[float, Rule(lambda x: x >= 0, "must not be negative", "0")]
-# Of dropout and of moving averages; a share of a whole.
-Rate = Annotated[float, Rule(lambda x: 0 <= x < 1, "is not in [0, 1)", "0.1")]
-Share = Annotated[float, Rule(lambda x: 0 < x <= 1, "is not in (0, 1]", "1")]
+Seed = Annotated[int, Rule(lambda x: 0 <= x < 2**32, f"is not in 0..{2**32 - 1}")]
+Positive = Annotated[float, Rule(lambda x: x > 0, "must be above zero")]
+NotNegative = Annotated[float, Rule(lambda x: x >= 0, "must not be negative")]
+# A probability, or the decay of a moving average; a share of a whole.
+Rate = Annotated[float, Rule(lambda x: 0 <= x < 1, "is not in [0, 1)")]
+Share = Annotated[float, Rule(lambda x: 0 < x <= 1, "is not in (0, 1]")]
 
 
 class Config:
@@ -69,31 +59,26 @@ class Config:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             name, value = field.name, getattr(self, field.name)
-            hint = type_hints(type(self))[name]
-            if get_origin(hint) is Literal:
-                words = " or ".join(get_args(hint))
-                require(
-                    value in get_args(hint),
-                    f"{name}={value!r} is unknown; use {words}",
-                )
+            hint, known = type_hints(type(self))[name], field.default
+            said = f"{name}={value}"
+            if typing.get_origin(hint) is typing.Literal:
+                words = typing.get_args(hint)
+                remedy = f"use {' or '.join(words)}"
+                require(value in words, f"{said} is unknown; {remedy}")
+            default = "" if known is dataclasses.MISSING else f"; set {name}={known}"
             for rule in getattr(hint, "__metadata__", ()):
-                if isinstance(rule, Divides):
-                    whole = getattr(self, rule.other)
-                    require(
-                        whole % value == 0,
-                        f"{name}={value} does not divide {rule.other}={whole}; "
-                        f"choose {name} so that it does",
-                    )
-                else:
-                    known = field.default is not dataclasses.MISSING
-                    remedy = field.default if known else rule.remedy
-                    require(
-                        rule.holds(value),
-                        f"{name}={value} {rule.says}; set {name}={remedy}",
-                    )
+                if isinstance(rule, Rule):
+                    require(rule.holds(value), f"{said} {rule.says}{default}")
+                    continue
+                whole = getattr(self, rule.other)
+                require(
+                    whole % value == 0,
+                    f"{said} does not divide {rule.other}={whole}; choose {name} so "
+                    "that it does",
+                )
 
 
 @cache
 def type_hints(kind: type) -> dict[str, Any]:
     """Type hints of a class by field, rules included."""
-    return get_type_hints(kind, include_extras=True)
+    return typing.get_type_hints(kind, include_extras=True)

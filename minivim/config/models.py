@@ -3,39 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Annotated, Literal
 
-from minivim.config.checks import (
-    Config,
-    Count,
-    Divides,
-    Natural,
-    NotNegative,
-    Positive,
-    Rate,
-    Several,
-    multiple_of,
-    require,
-)
+from minivim.config import checks
+from minivim.config.checks import Config
 
 
 @dataclass(frozen=True, kw_only=True)
 class StackConfig(Config):
     """Size and numerics of one stack of Transformer blocks (paper Table 2)."""
 
-    blocks: Count
-    width: Count
-    heads: Annotated[Count, Divides("width")]
-    hidden: Count
+    blocks: checks.Count
+    width: checks.Count
+    heads: Annotated[checks.Count, checks.Divides("width")]
+    hidden: checks.Count
     # Paper silent. ViT practice; "gelu" is the tanh approximation.
     activation: Literal["gelu", "relu", "tanh"] = "gelu"
     # At the attention output, the FFN activation and the FFN output (paper section 4).
     # Paper, section 4: dropout after attention, activation and FFN
-    dropout: Rate = 0.0
-    norm_eps: Positive = 1e-6
+    dropout: checks.Rate = 0.0
+    norm_eps: checks.Positive = 1e-6
     # Blocks that one loop iteration of the compiled program holds.
-    unroll: Count = 1
+    unroll: checks.Count = 1
     # What the backward pass of a block recomputes: nothing, all but the products with
     # weights ("dots"), or everything ("full").
     remat: Literal["none", "dots", "full"] = "none"
@@ -43,7 +32,7 @@ class StackConfig(Config):
     precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
-        require(
+        checks.require(
             self.precision != "float16",
             "precision=float16 overflows in the l2 norms and losses; use bfloat16",
         )
@@ -75,17 +64,17 @@ class CNNConfig(Config):
     """
 
     # At the image's size; the paper's "channels x1" and "x2" (Table 1) vary this.
-    channels: Count = 128
+    channels: checks.Count = 128
     # Of `channels` at each size, from the image's down to the grid of tokens.
     multipliers: tuple[int, ...] = (1, 1, 2, 4)
-    res_blocks: Count = 2
+    res_blocks: checks.Count = 2
     # Of the group norms.
-    groups: Annotated[Count, Divides("channels")] = 32
-    norm_eps: Positive = 1e-6
+    groups: Annotated[checks.Count, checks.Divides("channels")] = 32
+    norm_eps: checks.Positive = 1e-6
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
+        checks.require(
             bool(self.multipliers) and min(self.multipliers) > 0,
             f"multipliers={self.multipliers} must be whole numbers above zero, one for "
             "each size; use 1,1,2,4",
@@ -105,39 +94,6 @@ class CNNConfig(Config):
     def width(self) -> int:
         """Channels at the smallest size."""
         return self.widths[-1]
-
-    def encoder_parameters(self, channels: int) -> int:
-        """Parameters of an encoder of images with so many channels."""
-        path = (self.channels, *self.widths)
-        return self._parameters(channels, path, self.width, self.res_blocks)
-
-    def decoder_parameters(self, maps: int) -> int:
-        """Parameters of a decoder with so many maps at its end."""
-        path = (self.width, *reversed(self.widths))
-        return self._parameters(self.width, path, maps, self.res_blocks + 1)
-
-    def _parameters(
-        self, inputs: int, path: tuple[int, ...], outputs: int, blocks: int
-    ) -> int:
-        """Both ends, `blocks` at each size, resampling, attention, and the middle."""
-        d, last = self.width, path[-1]
-        ends = _conv(inputs, path[0]) + 2 * last + _conv(last, outputs)
-        residual = sum(_residual_blocks(a, b, blocks) for a, b in pairwise(path))
-        resampling = sum(_conv(a, a) for a in path[1:-1])
-        attention = (blocks + 1) * (4 * d * d + 6 * d)
-        return ends + residual + resampling + attention + _residual_blocks(d, d, 2)
-
-
-def _conv(inputs: int, outputs: int) -> int:
-    """Weights and biases of a 3 x 3 convolution."""
-    return 9 * inputs * outputs + outputs
-
-
-def _residual_blocks(a: int, b: int, count: int) -> int:
-    """`count` residual blocks, the first from a to b channels with a 1 x 1 skip."""
-    skip = a * b + b if a != b else 0
-    first = 2 * a + _conv(a, b) + 2 * b + _conv(b, b) + skip
-    return first + (count - 1) * (4 * b + 2 * _conv(b, b))
 
 
 class AnyQuantizerConfig(Config):
@@ -167,9 +123,9 @@ class QuantizerConfig(AnyQuantizerConfig):
     """The codebook (paper section 3.2)."""
 
     # Paper, Table 3: 8192 codes, and 1024 tokens for an image
-    num_codes: Several = 8192
+    num_codes: checks.Several = 8192
     # Paper, Table 4: 32 dimensions for the lookup
-    code_dim: Count = 32
+    code_dim: checks.Count = 32
     # Paper, Table 4: codes without l2 normalisation
     l2_normalise: bool = True
     # "project": normalize, then pass gradients straight through, so that the radial
@@ -182,7 +138,7 @@ class QuantizerConfig(AnyQuantizerConfig):
     # Paper silent, section 3.2: L_VQ as a sum or a mean over dimensions
     reduction: Literal["sum", "mean"] = "mean"
     # Paper, section 3.2: beta, 0.25, on the commitment term
-    beta: NotNegative = 0.25
+    beta: checks.NotNegative = 0.25
     # False: no projections, codes as wide as the networks, as in VQ-VAE.
     # Paper silent, section 3.2: no projections, codes as wide as the networks
     factorised: bool = True
@@ -191,12 +147,12 @@ class QuantizerConfig(AnyQuantizerConfig):
     # Paper silent, section 3.2: a codebook of moving averages
     codebook: Literal["gradient", "ema"] = "gradient"
     # Of that average; read with codebook=ema only.
-    ema_decay: Rate = 0.99
+    ema_decay: checks.Rate = 0.99
     # A code unused for this many steps (with run.accumulate: parts of a step) is moved
     # onto a vector of the batch; 0: never.
     # Not the paper's.
     # Paper silent, section 3.2: unused codes moved onto vectors of the batch
-    revive_after: Natural = 0
+    revive_after: checks.Natural = 0
 
     def parameters(self, *, in_width: int, out_width: int) -> int:
         """Projections and `K d` of the codebook."""
@@ -230,12 +186,12 @@ class Patches(Config):
 class TokenizerConfig(Patches):
     """ViT-VQGAN without its losses: image -> codes -> image (paper section 3)."""
 
-    image_size: Count
-    patch_size: Annotated[Count, Divides("image_size")]
+    image_size: checks.Count
+    patch_size: Annotated[checks.Count, checks.Divides("image_size")]
     encoder: StackConfig | CNNConfig
     decoder: StackConfig | CNNConfig
     quantizer: AnyQuantizerConfig
-    channels: Count = 3
+    channels: checks.Count = 3
     # "head": a two-layer tanh network after the stack, as section 3.1 reads most
     # plainly; "blocks": tanh inside every FFN and a linear output, as the public
     # PyTorch code does. Read by Transformers only.
@@ -253,31 +209,31 @@ class TokenizerConfig(Patches):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
+        checks.require(
             self.pixel_map == "clamp" or self.output == "laplace",
             "pixel_map=affine belongs to the logit-laplace density; set output=laplace",
         )
         q = self.quantizer
-        require(
+        checks.require(
             q.factorised or q.code_dim == self.encoder.width == self.decoder.width,
             f"factorised=False needs codes as wide as both networks; set code_dim="
             f"{self.encoder.width} and equal widths",
         )
         for name, size in (("encoder", self.encoder), ("decoder", self.decoder)):
             if isinstance(size, CNNConfig):
-                require(
+                checks.require(
                     size.patch_size == self.patch_size,
                     f"{name}.multipliers={size.multipliers} halve the image to "
                     f"patches of {size.patch_size}, but patch_size="
                     f"{self.patch_size}; give log2(patch_size) + 1 multipliers",
                 )
                 continue
-            require(
+            checks.require(
                 size.dropout == 0,
                 f"{name}.dropout={size.dropout}: the tokenizer has no dropout, as in "
                 f"Table 2 of the paper; set {name}.dropout=0",
             )
-            require(
+            checks.require(
                 self.positions == "learnt" or size.width % 4 == 0,
                 f"{name}.width={size.width} must be a multiple of 4 for sincos "
                 "positions; change it or use positions=learnt",
@@ -298,18 +254,18 @@ class TokenizerConfig(Patches):
         return self.output_dim // self.patch_size**2
 
     @property
-    def parameters(self) -> int:
-        """Closed form: both networks with their ends, projections and codebook."""
+    def parameters(self) -> int | None:
+        """Closed form: both Transformers with their ends, projections and codebook.
+
+        None with a CNN, whose parameters are to be counted.
+        """
         first, last = self.encoder, self.decoder
-        total = self.quantizer.parameters(in_width=first.width, out_width=last.width)
-        if isinstance(first, CNNConfig):
-            total += first.encoder_parameters(self.channels)
-        else:
-            total += (self.patch_dim + 1) * first.width + self._vit(first, first.width)
-        if isinstance(last, CNNConfig):
-            return total + last.decoder_parameters(self.output_channels)
+        if isinstance(first, CNNConfig) or isinstance(last, CNNConfig):
+            return None
+        codes = self.quantizer.parameters(in_width=first.width, out_width=last.width)
         linear = (last.width + 1) * self.output_dim if self.tanh == "blocks" else 0
-        return total + self._vit(last, self.output_dim) + linear
+        encoder = (self.patch_dim + 1) * first.width + self._vit(first, first.width)
+        return encoder + codes + self._vit(last, self.output_dim) + linear
 
     def _vit(self, size: StackConfig, outputs: int) -> int:
         """Parameters of positions, stack and tanh head."""
@@ -327,10 +283,10 @@ class PaletteConfig(Patches):
     of 16 x 16. iGPT has 512 colors, and 32 x 32 to 64 x 64 pixels.
     """
 
-    image_size: Count
-    patch_size: Annotated[Count, Divides("image_size")]
-    num_codes: Several = 512
-    channels: Count = 3
+    image_size: checks.Count
+    patch_size: Annotated[checks.Count, checks.Divides("image_size")]
+    num_codes: checks.Several = 512
+    channels: checks.Count = 3
 
     @property
     def quantizer(self) -> QuantizerConfig:
@@ -352,12 +308,12 @@ class PaletteConfig(Patches):
 class PriorConfig(Config):
     """VIM: a decoder-only Transformer over codes in raster order (paper section 4)."""
 
-    num_codes: Several
-    grid: Count
+    num_codes: checks.Several
+    grid: checks.Count
     stack: StackConfig
     # 0: no class token, a learnt start instead (paper silent on the first token).
     # Paper silent, section 4: the start of a prior without labels
-    num_classes: Natural = 0
+    num_classes: checks.Natural = 0
 
     @property
     def num_tokens(self) -> int:
@@ -376,10 +332,10 @@ class ClassifierConfig(Config):
     """A small labelled network; `kind` separates the method's from the judge's."""
 
     kind: Literal["cnn", "residual"]
-    num_classes: Several
+    num_classes: checks.Several
     # The norms have four groups.
-    width: Annotated[Count, multiple_of(4)] = 32
-    channels: Count = 3
+    width: Annotated[checks.Count, checks.multiple_of(4)] = 32
+    channels: checks.Count = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -393,23 +349,23 @@ class DiscriminatorConfig(Config):
 
     kind: Literal["stylegan2", "patchgan"] = "stylegan2"
     # Channels at the image's size; twice as many at each half of it.
-    width: Annotated[Count, multiple_of(4)] = 64
-    max_width: Count = 512
+    width: Annotated[checks.Count, checks.multiple_of(4)] = 64
+    max_width: checks.Count = 512
     # Samples whose spread one sample sees; 0: none.
-    stddev_group: Natural = 4
+    stddev_group: checks.Natural = 4
     # "logistic": softplus, non-saturating; "hinge": PatchGAN's in VQGAN.
     loss: Literal["logistic", "hinge"] = "logistic"
     # R1 = gamma / 2 |grad D|^2 on every `r1_interval`-th step, times the interval;
     # gamma 0: none.
-    r1_gamma: NotNegative = 10.0
-    r1_interval: Count = 16
+    r1_gamma: checks.NotNegative = 10.0
+    r1_interval: checks.Count = 16
     # First step of both adversarial losses; by second-hand advice of the authors 0.
     # Paper silent, section 3.3: the first adversarial step
-    start: Natural = 0
+    start: checks.Natural = 0
     # Of its own Adam: learning rate as a multiple of the tokenizer's, and decays.
-    lr_ratio: Positive = 1.0
-    beta1: Rate = 0.9
-    beta2: Rate = 0.99
+    lr_ratio: checks.Positive = 1.0
+    beta1: checks.Rate = 0.9
+    beta2: checks.Rate = 0.99
 
     def widths(self, image_size: int) -> tuple[int, ...]:
         """Channels at every size from the image's down to 4 x 4."""

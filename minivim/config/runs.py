@@ -5,41 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
-from minivim.config import models
-from minivim.config.checks import (
-    Config,
-    Count,
-    Divides,
-    Natural,
-    NotNegative,
-    Positive,
-    Rate,
-    Seed,
-    Share,
-    multiple_of,
-    require,
-)
+from minivim.config import checks, models
+from minivim.config.checks import Config
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig(Config):
     """Adam with decoupled weight decay and the schedules of both stages (section 5)."""
 
-    peak_lr: Positive
-    warmup_steps: Natural
+    peak_lr: checks.Positive
+    warmup_steps: checks.Natural
     schedule: Literal["constant", "cosine", "exponential"] = "cosine"
-    final_lr: NotNegative = 0.0
+    final_lr: checks.NotNegative = 0.0
     # The rate stays at its peak until this step (80,000 in section 5.2).
-    decay_start: Natural = 0
+    decay_start: checks.Natural = 0
     # The rate reaches `final_lr` at this step and stays there; 0: at the last step.
     decay_end: int = 0
-    b1: Rate = 0.9
-    b2: Rate = 0.99
-    eps: Positive = 1e-8
-    weight_decay: NotNegative = 1e-4
+    b1: checks.Rate = 0.9
+    b2: checks.Rate = 0.99
+    eps: checks.Positive = 1e-8
+    weight_decay: checks.NotNegative = 1e-4
     # 0: no clipping. Paper silent; DALL-E and Parti clip stage 2 at 4.
     # Paper silent, section 5.2: clipping by the global norm
-    clip_norm: NotNegative = 0.0
+    clip_norm: checks.NotNegative = 0.0
     # How the two moments of a matrix are stored: int8 with a scale for each column, and
     # the means of the squared gradient over rows and columns. Stage 2 of the paper has
     # both; the defaults are plain Adam. Moments of vectors always stay in float32, but
@@ -50,12 +38,12 @@ class OptimConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         start = max(self.warmup_steps, self.decay_start)
-        require(
+        checks.require(
             self.decay_end == 0 or self.decay_end > start,
             f"decay_end={self.decay_end} comes before the decay starts at {start}; set "
             "decay_end=0 for the last step",
         )
-        require(
+        checks.require(
             self.schedule != "exponential" or self.final_lr > 0,
             "schedule=exponential needs final_lr above zero; set final_lr=1e-5",
         )
@@ -65,19 +53,19 @@ class OptimConfig(Config):
 class RunConfig(Config):
     """How long, how often, from which seed."""
 
-    steps: Count
-    batch_size: Count
-    seed: Seed = 0
-    log_every: Count = 20
-    eval_every: Count = 500
-    checkpoint_every: Count = 500
+    steps: checks.Count
+    batch_size: checks.Count
+    seed: checks.Seed = 0
+    log_every: checks.Count = 20
+    eval_every: checks.Count = 500
+    checkpoint_every: checks.Count = 500
     # Checkpoints that are kept; with one there is none to fall back to.
-    keep: Count = 2
+    keep: checks.Count = 2
     # Images or code rows that an evaluation reads.
-    eval_size: Count = 512
+    eval_size: checks.Count = 512
     # Parts of a batch that pass one after another where all at once need too much
     # memory; one update a step all the same.
-    accumulate: Annotated[Count, Divides("batch_size")] = 1
+    accumulate: Annotated[checks.Count, checks.Divides("batch_size")] = 1
 
 
 # Paper, section 3.3: weights 1, 0.1, 0.1, 0.1 and 1 of the five terms
@@ -88,12 +76,12 @@ class LossConfig(Config):
     The paper: vq 1, adversarial 0.1, perceptual 0.1, logit_laplace 0.1, l2 1.
     """
 
-    vq: NotNegative = 1.0
-    l2: NotNegative = 1.0
-    l1: NotNegative = 0.0
-    logit_laplace: NotNegative = 0.0
-    perceptual: NotNegative = 0.0
-    adversarial: NotNegative = 0.0
+    vq: checks.NotNegative = 1.0
+    l2: checks.NotNegative = 1.0
+    l1: checks.NotNegative = 0.0
+    logit_laplace: checks.NotNegative = 0.0
+    perceptual: checks.NotNegative = 0.0
+    adversarial: checks.NotNegative = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,23 +102,23 @@ class TokenizerRecipe(Config):
     flip: bool = False
     # The smallest share of an image's area that a random crop keeps; 1 for no crop.
     # Paper silent.
-    crop: Share = 1.0
+    crop: checks.Share = 1.0
     stage: Literal["tokenizer"] = field(default="tokenizer", init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
+        checks.require(
             not self.loss.logit_laplace or self.model.output == "laplace",
             f"loss.logit_laplace={self.loss.logit_laplace} needs a scale for every "
             "pixel; set model.output=laplace",
         )
-        require(
+        checks.require(
             not self.loss.perceptual or bool(self.perceptual_net),
             f"loss.perceptual={self.loss.perceptual} needs a network; set "
             "perceptual_net=FOLDER",
         )
         size = self.model.image_size
-        require(
+        checks.require(
             not self.loss.adversarial or (size >= 8 and size & (size - 1) == 0),
             f"image_size={size}: the discriminator halves the image down to 4 x 4; use "
             "a power of two from 8 on, or loss.adversarial=0",
@@ -160,10 +148,10 @@ class PaletteRecipe(Config):
     name: str
     model: models.PaletteConfig
     # Training images whose pixels are clustered, drawn from `seed`.
-    images: Count = 512
+    images: checks.Count = 512
     # At most; k-means ends where no pixel moves.
-    steps: Count = 100
-    seed: Seed = 0
+    steps: checks.Count = 100
+    seed: checks.Seed = 0
     stage: Literal["tokenizer"] = field(default="tokenizer", init=False)
 
 
@@ -179,36 +167,36 @@ class PriorRecipe(Config):
     tokenizer: str = ""
     # Share of labels replaced by the null class, for classifier-free guidance. Not the
     # paper's, which has no guidance.
-    label_dropout: Rate = 0.0
+    label_dropout: checks.Rate = 0.0
     # "cache" encodes the images once; "fly" on every step, as the paper, so that every
     # use of an image is augmented anew.
     # Paper, section 1: stage 2 encodes augmented images on the fly
     codes: Literal["cache", "fly"] = "cache"
     flip: bool = False
     # As in stage 1. The paper augments without saying how.
-    crop: Share = 1.0
+    crop: checks.Share = 1.0
     # How many versions of each image are cached, one of which is drawn for each use;
     # the first is the image as it is, the others are augmented.
-    views: Count = 1
+    views: checks.Count = 1
     stage: Literal["prior"] = field(default="prior", init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
+        checks.require(
             not self.label_dropout or self.model.num_classes > 0,
             "label_dropout needs a class token; set num_classes or label_dropout=0",
         )
         augments = self.flip or self.crop < 1
-        require(
+        checks.require(
             not augments or self.codes == "fly" or self.views > 1,
             f"flip={self.flip}, crop={self.crop} augment images, which one cached view "
             "of each is not; set codes=fly or views=8",
         )
-        require(
+        checks.require(
             self.views == 1 or self.codes == "cache",
             f"views={self.views} are of cached codes; set codes=cache or views=1",
         )
-        require(
+        checks.require(
             self.views == 1 or augments,
             f"views={self.views} of an image that nothing changes are the same; set "
             "flip=true or views=1",
@@ -222,16 +210,16 @@ class ProbeRecipe(Config):
     name: str
     prior: str
     tokenizer: str
-    train_size: Count = 4096
-    test_size: Count = 2048
+    train_size: checks.Count = 4096
+    test_size: checks.Count = 2048
     # Share of the training images on which block and L2 strength are chosen.
     held_out: float = 0.2
-    seed: Seed = 0
+    seed: checks.Seed = 0
     stage: Literal["probe"] = field(default="probe", init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
+        checks.require(
             0 < self.held_out < 1, f"held_out={self.held_out} is not in (0, 1); use 0.2"
         )
 
@@ -245,7 +233,7 @@ class ClassifierRecipe(Config):
     optim: OptimConfig
     run: RunConfig
     # The labelled networks halve the image three times.
-    image_size: Annotated[Count, multiple_of(8)] = 32
+    image_size: Annotated[checks.Count, checks.multiple_of(8)] = 32
     stage: Literal["classifier"] = field(default="classifier", init=False)
 
     @property

@@ -21,6 +21,7 @@ import numpy as np
 from minivim import prior, weights
 from minivim.config import PaletteRecipe, PriorRecipe, ProbeRecipe
 from minivim.data import Source
+from minivim.describe import count_parameters
 from minivim.encode import encode_folder
 from minivim.evaluate import (
     check_fits,
@@ -204,7 +205,8 @@ def _tokenizer_figures(folder: Path, place: Place) -> dict[str, Any]:
     found = tokenizer_figures(
         tokenizer, place.source("test"), count=place.family.images, judge=judge
     )
-    return found | {"parameters": tokenizer.config.parameters}
+    count = tokenizer.config.parameters or count_parameters(tokenizer)
+    return found | {"parameters": count}
 
 
 def _pace_file(seed: int, place: Place) -> tuple[Path, dict[str, Any]]:

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from minivim import data, recipes, show, weights
 from minivim.config import TokenizerRecipe, as_dict, with_overrides
 from minivim.data import Source
+from minivim.describe import count_parameters
 from minivim.evaluate import tokenizer_figures
 from minivim.train import replaced, tokenizer_experiment, train
 from minivim.training import make_step, new_state, read_metrics, train_seconds
@@ -151,7 +152,7 @@ def measured(folder: Path, test: Source, *, judge: str) -> dict[str, Any]:
     if "right_on_fake" in rows[-1]:
         found["health"] = show.gan_health(rows).alt
     return found | {
-        "parameters": tokenizer.config.parameters,
+        "parameters": tokenizer.config.parameters or count_parameters(tokenizer),
         "train_seconds": round(train_seconds(rows), 1),
     }
 

@@ -210,11 +210,10 @@ def products(program) -> int:
 
 
 @pytest.mark.parametrize("changes", SIZES)
-def test_counted_parameters_and_operations_equal_the_closed_forms(changes):
+def test_counted_operations_equal_the_closed_forms(changes):
     config = replace(tiny.TOKENIZER, **changes)
     recipe = replace(tiny.TOKENIZER_RECIPE, model=config)
     model = build_abstract(recipe)
-    assert config.parameters == count_parameters(model)
     graph, state = nnx.split(model)
     image = jnp.zeros((1, config.image_size, config.image_size, config.channels))
     program = jax.make_jaxpr(lambda s, x: nnx.merge(graph, s)(x)[0])(state, image)
@@ -227,7 +226,8 @@ def test_the_size_that_equals_the_shapes_tokenizer():
     recipe: TokenizerRecipe = shapes_tokenizer()
     size = CNNConfig(channels=16, multipliers=(1, 2, 4), groups=4)
     cnn = replace(recipe.model, encoder=size, decoder=size)
-    assert cnn.parameters == pytest.approx(recipe.model.parameters, rel=0.03)
+    counted = count_parameters(build_abstract(replace(recipe, model=cnn)))
+    assert counted == pytest.approx(recipe.model.parameters, rel=0.03)
 
 
 def test_weights_round_trip(tok, tmp_path):
