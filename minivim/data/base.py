@@ -114,15 +114,13 @@ class Columns:
         return table.cast_column(self.image, datasets.Image(decode=False))
 
     def batch(
-        self,
-        images: Sequence[dict | None],
-        labels: Sequence[int | None] | None,
-        names: Sequence[str],
-        pool: ThreadPoolExecutor | None = None,
+        self, rows: dict, names: Sequence[str], pool: ThreadPoolExecutor | None = None
     ) -> Batch:
-        """Encoded pictures and their labels as arrays; errors call pictures `names`."""
-        pixels = list((pool.map if pool else map)(self._pixels, images, names))
-        numbers = [-1 if k is None else k for k in labels or [None] * len(images)]
+        """Columns of rows as arrays; errors call the pictures `names`."""
+        each = pool.map if pool else map
+        pixels = list(each(self._pixels, rows[self.image], names))
+        labels = rows[self.label] if self.label else [None] * len(names)
+        numbers = [-1 if label is None else label for label in labels]
         return {"image": np.stack(pixels), "label": np.array(numbers, np.int32)}
 
     def _pixels(self, image: dict | None, name: str) -> UInt8[np.ndarray, "H W C"]:
@@ -159,10 +157,8 @@ class TableSource(Source):
 
     def take(self, indices: Int[np.ndarray, " n"]) -> Batch:
         rows = self._rows[indices].tolist()
-        taken, columns = self._table[rows], self._columns
-        labels = taken[columns.label] if columns.label else None
         names = [f"row {row} of {self._name}" for row in rows]
-        return columns.batch(taken[columns.image], labels, names)
+        return self._columns.batch(self._table[rows], names)
 
 
 def hash_of(parts: Any) -> str:

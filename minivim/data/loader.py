@@ -34,8 +34,8 @@ def batches(
 ) -> "BatchIterator | StreamIterator":
     """Iterate over a source without an end, in a reproducible order.
 
-    The order of an epoch is drawn from (seed, epoch). Epochs follow one another
-    without a seam: a batch may span two, and no row is dropped.
+    The order of an epoch is drawn from (seed, epoch). A batch may span two epochs, and
+    no row is dropped.
 
     Args:
         source: where rows come from; of a stream see `Stream` for other promises. Of
@@ -90,28 +90,12 @@ def in_order(
     No more than a few batches are in memory; `desc` names the progress bar.
     """
     count = len(source) if count is None else min(count, len(source))
-    reader = BatchIterator(_InOrder(source, batch_size, count), workers)
-    bar = tqdm(range(0, count, batch_size), desc=desc, unit="batch", disable=quiet)
-    with contextlib.closing(reader):
-        for _ in bar:
-            yield next(reader)
-
-
-@dataclasses.dataclass(frozen=True)
-class _InOrder:
-    """Batch b = 0, 1, ... of the first `count` rows, the last one short."""
-
-    source: Source
-    batch_size: int
-    count: int
-
-    def __len__(self) -> int:
-        return -(-self.count // self.batch_size)
-
-    def __getitem__(self, index: int) -> Batch:
-        first = index * self.batch_size
-        end = min(first + self.batch_size, self.count)
-        return self.source.take(np.arange(first, end))
+    size = max(1, min(batch_size, count))
+    starts = range(0, count, size)
+    numbered = _Endless(source, size, None, np.arange(size))
+    with contextlib.closing(BatchIterator(numbered, workers, len(starts))) as reader:
+        for first in tqdm(starts, desc=desc, unit="batch", disable=quiet):
+            yield {k: v[: count - first] for k, v in next(reader).items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,8 +146,8 @@ class BatchIterator(Iterator[Batch]):
     costs nothing.
     """
 
-    def __init__(self, numbered: _Endless | _InOrder, workers: int):
-        self._numbered, self._next = numbered, 0
+    def __init__(self, numbered: _Endless, workers: int, end: int | None = None):
+        self._numbered, self._next, self._end = numbered, 0, end
         self._workers = 0 if numbered.source.in_memory else workers
         self._pipeline: grain.DatasetIterator[Batch] | None = None
 
@@ -193,7 +177,7 @@ class BatchIterator(Iterator[Batch]):
         import grain
         from absl import flags
 
-        rest = grain.MapDataset.source(self._numbered)[self._next :]
+        rest = grain.MapDataset.source(self._numbered)[self._next : self._end]
         if not self._workers:
             memory = self._numbered.source.in_memory
             threads = 0 if memory else min(4, os.cpu_count() or 1)

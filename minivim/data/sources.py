@@ -331,7 +331,8 @@ def _open_folder(place: _Place, split: str, shape: dict[str, int]) -> Source:
         root = test
         if not (files := _files_under(root, PICTURES)):
             raise UserError(f"{root} holds no images: fill it or remove it")
-    files = _mixed(files)
+    # Sorted by a hash: by name, and hence by class, the first would be of a few.
+    files.sort(key=lambda file: hashlib.sha256(file.encode()).hexdigest())
     numbers = {folder: number for number, folder in enumerate(names)}
     labels = [numbers.get(os.path.dirname(file), -1) for file in files]
     if names and -1 in labels:
@@ -349,18 +350,8 @@ def _open_folder(place: _Place, split: str, shape: dict[str, int]) -> Source:
         Columns("image", "label", tuple(names), shape),
         name=name,
         split=split,
-        identity=(_sizes(root, files),),
+        identity=([(file, (root / file).stat().st_size) for file in files],),
     )
-
-
-def _mixed(files: list[str]) -> list[str]:
-    """Sorted by a hash: by name, and hence by class, the first would be of a few."""
-    return sorted(files, key=lambda file: hashlib.sha256(file.encode()).hexdigest())
-
-
-def _sizes(root: Path, files: list[str]) -> list[tuple[str, int]]:
-    """What identifies files on any machine."""
-    return [(file, (root / file).stat().st_size) for file in files]
 
 
 def _read(place: _Place, *, streaming: bool = False) -> tuple[str, dict[str, Any], Any]:
@@ -371,13 +362,14 @@ def _read(place: _Place, *, streaming: bool = False) -> tuple[str, dict[str, Any
     _, name, root, files = place
     if place.kind == "hub":
         return _read_hub(name, streaming)
+    identity = [(file, (root / file).stat().st_size) for file in files]
     if place.kind == "saved":
         with explained(
             f"{name} cannot be read as a saved dataset", "fetch or write it again"
         ):
             tables: Any = datasets.load_from_disk(str(root))
         tables = tables if isinstance(tables, dict) else {"train": tables}
-        return name, tables, _sizes(root, files)
+        return name, tables, identity
     paths, first = [root / file for file in files], []
     for path in paths:
         unreadable = f"{path} is not a readable parquet file"
@@ -404,7 +396,7 @@ def _read(place: _Place, *, streaming: bool = False) -> tuple[str, dict[str, Any
         tables = datasets.load_dataset(
             "parquet", data_files=groups, streaming=streaming
         )
-    return name, tables, _sizes(root, files)
+    return name, tables, identity
 
 
 def _read_hub(name: str, streaming: bool) -> tuple[str, dict[str, Any], str]:

@@ -56,14 +56,10 @@ class Stream(Images):
         return self.decode(rows)
 
     def decode(self, rows: list[dict], pool: ThreadPoolExecutor | None = None) -> Batch:
-        """Rows as stacked arrays: image uint8 [n, H, W, C], label int32 [n], or -1."""
-        image, label = self._columns.image, self._columns.label
-        return self._columns.batch(
-            [row[image] for row in rows],
-            [row[label] for row in rows] if label else None,
-            [f"an image of {self._name}"] * len(rows),
-            pool,
-        )
+        """Rows as arrays: image uint8 [n, H, W, C], label int32 [n], -1 for none."""
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        names = [f"an image of {self._name}"] * len(rows)
+        return self._columns.batch(columns, names, pool)
 
     def share(self, index: int, count: int, *, seed: int) -> Any:
         """One of `count` parts of the rows, shuffled, as a `datasets.IterableDataset`.
