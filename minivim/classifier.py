@@ -8,7 +8,6 @@ an image is a little soft, noisy or shifted, as reconstructions are.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -170,11 +169,7 @@ def _extended(images: Array, width: int) -> Array:
 
 
 def accuracy(
-    model: Callable[..., Any],
-    images: ArrayLike,
-    labels: ArrayLike,
-    *,
-    batch_size: int = 256,
+    model: Any, images: ArrayLike, labels: ArrayLike, *, batch_size: int = 256
 ) -> float:
     """Share of images whose largest logit is the label's, in [0, 1].
 
@@ -188,7 +183,7 @@ def accuracy(
 
 
 def predict(
-    model: Callable[..., Any], images: ArrayLike, *, batch_size: int = 256
+    model: Any, images: ArrayLike, *, batch_size: int = 256
 ) -> Int[np.ndarray, " N"]:
     """The class of the largest logit, for uint8 or float images [N, H, W, C]."""
     return in_batches(lambda x: _classes(model, x), images, batch_size=batch_size)

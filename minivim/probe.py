@@ -122,10 +122,9 @@ def linear_probe(
             "probe must not have seen; load one trained without labels"
         )
     # Paper, section 5.3: no perceptual loss behind codes that are probed
-    card = card_of(tokenizer)
-    if card.labels_seen:
+    if seen := card_of(tokenizer).labels_seen:
         raise UserError(
-            f"the tokenizer {card.path} has seen labels through {card.labels_seen}; "
+            f"the tokenizer {tokenizer.card.path} has seen labels through {seen}; "
             "probe one that was trained with loss.perceptual=0"
         )
     labels, test_labels = np.asarray(train["label"]), np.asarray(test["label"])
@@ -168,7 +167,9 @@ def _check_labels(labels: np.ndarray, num_classes: int, images: int) -> None:
             "label column, and more of it if it is sorted"
         )
     if labels.shape != (images,):
-        raise UserError(f"{images} images came with labels of shape {labels.shape}")
+        raise UserError(
+            f"{images} images came with labels of shape {labels.shape}; give each one"
+        )
     if found[0] < 0 or found[-1] >= num_classes:
         raise UserError(
             f"labels run from {found[0]} to {found[-1]}, but must lie between 0 and "

@@ -214,14 +214,14 @@ def find(ref: str | Path) -> Path:
     folder, names = Path(ref), shipped()
     if (folder / CARD).exists():
         return folder
+    if str(ref) in names:
+        return HERE / ref
     if (folder / "run.json").exists():
         raise UserError(
             f"{ref} is a run that has not finished; start it again with its command"
         )
     if folder.is_dir():
         raise UserError(f"{ref} holds no {CARD}; name the folder of a finished run")
-    if str(ref) in names:
-        return HERE / ref
     owner, _, name = str(ref).partition("/")
     local = (*NO_OWNERS, *(shipped_name.split("/")[0] for shipped_name in names))
     if not name or "/" in name or owner in local:
