@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import reduce, repeat
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from minivim import data, weights
 from minivim.config import PaletteConfig, PaletteRecipe, as_dict
@@ -139,10 +139,10 @@ def kmeans_plus_plus(
         distance = np.minimum(distance, np.square(points - chosen[-1]).sum(-1))
         total = np.cumsum(distance)
         if not total[-1] > 0:
+            fewer = f" or --set num_codes={len(chosen)}" if len(chosen) > 1 else ""
             raise UserError(
                 f"these images have {len(chosen)} colours, fewer than num_codes={k}; "
-                "use more images"
-                + (f" or --set num_codes={len(chosen)}" if len(chosen) > 1 else "")
+                f"use more images{fewer}"
             )
         # In (0, total]: a sum above zero, so that no point is chosen twice.
         drawn = total[-1] * (1 - rng.random())
@@ -160,25 +160,17 @@ def lloyd(
     points stays where it is.
     """
     points, centres = np.asarray(points, np.float64), np.array(centres, np.float64)
-    nearest, value = _assign(points, centres)
-    objective = [value]
-    for _ in range(steps):
+    nearest, objective = None, []
+    while True:
+        norms, before = np.square(centres).sum(-1), nearest
+        parts = (points[i : i + CHUNK] for i in range(0, len(points), CHUNK))
+        nearest = np.concatenate(
+            [(norms - 2 * x @ centres.T).argmin(-1) for x in parts]
+        )
+        objective.append(float(np.square(points - centres[nearest]).sum(-1).mean()))
+        if len(objective) > steps or np.array_equal(before, nearest):
+            return centres, objective
         counts = np.bincount(nearest, minlength=len(centres))
         sums = [np.bincount(nearest, x, minlength=len(centres)) for x in points.T]
         used = counts > 0
         centres[used] = np.stack(sums, axis=1)[used] / counts[used, None]
-        before, (nearest, value) = nearest, _assign(points, centres)
-        objective.append(value)
-        if np.array_equal(before, nearest):
-            break
-    return centres, objective
-
-
-def _assign(
-    points: np.ndarray, centres: np.ndarray
-) -> tuple[Int[np.ndarray, " M"], float]:
-    """The nearest centre of every point, and the mean squared distance to it."""
-    norms = np.square(centres).sum(-1)
-    parts = (points[i : i + CHUNK] for i in range(0, len(points), CHUNK))
-    nearest = np.concatenate([(norms - 2 * x @ centres.T).argmin(-1) for x in parts])
-    return nearest, float(np.square(points - centres[nearest]).sum(-1).mean())

@@ -1,9 +1,9 @@
 """InceptionV3 as FID and the Inception Score use it, with weights that the user has.
 
-The network of 2015 that both metrics were defined by, in the layout of its port to
-PyTorch (pytorch-fid): its average pools leave the margin out of the mean, its last
-block pools by the largest value, and it names 1008 classes. Another Inception, such as
-torchvision's own, gives other figures.
+The network of 2015 that defined both metrics, in the layout of its PyTorch port
+(pytorch-fid): its average pools leave padding out of the mean, its last block pools by
+the maximum, and it has 1008 classes. Another Inception, such as torchvision's own,
+gives other figures.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from minivim.config.checks import require
+from minivim_lab.convert import Weights, take
 
 SIDE = 299
-NORM_EPS = 1e-3  # of the batch norms there, which are part of the kernels here
+HIGHEST = jax.lax.Precision.HIGHEST
+NORM_EPS = 1e-3  # of the batch norms, which are folded into the kernels here
 REMEDY = "give pt_inception-2015-12-05-6726825d.pth of pytorch-fid"
 
 
@@ -38,29 +40,29 @@ class Conv(NamedTuple):
 
 
 class Branches(NamedTuple):
-    """Paths from the same input, whose channels are joined."""
+    """Paths from the same input, whose channels are concatenated."""
 
     paths: tuple[Sequence[Any], ...]
 
 
-# A convolution, branches, or a pool: "average", "largest", or "halved" (the largest).
+# A convolution, branches, or a pool of `POOLS` by its name.
 Path = Sequence[Conv | Branches | str]
 
 
 def _mixed(block: str, *paths: Path) -> Branches:
-    """Paths of a block, whose name all its convolutions share."""
-    return Branches(tuple([_named(block, step) for step in path] for path in paths))
+    """Branches, all of whose convolutions get the block's name as a prefix."""
 
+    def named(step: Conv | Branches | str) -> Conv | Branches | str:
+        if isinstance(step, Conv):
+            return step._replace(name=f"{block}.{step.name}")
+        return _mixed(block, *step.paths) if isinstance(step, Branches) else step
 
-def _named(block: str, step: Conv | Branches | str) -> Conv | Branches | str:
-    if isinstance(step, Conv):
-        return step._replace(name=f"{block}.{step.name}")
-    return _mixed(block, *step.paths) if isinstance(step, Branches) else step
+    return Branches(tuple([named(step) for step in path] for path in paths))
 
 
 def _row(name: str, *steps: tuple[int, int, int]) -> list[Conv]:
-    """Convolutions (width, height, breadth), numbered from 1."""
-    return [Conv(f"{name}_{i}", w, (h, b)) for i, (w, h, b) in enumerate(steps, 1)]
+    """Convolutions (channels, kernel height, kernel width), numbered from 1."""
+    return [Conv(f"{name}_{i}", c, (h, w)) for i, (c, h, w) in enumerate(steps, 1)]
 
 
 def _halving(name: str, width: int) -> Conv:
@@ -91,10 +93,8 @@ def _c(block: str, c: int) -> Branches:
 
 def _e(block: str, pool: str) -> Branches:
     def fork(name: str) -> Branches:
-        sides = {"a": (1, 3), "b": (3, 1)}
-        return Branches(
-            tuple([Conv(name + side, 384, kernel)] for side, kernel in sides.items())
-        )
+        one, other = Conv(f"{name}a", 384, (1, 3)), Conv(f"{name}b", 384, (3, 1))
+        return Branches(([one], [other]))
 
     return _mixed(
         block,
@@ -146,7 +146,7 @@ POOLS = {
 
 @dataclass(frozen=True, kw_only=True)
 class InceptionConfig:
-    """Classes, and by what all widths are divided: 1 but for tests."""
+    """The number of classes; tests divide all widths by `divisor`."""
 
     classes: int = 1008
     divisor: int = 1
@@ -162,9 +162,9 @@ class InceptionConfig:
 class Inception(nnx.Module):
     """Logits without bias, and the map whose mean FID reads.
 
-    `aux["features"]` is the last map, [B, 8, 8, 2048]; its mean is the third pool. The
-    head has no bias, as the Inception Score was first computed. float32 throughout,
-    also where the hardware would rather round.
+    `aux["features"]` is the last map, [B, 8, 8, 2048]; its mean is what FID compares.
+    The head has no bias, as the Inception Score was first computed. All products are
+    in full float32.
     """
 
     def __init__(self, config: InceptionConfig, *, rngs: nnx.Rngs):
@@ -174,21 +174,16 @@ class Inception(nnx.Module):
         self.head = nnx.Linear(width, config.classes, use_bias=False, rngs=rngs)
 
     def _build(self, path: Path, width: int, rngs: nnx.Rngs) -> int:
-        """Add the convolutions of a path; the width it ends with."""
+        """Add the convolutions of a path; returns the width of its output."""
         for step in path:
             if isinstance(step, Branches):
                 width = sum(self._build(below, width, rngs) for below in step.paths)
             elif isinstance(step, Conv):
                 outputs = step.width // self.config.divisor
                 self.convs[step.name] = nnx.Conv(
-                    width,
-                    outputs,
-                    step.kernel,
-                    strides=step.stride,
-                    padding=step.padding,
-                    precision=jax.lax.Precision.HIGHEST,
-                    rngs=rngs,
-                )
+                    width, outputs, step.kernel, strides=step.stride,
+                    padding=step.padding, precision=HIGHEST, rngs=rngs,
+                )  # fmt: skip
                 width = outputs
         return width
 
@@ -198,9 +193,7 @@ class Inception(nnx.Module):
         """images: float in [0, 1], of any size, with 1 or 3 channels."""
         x = self._run(NETWORK, prepared(images))
         pooled = x.mean(axis=(1, 2))
-        logits = jnp.dot(
-            pooled, self.head.kernel[...], precision=jax.lax.Precision.HIGHEST
-        )
+        logits = jnp.dot(pooled, self.head.kernel[...], precision=HIGHEST)
         return logits, {"features": [x]}
 
     def _run(self, path: Path, x: Float[Array, "B h w C"]) -> Array:
@@ -216,7 +209,7 @@ class Inception(nnx.Module):
 
 
 def prepared(images: Float[Array, "B H W C"]) -> Float[Array, "B 299 299 3"]:
-    """299 x 299 pixels in [-1, 1], as pytorch-fid makes them; grey counts thrice.
+    """299 x 299 pixels in [-1, 1], as pytorch-fid makes them; grey is repeated.
 
     Bilinear without antialiasing, corners not aligned, both up and down.
     """
@@ -226,8 +219,8 @@ def prepared(images: Float[Array, "B H W C"]) -> Float[Array, "B 299 299 3"]:
     return 2 * jax.image.resize(images, shape, "bilinear", antialias=False) - 1
 
 
-def inception_from_torch(state: dict[str, np.ndarray]) -> Inception:
-    """The network of pytorch-fid's file, each batch norm taken into its convolution.
+def inception_from_torch(state: Weights) -> Inception:
+    """The network of pytorch-fid's file, each batch norm folded into its convolution.
 
         W' = W s, b' = b - m s,   s = g / sqrt(v + eps)
 
@@ -236,15 +229,10 @@ def inception_from_torch(state: dict[str, np.ndarray]) -> Inception:
     `UserError` where one is missing or of another shape.
     """
     model = nnx.eval_shape(lambda: Inception(InceptionConfig(), rngs=nnx.Rngs(0)))
+    rest = dict(state)
 
     def found(name: str, *shape: int) -> np.ndarray:
-        require(name in state, f"there is no {name} among the weights; {REMEDY}")
-        value = np.asarray(state[name], np.float64)
-        require(
-            value.shape == shape,
-            f"{name} has shape {value.shape}, not {shape}; {REMEDY}",
-        )
-        return value
+        return np.asarray(take(rest, name, *shape, remedy=REMEDY), np.float64)
 
     for name, conv in model.convs.items():
         h, w, inputs, outputs = conv.kernel.shape

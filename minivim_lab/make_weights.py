@@ -1,8 +1,8 @@
 """The command that made the shipped weights: `python -m minivim_lab.make_weights`.
 
-Tokenizer first, rounded to its storage type before the priors read its codes; then
-both priors, and the two labelled networks from seeds of their own. Names after the
-command make only those; `--data` says where a family's pictures are.
+Tokenizer first, rounded to its storage type before the priors read its codes; then both
+priors, and the two labelled networks from seeds of their own. Names after the command
+make only those; `--data` says where a family's images are.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 from minivim import recipes
 from minivim.evaluate import shipped_figures
@@ -19,17 +18,17 @@ from minivim.weights import CARD, DATA, HERE, load, read_card, save
 
 # Half the size of float32; the figures on the cards are those of the rounded weights.
 STORAGE = {"shapes": "float16", "cifar10": "bfloat16"}
+# Stage and recipe of each, the recipe's name after the family's.
 RECIPES = {
-    "shapes/classifier": ("classifier", "shapes"),
-    "shapes/judge": ("classifier", "shapes-judge"),
-    "shapes/tokenizer": ("tokenizer", "shapes"),
-    "shapes/prior": ("prior", "shapes"),
-    "shapes/prior-unlabelled": ("prior", "shapes-unlabelled"),
-    "cifar10/classifier": ("classifier", "cifar10"),
-    "cifar10/judge": ("classifier", "cifar10-judge"),
-    "cifar10/tokenizer": ("tokenizer", "cifar10"),
-    "cifar10/prior": ("prior", "cifar10"),
-    "cifar10/prior-unlabelled": ("prior", "cifar10-unlabelled"),
+    f"{family}/{name}": (stage, family + suffix)
+    for family in STORAGE
+    for name, stage, suffix in (
+        ("classifier", "classifier", ""),
+        ("judge", "classifier", "-judge"),
+        ("tokenizer", "tokenizer", ""),
+        ("prior", "prior", ""),
+        ("prior-unlabelled", "prior", "-unlabelled"),
+    )
 }
 NOTES = {
     "cifar10": "Trained on a copy of CIFAR-10 that was compressed as JPEG once more: "
@@ -43,29 +42,27 @@ def make(name: str, runs: Path, destination: Path, *, spec: str) -> None:
     family = name.split("/")[0]
     workdir = runs / name
     train(recipes.recipe(stage, recipe_name), spec=spec, workdir=workdir)  # type: ignore[arg-type]
-    card = read_card(workdir).values
+    own = ("format", "kind", "model", "parameters", "storage")
+    card = {k: v for k, v in read_card(workdir).values.items() if k not in own}
     card["command"] = f"python -m minivim_lab.make_weights {name}"
     card["data"] = f"{DATA[family]} (train)"
     card |= {"note": NOTES[family]} if family in NOTES else {}
-    own = ("format", "kind", "model", "parameters", "storage")
-    kept = {key: value for key, value in card.items() if key not in own}
     folder = destination / name
-    save(folder, load(workdir), kind=stage, card=kept, storage=STORAGE[family])
+    save(folder, load(workdir), kind=stage, card=card, storage=STORAGE[family])
 
 
 def write_figures(names: list[str], *, spec: str) -> None:
     """Measure the exported weights and put the figures on their cards."""
-    # Wherever the pictures lie, the family's own judge grades them.
+    family = names[0].split("/")[0]
+    # The family's own judge, wherever the images are read from.
     graded = any(RECIPES[name][0] != "classifier" for name in names)
-    judge = f"{names[0].split('/')[0]}/judge" if graded else None
-    found: dict[str, dict[str, Any]] = shipped_figures(names, spec=spec, judge=judge)
-    for name, figures in found.items():
-        # Where a copy of the pictures lies is nobody's business.
-        origin, public = figures["provenance"], DATA[name.split("/")[0]]
-        origin["data"] = origin["data"].replace(spec, public)
+    judge = f"{family}/judge" if graded else None
+    for name, figures in shipped_figures(names, spec=spec, judge=judge).items():
+        # The public name of the data, not where a copy of it lies.
+        origin = figures["provenance"]
+        origin["data"] = origin["data"].replace(spec, DATA[family])
         path = HERE / name / CARD
-        card = json.loads(path.read_text())
-        card["figures"] = figures
+        card = json.loads(path.read_text()) | {"figures": figures}
         path.write_text(json.dumps(card, indent=1) + "\n")
 
 
@@ -78,10 +75,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/weights"))
     chosen = parser.parse_args(arguments)
     family = chosen.names[0].split("/")[0] if chosen.names else chosen.family
-    spec = chosen.data or DATA[family]
     names = chosen.names or [name for name in RECIPES if name.startswith(f"{family}/")]
     if unknown := [name for name in names if name not in RECIPES]:
         parser.error(f"{unknown[0]} is not shipped; there are {', '.join(RECIPES)}")
+    spec = chosen.data or DATA[family]
     for name in names:
         make(name, chosen.runs, HERE, spec=spec)
     write_figures(names, spec=spec)

@@ -22,7 +22,9 @@ from minivim.tokenizer import Tokenizer
 from minivim_lab import reproduce, widgets
 from minivim_lab.reproduce import grid, page, runs, stored, tokenizers, verdicts
 from minivim_lab.reproduce.claims import CLAIMS
-from minivim_lab.reproduce.grid import FAMILIES, ROWS, Row, row_named
+from minivim_lab.reproduce.grid import FAMILIES, ROWS, row_named
+from minivim_lab.reproduce.runs import Run
+from minivim_lab.reproduce.stored import Options
 from minivim_lab.reproduce.verdicts import FIGURES, OPPOSITE, SAME, UNDECIDED
 from tests import tiny
 
@@ -42,11 +44,17 @@ TINY = replace(
 )
 
 
-def place(out: Path, family: grid.Family = TINY, *, spec: str = "shapes") -> runs.Place:
-    return runs.Place(
-        family=family, spec=spec, out=out, judge="shapes/judge",
+def place(out: Path, *, spec: str = "shapes") -> Options:
+    return Options(
+        family="shapes", data=spec, out=out, judge="shapes/judge",
         classifier="shapes/classifier", quiet=True,
     )  # fmt: skip
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """The sizes of `shapes` as small as can be."""
+    monkeypatch.setitem(FAMILIES, "shapes", TINY)
 
 
 # --- rows and claims as data -------------------------------------------------------
@@ -71,7 +79,7 @@ def test_every_recipe_can_be_built(row, family):
     if row.prior:
         second = grid.prior_recipe(row, family, 1, tokenizer=first, folder="x")
         assert second.model.grid == first.model.grid
-        assert bool(second.model.num_classes) == row.prior.labels
+        assert bool(second.model.num_classes) == row.labels
         assert second.label_dropout == 0 and second.run.seed == 1
 
 
@@ -89,8 +97,7 @@ def test_networks_of_both_kinds_have_as_many_parameters(family):
 
 
 def keys(name: str, seed: int = 0) -> list[str]:
-    where = place(Path("x"), FAMILIES["shapes"])
-    return [stage.key for stage in runs.stages(row_named(name), seed, where)]
+    return [stage.key for stage in Run(row_named(name), seed, place(Path("x"))).stages]
 
 
 def test_rows_share_their_stages_and_no_others():
@@ -148,13 +155,13 @@ FITTED = SimpleNamespace(
 
 
 @pytest.mark.slow
-def test_a_tiny_row_from_end_to_end(tmp_path, monkeypatch):
+def test_a_tiny_row_from_end_to_end(tmp_path, monkeypatch, small):
     pictures = str(tiny.pictures(tmp_path / "pictures"))
-    row = row_named("unconditional prior")
     here = place(tmp_path / "runs", spec=pictures)
+    run = Run(row_named("unconditional prior"), 0, here)
     # tests/test_probe.py fits real ones.
-    monkeypatch.setattr(runs, "probe", lambda *_, **__: FITTED)
-    record = runs.run_row(row, 0, here)
+    monkeypatch.setattr(stored, "probed", lambda *_: FITTED)
+    record = run.finish()
     figures = record["figures"]
     assert figures["samples"] == 16 and figures["sample_distance"] > 0
     assert figures["nll_per_image"] == pytest.approx(16 * figures["nll"])
@@ -163,19 +170,19 @@ def test_a_tiny_row_from_end_to_end(tmp_path, monkeypatch):
         f"--data {pictures}"
     )
     folders = {f.name for f in here.out.iterdir()}
-    assert folders == {f"tokenizer-{keys_of(row, here)[0]}", f"prior-{record['hash']}"}
+    assert folders == {f"tokenizer-{run.stages[0].key}", f"prior-{record['hash']}"}
     # The tokenizer of this row is the row BB's: only its figures are missing.
-    monkeypatch.delattr(runs, "train")
-    base = runs.run_row(row_named("BB"), 0, here)
-    assert base["hash"] == keys_of(row, here)[0]
+    monkeypatch.delattr(stored, "train")
+    base = Run(row_named("BB"), 0, here).finish()
+    assert base["hash"] == run.stages[0].key
     assert 2 <= base["figures"]["images"] <= 30 and base["figures"]["psnr"] > 0
     drawn = page.samples_picture(here)
     assert drawn is not None
     assert "unconditional prior" in drawn.alt and "rejection" not in drawn.alt
 
 
-def test_what_is_there_is_not_computed_again(tmp_path, monkeypatch):
-    row, here, done = row_named("unconditional prior"), place(tmp_path), []
+def test_what_is_there_is_not_computed_again(tmp_path, monkeypatch, small):
+    run, done = Run(row_named("unconditional prior"), 0, place(tmp_path)), []
 
     def untrained(recipe, *, spec: str, workdir: Path, quiet: bool) -> None:
         done.append((recipe.stage, Path(spec).name))
@@ -184,16 +191,16 @@ def test_what_is_there_is_not_computed_again(tmp_path, monkeypatch):
         card = {"machine": "one", "tokenizer": getattr(recipe, "tokenizer", "")}
         weights.save(workdir, model, kind=recipe.stage, card=card)
 
-    def count(name: str, found: dict) -> None:
-        monkeypatch.setattr(runs, name, lambda *_, **__: done.append(name) or found)
+    def count(name: str, found: dict, owner=Run) -> None:
+        monkeypatch.setattr(owner, name, lambda *_, **__: done.append(name) or found)
 
-    monkeypatch.setattr(runs, "train", untrained)
-    monkeypatch.setattr(runs, "probe", lambda *_, **__: FITTED)
-    count("encode_folder", {})
+    monkeypatch.setattr(stored, "train", untrained)
+    monkeypatch.setattr(stored, "probed", lambda *_: FITTED)
+    count("encode_folder", {}, runs)
     count("_prior_figures", {"nll": 2.0, "parameters": 10})
     count("_sample_figures", {"sample_distance": 3.0})
-    assert runs.read_row(row, 0, here) is None
-    record = runs.run_row(row, 0, here)
+    assert run.read() is None
+    record = run.finish()
     assert done == [
         ("tokenizer", "shapes"), "encode_folder", ("prior", "codes"),
         "_prior_figures", "_sample_figures",
@@ -203,26 +210,27 @@ def test_what_is_there_is_not_computed_again(tmp_path, monkeypatch):
     assert figures["probe_blocks"] == [0.4, 0.5, 0.3]
     assert (figures["probe_middle"], figures["probe_last"]) == (0.5, 0.3)
     assert figures["probe_pixels"] == 0.2
-    assert runs.run_row(row, 0, here) == runs.read_row(row, 0, here) == record
+    assert run.finish() == run.read() == record
     assert len(done) == 5
     # Another way to sample shares both runs: only its samples are new.
-    runs.run_row(replace(row, acceptance=0.5), 0, here)
+    replace(run, row=replace(run.row, acceptance=0.5)).finish()
     assert done[5:] == ["_sample_figures"]
 
 
-def test_figures_of_other_networks_or_sizes_are_measured_again(tmp_path, monkeypatch):
-    done, row = [], replace(row_named("rejection at 0.5"), prior=grid.NONE)
-    here = place(tmp_path)
-
-    def count(name: str) -> None:
-        monkeypatch.setattr(
-            runs, name, lambda *_, **__: done.append(name) or {"parameters": 1}
-        )
-
+def test_figures_of_other_networks_or_sizes_are_measured_again(
+    tmp_path, monkeypatch, small
+):
+    row = replace(row_named("rejection at 0.5"), labels=False)
+    run, done = Run(row, 0, place(tmp_path)), []
     for name in ("_prior_figures", "_sample_figures", "_probe_figures"):
-        count(name)
+
+        def measure(self, name=name):
+            done.append(name)
+            return {"parameters": 1}
+
+        monkeypatch.setattr(Run, name, measure)
     monkeypatch.setattr(stored, "network_hash", lambda ref: f"weights of {ref}")
-    for stage in runs.stages(row, 0, here):
+    for stage in run.stages:
         stage.folder.mkdir()
         card = {"kind": "prior", "machine": "one"}
         (stage.folder / weights.CARD).write_text(json.dumps(card))
@@ -231,12 +239,14 @@ def test_figures_of_other_networks_or_sizes_are_measured_again(tmp_path, monkeyp
         """What is measured where these are other than at first."""
         sizes = {k: v for k, v in changes.items() if hasattr(TINY, k)}
         others = {k: v for k, v in changes.items() if k not in sizes}
-        now = replace(here, family=replace(TINY, **sizes), **others)
-        runs.run_row(row, 0, here)
-        assert runs.read_row(row, 0, now) is None or not changes
-        done.clear()
-        runs.run_row(row, 0, now)
-        return [*done]
+        run.finish()
+        now = replace(run, options=replace(run.options, **others))
+        with monkeypatch.context() as patch:
+            patch.setitem(FAMILIES, "shapes", replace(TINY, **sizes))
+            assert now.read() is None or not changes
+            done.clear()
+            now.finish()
+            return [*done]
 
     assert measured() == []
     assert measured(judge="other") == ["_sample_figures"]
@@ -245,15 +255,15 @@ def test_figures_of_other_networks_or_sizes_are_measured_again(tmp_path, monkeyp
     assert measured(images=99) == ["_prior_figures"]
     assert measured(probe=(20, 9)) == ["_probe_figures"]
     # Figures as an earlier version left them, without what they depend on.
-    runs.run_row(row, 0, here)
-    (runs.stages(row, 0, here)[1].folder / stored.FIGURES).write_text('{"nll": 1}')
-    assert runs.read_row(row, 0, here) is None
+    run.finish()
+    (run.folder / stored.FIGURES).write_text('{"nll": 1}')
+    assert run.read() is None
     # Of a tokenizer the judge counts, and the images do.
-    [(_, of, _)] = runs._measures(row_named("BB"), 0, here)
+    [(_, of, _)] = replace(run, row=row_named("BB")).measures()
     assert of == {"images": 256, "judge": "weights of shapes/judge"}
 
 
-def test_speeds_are_measured_in_turns_of_all_timed_rows(tmp_path, monkeypatch):
+def test_speeds_are_measured_in_turns_of_all_timed_rows(tmp_path, monkeypatch, small):
     timed = [row.name for row in ROWS if row.timed]
     here, turns, trained = place(tmp_path), [], []
 
@@ -261,14 +271,15 @@ def test_speeds_are_measured_in_turns_of_all_timed_rows(tmp_path, monkeypatch):
         assert timer is time.process_time
         return lambda: turns.append(recipe.name.removeprefix("grid ")) or 0.5
 
+    def finish(run):
+        trained.append((run.row.name, len(turns)))
+        return {"seconds": 1}
+
     monkeypatch.setattr(tokenizers, "step_clock", clock)
-    monkeypatch.setattr(
-        runs, "run_row",
-        lambda row, *_: trained.append((row.name, len(turns))) or {"seconds": 1},
-    )  # fmt: skip
-    rows = [row_named(name) for name in ("BB", "code dim 4")]
-    monkeypatch.setattr(runs, "_measures", lambda *_: [])  # no other figures
+    monkeypatch.setattr(Run, "finish", finish)
+    monkeypatch.setattr(Run, "measures", lambda _: [])  # no other figures
     monkeypatch.setattr(weights, "read_card", lambda folder: {"machine": "one"})
+    rows = [row_named(name) for name in ("BB", "code dim 4")]
     found = runs.run_rows(rows, [0], here)
     # After training, one step of each row, then again.
     assert trained == [("BB", 0), ("code dim 4", 0)]
@@ -278,20 +289,17 @@ def test_speeds_are_measured_in_turns_of_all_timed_rows(tmp_path, monkeypatch):
     ]  # fmt: skip
     runs.run_rows(rows, [0], here)
     assert len(turns) == len(timed) * tokenizers.TURNS  # read, not measured
-    other = replace(here, family=replace(TINY, tokenizer=(*TINY.tokenizer, "l2=2")))
-    again = runs.read_row(rows[0], 0, other)
+    other = replace(TINY, tokenizer=(*TINY.tokenizer, "l2=2"))
+    monkeypatch.setitem(FAMILIES, "shapes", other)
+    again = Run(rows[0], 0, here).read()
     assert again is not None and "images_per_second" not in again["figures"]
-    runs.run_rows(rows[1:], [0], other)  # none of these is timed
+    runs.run_rows(rows[1:], [0], here)  # none of these is timed
     assert len(turns) == len(timed) * tokenizers.TURNS
-
-
-def keys_of(row: Row, where: runs.Place) -> list[str]:
-    return [stage.key for stage in runs.stages(row, 0, where)]
 
 
 def test_processor_seconds_add_up_when_a_run_is_stopped(tmp_path, monkeypatch):
     clock = iter([10.0, 12.0, 100.0, 103.0])
-    monkeypatch.setattr(runs.time, "process_time", lambda: next(clock))
+    monkeypatch.setattr(stored.time, "process_time", lambda: next(clock))
     with pytest.raises(UserError), stored.metered(tmp_path / "f" / "seconds"):
         raise UserError("stopped")
     with stored.metered(tmp_path / "f" / "seconds"):
@@ -302,16 +310,18 @@ def test_processor_seconds_add_up_when_a_run_is_stopped(tmp_path, monkeypatch):
 def test_data_of_ones_own_takes_the_sizes_of_cifar10(tmp_path, monkeypatch):
     seen = {}
     monkeypatch.setattr(
-        runs, "run_rows", lambda rows, seeds, where: seen.update(place=where) or []
+        runs, "run_rows", lambda rows, seeds, where: seen.update(where=where) or []
     )
     options = reproduce.Options(data="some/parquet", out=tmp_path, judge="mine")
-    monkeypatch.setattr(runs, "check_networks", lambda place: None)
+    monkeypatch.setattr(runs, "check_networks", lambda options: None)
     reproduce.main("grid", options)
-    where = seen["place"]
-    assert where.family is FAMILIES["cifar10"] and where.judge == "mine"
+    where = seen["where"]
+    assert where.family == "cifar10" and where.judge == "mine"
     assert where.classifier == "cifar10/classifier"
-    assert runs.command(ROWS[0], 2, where).endswith(
-        "--seeds 2 --data some/parquet --judge mine"
+    assert (
+        Run(ROWS[0], 2, where)
+        .command()
+        .endswith("--seeds 2 --data some/parquet --judge mine")
     )
 
 
@@ -321,7 +331,7 @@ def test_data_of_ones_own_takes_the_sizes_of_cifar10(tmp_path, monkeypatch):
         ({"judge": "mine"}, "no weights at 'mine'"),
         ({"judge": "shapes/classifier"}, "a classifier that methods may use"),
         ({"judge": "shapes/tokenizer"}, "is a tokenizer; give a classifier of kind=re"),
-        ({"classifier": "shapes/judge"}, "--classifier shapes/judge is a judge, which"),
+        ({"classifier": "shapes/judge"}, "a judge, which alone reports figures"),
         ({"classifier": "shapes/prior"}, "is a prior; give a classifier of kind=cnn"),
     ],
 )
@@ -335,7 +345,7 @@ def test_networks_must_know_the_classes_of_the_data(tmp_path, monkeypatch):
     here = place(tmp_path)
     runs.check_networks(here)
     ten = SimpleNamespace(num_classes=10)
-    monkeypatch.setattr(runs.Place, "source", lambda *_: ten)
+    monkeypatch.setattr(Options, "source", lambda *_, **__: ten)
     with pytest.raises(UserError, match="the judge knows 8 classes and the data have"):
         runs.check_networks(here)
 
@@ -383,7 +393,7 @@ def test_verdicts(better, worse, paired, expected):
 
 def record(name: str, seed: int, **figures: float) -> dict:
     return {
-        "name": name, "kind": runs.kind_of(row_named(name)), "seed": seed,
+        "name": name, "kind": row_named(name).about, "seed": seed,
         "hash": "0" * 12,
         "command": f"minivim reproduce grid --only {name} --seeds {seed}",
         "figures": {"parameters": 1000, **figures}, "machine": "one", "seconds": 3,
@@ -443,14 +453,9 @@ def test_the_page_says_what_the_figures_say():
     assert whole["pictures"] == ["grid", "grid-blocks", "grid-samples"]
     for name in whole["pictures"]:
         assert (RESULTS / f"{name}.png").exists()
-    place_of = place(Path("x"), FAMILIES["shapes"])
     for row in whole["rows"]:
-        keys_now = keys_of_row(row, place_of)
-        assert row["hash"] == keys_now, "the row's recipe is no longer what was run"
-
-
-def keys_of_row(row: dict, where: runs.Place) -> str:
-    return runs.stages(row_named(row["name"]), row["seed"], where)[-1].key
+        key = keys(row["name"], row["seed"])[-1]
+        assert row["hash"] == key, "the row's recipe is no longer what was run"
 
 
 def test_tables_and_pictures_of_a_part(tmp_path):
@@ -462,7 +467,8 @@ def test_tables_and_pictures_of_a_part(tmp_path):
         "`minivim reproduce grid --only BB` |"
     ]
     assert "](./grid" not in text and "The rows of stage 2" not in text
-    assert "--only BB --seeds 0 1` |" in page.table([*FOUND[:2], *FOUND[3:]])
+    text = page.tables([*FOUND[:2], *FOUND[3:]])["tokenizer"]
+    assert "--only BB --seeds 0 1` |" in text
     drawn = page.claims_picture(FOUND)
     assert drawn is not None
     assert (
@@ -480,19 +486,19 @@ def test_tables_and_pictures_of_a_part(tmp_path):
     assert drawn is not None and "20, 50, 30" in drawn.alt
 
 
-def test_a_page_of_little_and_of_nothing(tmp_path, monkeypatch):
+def test_a_page_of_little_and_of_nothing(tmp_path, monkeypatch, small):
     here, folder = place(tmp_path / "runs"), tmp_path / "page"
     with pytest.raises(UserError, match="no row is finished"):
-        page.write([], place=here, folder=folder)
+        page.write([], options=here, folder=folder)
     assert not folder.exists()
     folder.mkdir()
     (folder / "grid.png").write_bytes(b"of an earlier page")
-    page.write([record("code dim 2", 1, psnr=20.0)], place=here, folder=folder)
+    page.write([record("code dim 2", 1, psnr=20.0)], options=here, folder=folder)
     assert {file.name for file in folder.iterdir()} == {"grid.json", "grid.md"}
     assert ".png" not in (folder / "grid.md").read_text("utf-8")
     # The seeds asked for are those of the page.
     monkeypatch.setattr(
-        page, "read_row", lambda row, seed, _: record(row.name, seed) if seed else None
+        Run, "read", lambda run: record(run.row.name, run.seed) if run.seed else None
     )
     found = page.collected(here, (0, 4))
     assert [r["seed"] for r in found] == [4] * len(ROWS)
@@ -514,7 +520,7 @@ def test_the_readme_counts_as_the_page_does():
 
 def test_a_row_s_command_is_one_that_there_is():
     for row in ROWS:
-        words = runs.command(row, 1, place(Path("x")))
+        words = Run(row, 1, place(Path("x"))).command()
         options = cli.parser().parse_args(shlex.split(words)[1:])
         assert (options.only, options.seeds) == ([row.name], [1])
 
@@ -522,7 +528,8 @@ def test_a_row_s_command_is_one_that_there_is():
 # Threads of XLA's pool when a study is run.
 THREADS = """
 import glob
-from minivim import cli, reproduce
+from minivim import cli
+from minivim_lab import reproduce
 def main(study, options):
     import jax
     jax.jit(lambda x: x @ x)(jax.numpy.ones((512, 512))).block_until_ready()

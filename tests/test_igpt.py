@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minivim
-from minivim import cli, encode, recipes, train, weights
-from minivim.config import PaletteConfig, PaletteRecipe, ProbeRecipe
+from minivim import cli, encode, recipes, weights
+from minivim.config import PaletteConfig, PaletteRecipe
 from minivim.describe import describe_recipe
 from minivim.errors import UserError
 from minivim.evaluate import tokenizer_figures
@@ -101,7 +101,7 @@ def test_too_few_colours_are_explained():
     ("change", "message"),
     [
         ({"patch_size": 3}, "patch_size=3 does not divide image_size=8"),
-        ({"num_codes": 1}, "use 2 or more"),
+        ({"num_codes": 1}, "num_codes=1 is too few"),
         ({"channels": 0}, "channels=0 must be above zero"),
     ],
 )
@@ -160,14 +160,18 @@ PRIOR = [s for s in tiny.PRIOR_SETTINGS if "num_classes" not in s]
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A palette and a prior over its pixels, made by the commands."""
+    """A palette and a prior over its pixels, made by the commands.
+
+    The prior encodes on the fly; in tests/test_shipped_study.py its codes are cached,
+    and the probe reads them.
+    """
     folder = tmp_path_factory.mktemp("igpt")
     tiny.pictures(folder / "pictures")
     data = ["--data", str(folder / "pictures"), "--workdir"]
     palette = ["train", "tokenizer", "shapes-igpt", *data, str(folder / "palette")]
     assert cli.main([*palette, "--set", "images=20", *SIZES]) == 0
     prior = ["train", "prior", "shapes-igpt", *data, str(folder / "prior"), "--quiet"]
-    settings_ = [*PRIOR, f"tokenizer={folder / 'palette'}"]
+    settings_ = [*PRIOR, "codes=fly", f"tokenizer={folder / 'palette'}"]
     assert cli.main([*prior, "--set", *settings_]) == 0
     return folder
 
@@ -189,37 +193,6 @@ def test_pixels_are_sampled_and_painted(home, capsys):
 def test_a_prior_of_other_colours_is_refused(home, palette):
     with pytest.raises(UserError, match="codes of another tokenizer"):
         minivim.load(home / "prior", tokenizer=palette)
-
-
-def test_pixels_are_encoded_on_the_fly_too(home):
-    recipe = replace(
-        tiny.PRIOR_RECIPE, codes="fly", model=replace(tiny.PRIOR, num_classes=0)
-    )
-    tokenizer = weights.load(home / "palette")
-    parts = train.prior_experiment(
-        recipe, tokenizer, tiny.source(), tiny.source(), quiet=True
-    )
-    rows = jax.tree.map(jnp.asarray, next(parts.batches))
-    known = {"codes": tokenizer.encode(rows["image"])}
-    cached = train.prior_objective(replace(recipe, codes="cache"), parts.model, None)
-    key = jax.random.key(0)
-
-    @nnx.jit
-    def both(model, rows, known):
-        losses = parts.loss(model, rows, key=key), cached.loss(model, known, key=key)
-        return [value for value, _ in losses]
-
-    fly, value = both(parts.model, rows, known)
-    assert float(fly) == pytest.approx(float(value), rel=1e-5)
-
-
-def test_the_probe_reads_pixels(home):
-    tokenizer, prior = minivim.load_pair(home / "prior")
-    recipe = ProbeRecipe(name="tiny", prior="", tokenizer="")
-    source = tiny.source()
-    result = train.probe(recipe, prior, tokenizer, train=source, test=source)
-    assert len(result.block_accuracy) == 1
-    assert 0 <= result.accuracy <= 1
 
 
 def test_the_run_says_what_it_found(home, capsys):

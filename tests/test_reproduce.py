@@ -1,6 +1,7 @@
 """Studies: resumed, measured once, and pages that say what their figures say."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,11 @@ from minivim.config import with_overrides
 from minivim.errors import UserError
 from minivim_lab import reproduce
 from minivim_lab.reproduce import optimiser, shipped, stored, tokenizers
+from minivim_lab.reproduce.grid import Row
+from minivim_lab.reproduce.stored import Options
 from minivim_lab.reproduce.tokenizers import (
     COLUMNS,
     STUDIES,
-    Row,
     markdown,
     table,
     verdict,
@@ -47,18 +49,16 @@ def test_every_row_is_a_recipe_that_can_be(name):
     for row in study.rows:
         recipe = tokenizers.recipe_of(row, study, 1)
         assert (recipe.run.steps, recipe.run.seed) == (study.steps, 1)
-    folders = [
-        tokenizers.folder_of(row, study, 0, spec="shapes", out=Path("x"))
-        for row in study.rows
-    ]
+    here = Options(data="shapes", out=Path("x")).of(study.family)
+    folders = [tokenizers.folder_of(row, study, 0, here) for row in study.rows]
     assert len(set(folders)) == len(study.rows)
 
 
 def test_a_table_has_mean_and_spread():
-    lines = table(STUDY, FOUND).splitlines()
+    lines = table(FOUND).splitlines()
     assert lines[2].startswith("| one | 2 | 1.00 M | 21.00 (20.00 to 22.00) | 0.250 (")
     assert len(lines) == 4 and len({line.count("|") for line in lines}) == 1
-    assert "| other | 1 |" in table(STUDY, FOUND[:3])
+    assert "| other | 1 |" in table(FOUND[:3])
 
 
 def test_a_verdict_needs_seeds_that_do_not_overlap():
@@ -94,17 +94,19 @@ def untrained(recipe, *, spec, workdir, quiet):
 
 def test_a_row_is_trained_and_measured_once(tmp_path, monkeypatch, quick):
     def run(spec):
-        return tokenizers.run_row(ONE, STUDY, 0, spec=spec, out=tmp_path, quiet=True)
+        here = Options(data=spec, out=tmp_path, quiet=True).of("shapes")
+        return tokenizers.run_row(ONE, STUDY, 0, here)
 
-    one = run("shapes")
-    assert one["row"] == "one" and one["psnr"] == 20
     trained = []
 
     def train(recipe, *, spec, workdir, quiet):
         trained.append((recipe, spec))
-        workdir.mkdir(parents=True)
+        untrained(recipe, spec=spec, workdir=workdir, quiet=quiet)
 
-    monkeypatch.setattr(tokenizers, "train", train)
+    monkeypatch.setattr(stored, "train", train)
+    one = run("shapes")
+    assert one["row"] == "one" and one["psnr"] == 20
+    assert trained.pop()[1] == "shapes"
     assert run("shapes") == json.loads(json.dumps(one)) and not trained
     # Other data and another recipe are other runs, with figures of their own.
     with pytest.raises(UserError, match="/nowhere/at/all does not exist"):
@@ -121,12 +123,11 @@ def test_a_row_is_trained_and_measured_once(tmp_path, monkeypatch, quick):
 
 
 def test_figures_are_measured_again_by_another_judge(tmp_path, monkeypatch, quick):
-    monkeypatch.setattr(tokenizers, "train", untrained)
+    monkeypatch.setattr(stored, "train", untrained)
 
     def run():
-        return tokenizers.run_row(
-            ONE, STUDY, 0, spec="shapes", out=tmp_path, quiet=True
-        )
+        here = Options(out=tmp_path, quiet=True).of("shapes")
+        return tokenizers.run_row(ONE, STUDY, 0, here)
 
     assert run()["psnr"] == 20
     monkeypatch.setattr(tokenizers, "measured", lambda *_, **__: {"psnr": 30.0})
@@ -139,7 +140,7 @@ def test_figures_are_measured_again_by_another_judge(tmp_path, monkeypatch, quic
 def test_a_page_of_one_row_or_one_seed_has_no_verdict(
     tmp_path, monkeypatch, quick, only, capsys
 ):
-    monkeypatch.setattr(tokenizers, "train", untrained)
+    monkeypatch.setattr(stored, "train", untrained)
     page = tmp_path / "page"
     command = ["reproduce", "losses", "--seeds", "5", *only, "--quiet"]
     paths = ["--out", str(tmp_path / "runs"), "--page", str(page)]
@@ -270,14 +271,15 @@ def test_table_and_picture_of_the_drift(drift, tmp_path):
 def test_the_drift_is_computed_once(drift, tmp_path, monkeypatch):
     monkeypatch.setattr(optimiser, "compared", lambda *_, **__: drift)
     monkeypatch.setattr(weights, "load", lambda _: tiny.tokenizer())
-    one = optimiser.run(spec="shapes", out=tmp_path, quiet=True)
+    here = Options(out=tmp_path, quiet=True).of("shapes")
+    one = optimiser.run(here)
     anew = [{"row": "measured anew"}]
     monkeypatch.setattr(optimiser, "compared", lambda *_, **__: anew)
-    assert optimiser.run(spec="shapes", out=tmp_path) == one == drift
+    assert optimiser.run(here) == one == drift
     with pytest.raises(UserError, match="/nowhere/at/all does not exist"):
-        optimiser.run(spec="/nowhere/at/all", out=tmp_path)
+        optimiser.run(replace(here, data="/nowhere/at/all"))
     monkeypatch.setitem(optimiser.MOMENTS, "another", {"second_moment": "factored"})
-    assert optimiser.run(spec="shapes", out=tmp_path) == anew
+    assert optimiser.run(here) == anew
 
 
 def test_options_of_other_studies_are_refused(capsys):

@@ -10,7 +10,8 @@ from minivim import classifier, recipes, weights
 from minivim.config import ClassifierConfig, PaletteRecipe
 from minivim.data import ArraySource
 from minivim_lab import reproduce
-from minivim_lab.reproduce import shipped
+from minivim_lab.reproduce import shipped, stored
+from minivim_lab.reproduce.stored import Options
 from tests import tiny
 
 SIZE = {"image_size": 16, "patch_size": 8}
@@ -57,11 +58,14 @@ def place(tmp_path_factory):
         patch.setitem(weights.DATA, "tiny", "tiny")
         patch.setattr(recipes, "recipe", lambda stage, _: small[stage])
         patch.setattr(shipped, "PROBE", {"tiny": (48, 24)})
-        patch.setattr(shipped.data, "open_source", lambda _, split, **__: source(
+        patch.setattr(stored.data, "open_source", lambda _, split, **__: source(
             *{"train": (48, 1), "test": (258, 2)}[split]
         ))  # fmt: skip
         out = tmp_path_factory.mktemp("runs")
-        yield shipped.Place(family="tiny", spec="tiny", out=out, samples=12, quiet=True)
+        patch.setattr(shipped, "SAMPLES", 12)
+        yield Options(
+            family="tiny", data="tiny", out=out, judge="", classifier="", quiet=True
+        )
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +79,7 @@ def test_rejection_is_measured_beside_the_plain_draw(place, found):
     drawn, labels, names = shipped._drawn(place, 12)
     assert names == NAMES and len(drawn.labels) == 24
     np.testing.assert_array_equal(labels, np.arange(12) % tiny.CLASSES)
-    judge = place.load("judge")
+    judge = shipped.load(place, "judge")
     for side, rows in ((before, slice(12)), (after, drawn.chosen)):
         right = classifier.accuracy(judge, drawn.images[rows], labels)
         assert side["judge_agrees"] == pytest.approx(right)
@@ -87,7 +91,8 @@ def test_other_images_are_measured_anew(place, found, monkeypatch):
     for part in ("_prior", "_samples", "_probe", "_igpt"):
         monkeypatch.setattr(shipped, part, lambda _: {})
     assert shipped.run(place) == found
-    other = shipped.run(replace(place, seed=1))
+    monkeypatch.setattr(shipped, "SEED", 1)
+    other = shipped.run(place)
     assert other["tokenizer"] == {"psnr": 1.0} and other["origin"]["seed"] == 1
     (place.out / "tiny/figures.json").write_text(json.dumps(found))
 
@@ -96,7 +101,7 @@ def test_igpt_is_trained_once_and_probed_alike(place, found, monkeypatch):
     assert found["igpt"]["images"] == found["probe"]["images"] == [48, 24]
     assert len(found["igpt"]["blocks"]) == len(found["probe"]["blocks"])
     assert found["igpt"]["parameters"] == found["probe"]["parameters"]
-    monkeypatch.delattr(shipped, "train")
+    monkeypatch.delattr(stored, "train")
     monkeypatch.delattr(shipped, "reject")
     assert shipped.run(place) == found
 
@@ -140,7 +145,7 @@ def test_where_the_pictures_lie_is_not_said_and_nothing_else_changes(
     for name in ("_tokenizer", "_prior", "_samples", "_probe", "_igpt"):
         monkeypatch.setattr(shipped, name, lambda _: part)
     monkeypatch.setitem(weights.DATA, "tiny", "owner/pictures")
-    found = shipped.run(replace(place, spec=spec, out=tmp_path))
+    found = shipped.run(replace(place, data=spec, out=tmp_path))
     assert found["probe"] == {
         "data": "owner/pictures (test)",
         "train": "50 of owner/pictures (train)",

@@ -1,4 +1,4 @@
-"""What the paper claims of the grid's rows, as data."""
+"""What the paper claims about the grid's rows, as data."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from minivim_lab.reproduce.grid import row_named
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Claim:
-    """The paper has `better` ahead of `worse` by a figure; both name rows.
+    """The paper has the row `better` ahead of the row `worse` by a figure.
 
-    `figure` may be two, of `better` and of `worse`, of one unit.
+    `figure` may be two, of `better` and of `worse`, in one unit.
     """
 
     statement: str
@@ -24,15 +24,15 @@ class Claim:
 
     @property
     def figures(self) -> tuple[str, str]:
-        """Of `better` and of `worse`."""
-        one = self.figure
-        return (one, one) if isinstance(one, str) else one
+        """The figure of `better` and that of `worse`."""
+        both = self.figure
+        return (both, both) if isinstance(both, str) else both
 
     @property
     def paired(self) -> bool:
-        """Whether a seed stands for the same tokenizer on both sides.
+        """Whether a seed means the same tokenizer on both sides.
 
-        Then what the seed did to the tokenizer cannot speak for one side.
+        Then the luck of the tokenizer's seed cannot favour one side.
         """
         one, other = row_named(self.better), row_named(self.worse)
         plain = ("size", "kind", "full_loss", "coarse", "settings")
@@ -41,7 +41,7 @@ class Claim:
         )
 
 
-# What is known of the rows that differ.
+# What is known about claims that came out otherwise.
 PATCHES = (
     "1,200 steps of 16 images are no 500,000 of 256. A convolution blends neighbours "
     "from the first step, while the ViT still shows its patches in the strip of "
@@ -97,284 +97,158 @@ SIZES = (
     "between such runs no small gain can be seen."
 )
 
-CLAIMS = (
-    Claim(
-        statement="Base networks reconstruct better than small ones",
-        where="Table 4",
-        paper="FID 1.55 (BB), 1.99 (SS)",
-        better="BB",
-        worse="SS",
-        figure="judge_distance",
+# The row that is ahead, the one behind, and the figure or figures: the statement, where
+# the paper makes it and with which numbers, and what we can say of a difference.
+COMPARISONS: dict[tuple, tuple[str, ...]] = {
+    ("BB", "SS", "judge_distance"): (
+        "Base networks reconstruct better than small ones",
+        "Table 4: FID 1.55 (BB), 1.99 (SS)",
     ),
-    Claim(
-        statement="The pixels of base networks are closer than those of small ones",
-        where="Table 4",
-        paper="squared error 3.09 (BB), 3.34 (SS), in 1e-3",
-        better="BB",
-        worse="SS",
-        figure="psnr",
+    ("BB", "SS", "psnr"): (
+        "The pixels of base networks are closer than those of small ones",
+        "Table 4: squared error 3.09 (BB), 3.34 (SS), in 1e-3",
     ),
-    Claim(
-        statement="A small encoder with a large decoder reconstructs best",
-        where="Table 4",
-        paper="FID 1.28 (SL), 1.55 (BB)",
-        better="SL",
-        worse="BB",
-        figure="judge_distance",
-        note=SIZES,
+    ("SL", "BB", "judge_distance"): (
+        "A small encoder with a large decoder reconstructs best",
+        "Table 4: FID 1.28 (SL), 1.55 (BB)",
+        SIZES,
     ),
-    Claim(
-        statement="The pixels of SL are the closest, too",
-        where="Table 4",
-        paper="squared error 2.88 (SL), 3.09 (BB), in 1e-3",
-        better="SL",
-        worse="BB",
-        figure="psnr",
-        note=SIZES,
+    ("SL", "BB", "psnr"): (
+        "The pixels of SL are the closest, too",
+        "Table 4: squared error 2.88 (SL), 3.09 (BB), in 1e-3",
+        SIZES,
     ),
-    Claim(
-        statement="Small networks train faster",
-        where="Tables 1 and 4",
-        paper="1520 (SS), 960 (BB) images/s",
-        better="SS",
-        worse="BB",
-        figure="images_per_second",
+    ("SS", "BB", "images_per_second"): (
+        "Small networks train faster",
+        "Tables 1 and 4: 1520 (SS), 960 (BB) images/s",
     ),
-    Claim(
-        statement="A large decoder makes training slower",
-        where="Tables 1 and 4",
-        paper="960 (BB), 384 (SL) images/s",
-        better="BB",
-        worse="SL",
-        figure="images_per_second",
+    ("BB", "SL", "images_per_second"): (
+        "A large decoder makes training slower",
+        "Tables 1 and 4: 960 (BB), 384 (SL) images/s",
     ),
-    Claim(
-        statement="A ViT reconstructs better than a CNN",
-        where="Table 4",
-        paper="FID 1.55 (BB), 2.26 (CNN)",
-        better="BB",
-        worse="CNN",
-        figure="judge_distance",
-        note=PATCHES,
+    ("BB", "CNN", "judge_distance"): (
+        "A ViT reconstructs better than a CNN",
+        "Table 4: FID 1.55 (BB), 2.26 (CNN)",
+        PATCHES,
     ),
-    Claim(
-        statement="A ViT's pixels are closer than a CNN's",
-        where="Table 4",
-        paper="squared error 3.09 (BB), 3.81 (CNN), in 1e-3",
-        better="BB",
-        worse="CNN",
-        figure="psnr",
-        note=PATCHES,
+    ("BB", "CNN", "psnr"): (
+        "A ViT's pixels are closer than a CNN's",
+        "Table 4: squared error 3.09 (BB), 3.81 (CNN), in 1e-3",
+        PATCHES,
     ),
-    Claim(
-        statement="A ViT uses more of the codebook than a CNN",
-        where="Table 4",
-        paper="96 % (BB), 63 % (CNN)",
-        better="BB",
-        worse="CNN",
-        figure="usage_256",
-        note=PATCHES,
+    ("BB", "CNN", "usage_256"): (
+        "A ViT uses more of the codebook than a CNN",
+        "Table 4: 96 % (BB), 63 % (CNN)",
+        PATCHES,
     ),
-    Claim(
-        statement="A ViT trains faster than a CNN",
-        where="Table 1",
-        paper="960 (BB), 400 (CNN x2), 946 (CNN x1) images/s",
-        better="BB",
-        worse="CNN",
-        figure="images_per_second",
+    ("BB", "CNN", "images_per_second"): (
+        "A ViT trains faster than a CNN",
+        "Table 1: 960 (BB), 400 (CNN x2), 946 (CNN x1) images/s",
     ),
-    Claim(
-        statement="Codes of few dimensions reconstruct better than wide ones",
-        where="Table 4",
-        paper="FID 1.52 (8), 3.68 (256)",
-        better="BB",
-        worse="code dim = width",
-        figure="judge_distance",
+    ("BB", "code dim = width", "judge_distance"): (
+        "Codes of few dimensions reconstruct better than wide ones",
+        "Table 4: FID 1.52 (8), 3.68 (256)",
     ),
-    Claim(
-        statement="Wide codes leave most of the codebook unused",
-        where="Table 4",
-        paper="96 % (8), 4 % (256)",
-        better="BB",
-        worse="code dim = width",
-        figure="usage_256",
+    ("BB", "code dim = width", "usage_256"): (
+        "Wide codes leave most of the codebook unused",
+        "Table 4: 96 % (8), 4 % (256)",
     ),
-    Claim(
-        statement="8 dimensions reconstruct at least as well as 32",
-        where="Table 4",
-        paper="FID 1.52 (8), 1.55 (32)",
-        better="BB",
-        worse="code dim 32",
-        figure="judge_distance",
+    ("BB", "code dim 32", "judge_distance"): (
+        "8 dimensions reconstruct at least as well as 32",
+        "Table 4: FID 1.52 (8), 1.55 (32)",
     ),
-    Claim(
-        statement="4 dimensions are too few",
-        where="Table 4",
-        paper="FID 1.52 (8), 3.68 (4)",
-        better="BB",
-        worse="code dim 4",
-        figure="judge_distance",
-        note=FEW,
+    ("BB", "code dim 4", "judge_distance"): (
+        "4 dimensions are too few",
+        "Table 4: FID 1.52 (8), 3.68 (4)",
+        FEW,
     ),
-    Claim(
-        statement="The narrowest code loses most, here 2 dimensions",
-        where="Table 4",
-        paper="FID 1.52 (8), 3.68 (4)",
-        better="BB",
-        worse="code dim 2",
-        figure="judge_distance",
-        note=FEW,
+    ("BB", "code dim 2", "judge_distance"): (
+        "The narrowest code loses most, here 2 dimensions",
+        "Table 4: FID 1.52 (8), 3.68 (4)",
+        FEW,
     ),
-    Claim(
-        statement="l2-normalised codes reconstruct better",
-        where="Table 4",
-        paper="FID 1.55 with, 5.44 without",
-        better="BB",
-        worse="without l2",
-        figure="judge_distance",
+    ("BB", "without l2", "judge_distance"): (
+        "l2-normalised codes reconstruct better",
+        "Table 4: FID 1.55 with, 5.44 without",
     ),
-    Claim(
-        statement="More of the l2-normalised codes are used",
-        where="Table 4",
-        paper="96 % with, 2 % without",
-        better="BB",
-        worse="without l2",
-        figure="usage_256",
-        note=EVENLY,
+    ("BB", "without l2", "usage_256"): (
+        "More of the l2-normalised codes are used",
+        "Table 4: 96 % with, 2 % without",
+        EVENLY,
     ),
-    Claim(
-        statement="Factorised, normalised codes are used more than VQ-VAE's",
-        where="section 3.2",
-        paper="in words: VQGAN's wide codes leave many unused",
-        better="BB",
-        worse="VQ-VAE",
-        figure="usage_256",
+    ("BB", "VQ-VAE", "usage_256"): (
+        "Factorised, normalised codes are used more than VQ-VAE's",
+        "section 3.2: in words: VQGAN's wide codes leave many unused",
     ),
-    Claim(
-        statement="StyleGAN2's discriminator looks better than PatchGAN",
-        where="Table 4",
-        paper="FID 1.55, 3.88",
-        better="StyleGAN2, full loss",
-        worse="PatchGAN, full loss",
-        figure="judge_distance",
-        note=COLLAPSE,
+    ("StyleGAN2, full loss", "PatchGAN, full loss", "judge_distance"): (
+        "StyleGAN2's discriminator looks better than PatchGAN",
+        "Table 4: FID 1.55, 3.88",
+        COLLAPSE,
     ),
-    Claim(
-        statement="PatchGAN's pixels are closer than with StyleGAN2's",
-        where="Table 4",
-        paper="squared error 2.58 (PatchGAN), 3.09 (StyleGAN2), in 1e-3",
-        better="PatchGAN, full loss",
-        worse="StyleGAN2, full loss",
-        figure="psnr",
-        note=COLLAPSE,
+    ("PatchGAN, full loss", "StyleGAN2, full loss", "psnr"): (
+        "PatchGAN's pixels are closer than with StyleGAN2's",
+        "Table 4: squared error 2.58 (PatchGAN), 3.09 (StyleGAN2), in 1e-3",
+        COLLAPSE,
     ),
-    Claim(
-        statement="PatchGAN trains faster",
-        where="Table 4",
-        paper="1227 (PatchGAN), 960 (StyleGAN2) images/s",
-        better="PatchGAN, full loss",
-        worse="StyleGAN2, full loss",
-        figure="images_per_second",
+    ("PatchGAN, full loss", "StyleGAN2, full loss", "images_per_second"): (
+        "PatchGAN trains faster",
+        "Table 4: 1227 (PatchGAN), 960 (StyleGAN2) images/s",
     ),
-    Claim(
-        statement="Rejection at 0.5 gives better samples",
-        where="Table 6",
-        paper="FID 3.04 (0.5), 4.17 (1.0)",
-        better="rejection at 0.5",
-        worse="conditional prior",
-        figure="sample_distance",
+    ("rejection at 0.5", "conditional prior", "sample_distance"): (
+        "Rejection at 0.5 gives better samples",
+        "Table 6: FID 3.04 (0.5), 4.17 (1.0)",
     ),
-    Claim(
-        statement="Rejection makes samples more clearly of their class",
-        where="Table 6",
-        paper="IS 227.4 (0.5), 175.1 (1.0)",
-        better="rejection at 0.5",
-        worse="conditional prior",
-        figure="judge_agrees",
+    ("rejection at 0.5", "conditional prior", "judge_agrees"): (
+        "Rejection makes samples more clearly of their class",
+        "Table 6: IS 227.4 (0.5), 175.1 (1.0)",
     ),
-    Claim(
-        statement="A larger prior gives better samples (base, small)",
-        where="Table 8",
-        paper="FID 4.17 (VIM-Large), 8.81 (VIM-Base)",
-        better="conditional prior",
-        worse="small prior",
-        figure="sample_distance",
+    ("conditional prior", "small prior", "sample_distance"): (
+        "A larger prior gives better samples (base, small)",
+        "Table 8: FID 4.17 (VIM-Large), 8.81 (VIM-Base)",
     ),
-    Claim(
-        statement="A larger prior gives better samples (large, base)",
-        where="Table 8",
-        paper="FID 4.17 (VIM-Large), 8.81 (VIM-Base)",
-        better="large prior",
-        worse="conditional prior",
-        figure="sample_distance",
+    ("large prior", "conditional prior", "sample_distance"): (
+        "A larger prior gives better samples (large, base)",
+        "Table 8: FID 4.17 (VIM-Large), 8.81 (VIM-Base)",
     ),
-    Claim(
-        statement="A larger prior makes samples more clearly of their class",
-        where="Table 8",
-        paper="IS 175.1 (VIM-Large), 110.8 (VIM-Base)",
-        better="large prior",
-        worse="conditional prior",
-        figure="judge_agrees",
+    ("large prior", "conditional prior", "judge_agrees"): (
+        "A larger prior makes samples more clearly of their class",
+        "Table 8: IS 175.1 (VIM-Large), 110.8 (VIM-Base)",
     ),
-    Claim(
-        statement="A longer token grid gives better samples",
-        where="Table 8",
-        paper="FID 8.81 (32 x 32), 11.20 (16 x 16)",
-        better="conditional prior",
-        worse="prior over the short grid",
-        figure="sample_distance",
+    ("conditional prior", "prior over the short grid", "sample_distance"): (
+        "A longer token grid gives better samples",
+        "Table 8: FID 8.81 (32 x 32), 11.20 (16 x 16)",
     ),
-    Claim(
-        statement="A longer grid makes samples more clearly of their class",
-        where="Table 8",
-        paper="IS 110.8 (32 x 32), 97.2 (16 x 16)",
-        better="conditional prior",
-        worse="prior over the short grid",
-        figure="judge_agrees",
+    ("conditional prior", "prior over the short grid", "judge_agrees"): (
+        "A longer grid makes samples more clearly of their class",
+        "Table 8: IS 110.8 (32 x 32), 97.2 (16 x 16)",
     ),
-    Claim(
-        statement="Codes of a ViT give better samples than those of a CNN",
-        where="Table 5",
-        paper="FID 7.0 (ViT-VQGAN), 10.2 (VQGAN with top-k)",
-        better="unconditional prior",
-        worse="prior over CNN codes",
-        figure="sample_distance",
-        note=HARDER,
+    ("unconditional prior", "prior over CNN codes", "sample_distance"): (
+        "Codes of a ViT give better samples than those of a CNN",
+        "Table 5: FID 7.0 (ViT-VQGAN), 10.2 (VQGAN with top-k)",
+        HARDER,
     ),
-    Claim(
-        statement="Codes of a ViT give better features than those of a CNN",
-        where="Table 7",
-        paper="65.1 % (ViT-VQGAN), 61.8 % (CNN-VQGAN)",
-        better="unconditional prior",
-        worse="prior over CNN codes",
-        figure="probe",
-        note=HARDER,
+    ("unconditional prior", "prior over CNN codes", "probe"): (
+        "Codes of a ViT give better features than those of a CNN",
+        "Table 7: 65.1 % (ViT-VQGAN), 61.8 % (CNN-VQGAN)",
+        HARDER,
     ),
-    Claim(
-        statement="Codes give better features than iGPT's pixels",
-        where="Table 7",
-        paper="73.2 % (VIM-Large), 60.3 % (iGPT-L), both 32 x 32 tokens",
-        better="unconditional prior",
-        worse="iGPT",
-        figure="probe",
-        note=PIXELS,
+    ("unconditional prior", "iGPT", "probe"): (
+        "Codes give better features than iGPT's pixels",
+        "Table 7: 73.2 % (VIM-Large), 60.3 % (iGPT-L), both 32 x 32 tokens",
+        PIXELS,
     ),
-    Claim(
-        statement="The middle block knows more of the class than the last",
-        where="section 5.3, Figure 3",
-        paper="best: block 10 of 24, 15 of 36",
-        better="unconditional prior",
-        worse="unconditional prior",
-        figure=("probe_middle", "probe_last"),
-        note=SHORT,
+    ("unconditional prior", "unconditional prior", ("probe_middle", "probe_last")): (
+        "The middle block knows more of the class than the last",
+        "section 5.3, Figure 3: best: block 10 of 24, 15 of 36",
+        SHORT,
     ),
-    Claim(
-        statement="The middle block knows more of the class than the first",
-        where="section 5.3, Figure 3",
-        paper="best: block 10 of 24, 15 of 36",
-        better="unconditional prior",
-        worse="unconditional prior",
-        figure=("probe_middle", "probe_first"),
-        note=SHORT,
+    ("unconditional prior", "unconditional prior", ("probe_middle", "probe_first")): (
+        "The middle block knows more of the class than the first",
+        "section 5.3, Figure 3: best: block 10 of 24, 15 of 36",
+        SHORT,
     ),
+}
+CLAIMS = tuple(
+    Claim(statement, *paper.split(": ", 1), *compared, *note)
+    for compared, (statement, paper, *note) in COMPARISONS.items()
 )

@@ -1,9 +1,8 @@
-"""The paper's comparisons in miniature, as data: rows that are trained, and claims.
+"""The paper's comparisons in miniature, as data: the rows that are trained.
 
-A row is a tokenizer, and perhaps a prior over its codes and a way to sample. Sizes bear
-the paper's letters and are a family's own: `shapes` for two cores, `cifar10` for an
-accelerator. What is compared with what, and in which direction the paper saw it, is
-`CLAIMS`.
+A row is a tokenizer, and perhaps a prior over its codes and a way to sample. Sizes have
+the paper's letters and depend on the family: `shapes` for two cores, `cifar10` for an
+accelerator. Which rows are compared, and what the paper says of them, is `CLAIMS`.
 """
 
 from __future__ import annotations
@@ -20,28 +19,27 @@ from minivim.config import (
     TokenizerRecipe,
     with_overrides,
 )
-from minivim_lab.reproduce.tokenizers import PATCHGAN
 
 SEEDS = (0, 1, 2)
+PATCHGAN = ("discriminator.kind=patchgan", "discriminator.loss=hinge", "r1_gamma=0")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """What the grid is made of on one data set."""
+    """Sizes and settings of the grid on one data set."""
 
     name: str
-    # Of the tokenizer's networks, by the letters of Table 1.
+    # The tokenizer's networks, by the letters of Table 1.
     sizes: dict[str, StackConfig]
     cnn: CNNConfig
-    # Of the priors: small, base and large.
+    # The priors: small, base and large.
     priors: dict[str, StackConfig]
     tokenizer: tuple[str, ...]
     prior: tuple[str, ...]
-    # A discriminator, and what it takes to pay for it.
+    # A discriminator, and fewer steps to pay for it.
     full_loss: tuple[str, ...]
     image_size: int = 32
-    # Patches of the short token grid.
-    coarse: int = 8
+    coarse: int = 8  # the patch size of the short token grid
     samples: int = 512
     images: int = 1024
     # Training and test images of the probe.
@@ -107,40 +105,41 @@ FAMILIES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prior:
-    """Stage 2 of a row."""
-
-    size: Literal["S", "B", "L"] = "B"
-    labels: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of the grid; `{width}` in a setting is that of the base networks."""
+    """One line of a table; `{width}` in a setting is that of the base networks."""
 
     name: str
+    # A recipe by name, for the studies of tokenizers; the grid makes its own.
+    recipe: str = ""
+    settings: tuple[str, ...] = ()
     size: str = "BB"
     kind: Literal["vit", "cnn", "vq-vae", "palette"] = "vit"
     full_loss: bool = False
     coarse: bool = False
-    settings: tuple[str, ...] = ()
-    prior: Prior | None = None
-    # Share of the samples that the classifier lets pass.
+    # The size of the prior, if there is one, and whether it is told the class.
+    prior: Literal["S", "B", "L"] | None = None
+    labels: bool = False
+    # The share of the samples that the classifier accepts.
     acceptance: float = 1.0
-    # Whether images per second are measured: a claim is about them.
+    # Whether images per second are measured, because a claim is about them.
     timed: bool = False
 
+    @property
+    def about(self) -> str:
+        """What the row is about: its tokenizer, its prior or its way to sample."""
+        if self.prior is None:
+            return "tokenizer"
+        return "prior" if self.acceptance == 1 else "rejection"
 
-LABELS, NONE = Prior(labels=True), Prior()
 
 ROWS = (
     Row(name="BB", timed=True),
-    Row(name="conditional prior", prior=LABELS),
-    Row(name="unconditional prior", prior=NONE),
+    Row(name="conditional prior", prior="B", labels=True),
+    Row(name="unconditional prior", prior="B"),
     Row(name="CNN", kind="cnn", timed=True),
-    Row(name="prior over CNN codes", kind="cnn", prior=NONE),
-    Row(name="rejection at 0.5", prior=LABELS, acceptance=0.5),
-    Row(name="iGPT", kind="palette", prior=NONE),
+    Row(name="prior over CNN codes", kind="cnn", prior="B"),
+    Row(name="rejection at 0.5", prior="B", labels=True, acceptance=0.5),
+    Row(name="iGPT", kind="palette", prior="B"),
     Row(name="SS", size="SS", timed=True),
     Row(name="SL", size="SL", timed=True),
     Row(name="code dim = width", settings=("code_dim={width}",)),
@@ -148,16 +147,14 @@ ROWS = (
     Row(name="code dim 4", settings=("code_dim=4",)),
     Row(name="code dim 2", settings=("code_dim=2",)),
     Row(name="without l2", settings=("l2_normalise=false",)),
-    Row(name="small prior", prior=Prior(size="S", labels=True)),
-    Row(name="large prior", prior=Prior(size="L", labels=True)),
+    Row(name="small prior", prior="S", labels=True),
+    Row(name="large prior", prior="L", labels=True),
     Row(name="short grid", coarse=True),
-    Row(name="prior over the short grid", coarse=True, prior=LABELS),
+    Row(name="prior over the short grid", coarse=True, prior="B", labels=True),
     Row(name="VQ-VAE", kind="vq-vae"),
     Row(name="StyleGAN2, full loss", full_loss=True, timed=True),
-    Row(
-        name="PatchGAN, full loss", full_loss=True, settings=PATCHGAN, timed=True
-    ),
-)  # fmt: skip
+    Row(name="PatchGAN, full loss", full_loss=True, settings=PATCHGAN, timed=True),
+)
 
 
 def row_named(name: str) -> Row:
@@ -168,14 +165,13 @@ def row_named(name: str) -> Row:
 def tokenizer_recipe(
     row: Row, family: Family, seed: int, *, classifier: str
 ) -> TokenizerRecipe | PaletteRecipe:
-    """Stage 1 of a row; `classifier` is what a perceptual term compares by."""
+    """Stage 1 of a row; a perceptual term compares features of `classifier`."""
+    base: Any = recipes.recipe("tokenizer", family.name)
     if row.kind == "palette":
         # As many tokens as the base tokenizer has, as in Table 7.
-        patch = recipes.recipe("tokenizer", family.name).model.patch_size  # type: ignore[union-attr]
-        found = recipes.recipe("tokenizer", f"{family.name}-igpt")
-        return with_overrides(found, [f"patch_size={patch}", f"seed={seed}"])  # type: ignore[return-value]
-    found = recipes.recipe("tokenizer", family.name)
-    assert isinstance(found, TokenizerRecipe)
+        palette: Any = recipes.recipe("tokenizer", f"{family.name}-igpt")
+        settings = [f"patch_size={base.model.patch_size}", f"seed={seed}"]
+        return with_overrides(palette, settings)  # type: ignore[return-value]
     one, other = (family.sizes[letter] for letter in row.size)
     networks: Any = {"encoder": one, "decoder": other, "image_size": family.image_size}
     if row.kind == "cnn":
@@ -183,10 +179,10 @@ def tokenizer_recipe(
     if row.coarse:
         networks["patch_size"] = family.coarse
     found = replace(
-        found,
+        base,
         name=f"grid {row.name}",
-        model=replace(found.model, **networks),
-        optim=replace(found.optim, decay_end=0),
+        model=replace(base.model, **networks),
+        optim=replace(base.optim, decay_end=0),
     )
     if row.full_loss:
         found = recipes.full_loss(found, perceptual_net=classifier)
@@ -207,21 +203,15 @@ def prior_recipe(
 ) -> PriorRecipe:
     """Stage 2 of a row over the codes of its tokenizer, which is in `folder`."""
     assert row.prior is not None
-    found = recipes.recipe("prior", family.name)
-    assert isinstance(found, PriorRecipe)
+    base: Any = recipes.recipe("prior", family.name)
     model = replace(
-        found.model,
+        base.model,
         num_codes=tokenizer.model.quantizer.num_codes,
         grid=tokenizer.model.grid,
-        stack=family.priors[row.prior.size],
-        num_classes=found.model.num_classes if row.prior.labels else 0,
+        stack=family.priors[row.prior],
+        num_classes=base.model.num_classes if row.labels else 0,
     )
-    found = replace(
-        found,
-        name=f"grid {row.name}",
-        model=model,
-        tokenizer=folder,
-        # The paper has no guidance, for which labels are left out in training.
-        label_dropout=0.0,
-    )
+    # The paper has no guidance, for which training would drop labels.
+    changes = {"tokenizer": folder, "label_dropout": 0.0}
+    found = replace(base, name=f"grid {row.name}", model=model, **changes)
     return with_overrides(found, [*family.prior, f"run.seed={seed}"])  # type: ignore[return-value]

@@ -1,9 +1,9 @@
-"""The grid's figures as one JSON, and the page and pictures that follow from it."""
+"""The grid's figures as one JSON, and the page and pictures made of it."""
 
 from __future__ import annotations
 
-import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,14 @@ from minivim import data, show, weights
 from minivim.encode import decode_all, encode_all
 from minivim.errors import UserError
 from minivim.show.plots import BLUE, GREY, RED
+from minivim.show.tables import markdown_table
 from minivim_lab import widgets
+from minivim_lab.reproduce import runs, stored, verdicts
 from minivim_lab.reproduce.claims import CLAIMS
-from minivim_lab.reproduce.grid import ROWS, SEEDS, Row, row_named
-from minivim_lab.reproduce.runs import Place, drawn, read_row, stages
-from minivim_lab.reproduce.tokenizers import spread
-from minivim_lab.reproduce.verdicts import (
-    FIGURES,
-    OPPOSITE,
-    SAME,
-    UNDECIDED,
-    gain,
-    judged,
-    values,
-)
+from minivim_lab.reproduce.grid import FAMILIES, ROWS, SEEDS, row_named
+from minivim_lab.reproduce.runs import Run
+from minivim_lab.reproduce.stored import PICTURES, Options
+from minivim_lab.reproduce.verdicts import FIGURES, OPPOSITE, SAME, UNDECIDED, Found
 
 # Columns of the tables of stage 1 and of stage 2.
 TOKENIZER = (
@@ -35,119 +29,104 @@ TOKENIZER = (
 )  # fmt: skip
 PRIOR = ("nll", "nll_per_image", "sample_distance", "judge_agrees", "probe",
          "probe_latents", "probe_pixels")  # fmt: skip
-# Rows whose reconstructions are drawn; of the priors all samples are.
+# Rows whose reconstructions are drawn; samples are drawn of all priors.
 DRAWN = ("BB", "SL", "CNN", "code dim 4", "StyleGAN2, full loss")
-PICTURES = 12
-# The pictures of the page, and what they show.
-ALT = {
-    "grid": "the statements as dots, one for each seed: right of zero the paper's way",
-    "grid-blocks": "probe accuracy of every block",
-    "grid-samples": "test images, and samples of each prior of one seed",
+# The pictures of the page: what stands above each, and what it shows.
+ABOUT = {
+    "grid": (
+        "A dot is a seed, a stroke their mean, an arrow what lies beyond.",
+        "the statements as dots, one for each seed: right of zero the paper's way",
+    ),
+    "grid-blocks": (
+        "The probe of every block: means of the seeds, and bands from the least to the "
+        "most.",
+        "probe accuracy of every block",
+    ),
+    "grid-samples": (
+        "Of one seed: test images, how tokenizers reconstruct them, and samples of "
+        "every prior.",
+        "test images, and samples of each prior of one seed",
+    ),
 }
 
-Found = Sequence[Mapping[str, Any]]
+
+def main(options: Options) -> str:
+    """Run the grid. Any data but `shapes` means the sizes and recipes of CIFAR-10."""
+    if options.speed:
+        raise UserError("the grid measures speed in any case; leave out --speed")
+    family = "shapes" if options.data in ("", "shapes") else "cifar10"
+    options = options.of(family)
+    rows, seeds = options.chosen(ROWS), options.seeds or SEEDS
+    # Before hours of training, not after.
+    runs.check_networks(options)
+    found = runs.run_rows(rows, seeds, options)
+    if options.page:
+        write(collected(options, seeds), options=options, folder=options.page)
+    return "\n\n".join(tables(found).values())
 
 
-def collected(place: Place, seeds: Sequence[int] = SEEDS) -> list[dict[str, Any]]:
+def collected(options: Options, seeds: Sequence[int] = SEEDS) -> list[dict[str, Any]]:
     """The records of all rows that are finished with these seeds, row by row."""
-    found = (read_row(row, seed, place) for row in ROWS for seed in seeds)
+    found = (Run(row, seed, options).read() for row in ROWS for seed in seeds)
     return [record for record in found if record]
 
 
 def as_json(found: Found, pictures: Sequence[str] = ()) -> dict[str, Any]:
-    """What `grid.json` holds; `pictures` are the names of those that are there."""
-    claims = [judged(claim, found) for claim in CLAIMS]
+    """What `grid.json` holds; `pictures` are the names of those that were drawn."""
+    claims = [verdicts.judged(claim, found) for claim in CLAIMS]
     return {"rows": list(found), "claims": claims, "pictures": list(pictures)}
 
 
-def write(found: Found, *, place: Place, folder: Path) -> None:
-    """`grid.json`, `grid.md` and the pictures that there is something to draw for.
+def write(found: Found, *, options: Options, folder: Path) -> None:
+    """`grid.json`, `grid.md` and the pictures that there are figures for.
 
     Samples are those of the first seed. Raises `UserError` without a finished row.
     """
     if not found:
         raise UserError("no row is finished, so there is no page; leave out --page")
-    drawn = {
+    pictures = {
         "grid": claims_picture(found),
         "grid-blocks": blocks_picture(found),
-        "grid-samples": samples_picture(place, found[0]["seed"]),
+        "grid-samples": samples_picture(options, found[0]["seed"]),
     }
-    pictures = {name: show.to_png(plot) for name, plot in drawn.items() if plot}
-    whole = as_json(found, list(pictures))
-    text = markdown(whole)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "grid.json").write_text(json.dumps(whole, indent=1) + "\n")
-    (folder / "grid.md").write_text(text)
-    for name in drawn.keys() - pictures:
-        (folder / f"{name}.png").unlink(missing_ok=True)
-    for name, png in pictures.items():
-        (folder / f"{name}.png").write_bytes(png)
-
-
-def table(found: Found) -> str:
-    """Both tables, of what there is."""
-    return "\n\n".join(
-        _rows_table(found, kinds, columns)
-        for kinds, columns in (
-            (("tokenizer",), TOKENIZER),
-            (("prior", "rejection"), PRIOR),
-        )
-        if any(record["kind"] in kinds for record in found)
+    whole = as_json(found, [name for name, plot in pictures.items() if plot])
+    stored.write_page(
+        folder, "grid", figures=whole, text=markdown(whole), pictures=pictures
     )
 
 
-def _rows_table(found: Found, kinds: Sequence[str], columns: Sequence[str]) -> str:
-    mine = [record for record in found if record["kind"] in kinds]
-    names = list(dict.fromkeys(record["name"] for record in mine))
-    there = [c for c in columns if any(c in record["figures"] for record in mine)]
-    titles = ["row", "seeds", "parameters", *(FIGURES[c][0] for c in there), "command"]
-    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
-    for name in names:
-        records = [record for record in mine if record["name"] == name]
-        size = records[0]["figures"]["parameters"]
-        cells = [name, str(len(records)), f"{size / 1e3:,.0f} k"]
-        for column in there:
-            _, digits, factor, _ = FIGURES[column]
-            part = [factor * v for v in values(records, name, column).values()]
-            cells.append(spread(part, digits))
-        lines.append(f"| {' | '.join(cells)} | `{_command(records)}` |")
-    return "\n".join(lines)
+def tables(found: Found) -> dict[str, str]:
+    """A table of stage 1 and one of stage 2, if there are rows for them."""
+    parts = {
+        "tokenizer": ([r for r in found if r["kind"] == "tokenizer"], TOKENIZER),
+        "prior": ([r for r in found if r["kind"] != "tokenizer"], PRIOR),
+    }
+    return {
+        stage: verdicts.table(mine, {c: FIGURES[c] for c in columns}, command=_command)
+        for stage, (mine, columns) in parts.items()
+        if mine
+    }
 
 
 def _command(records: Found) -> str:
-    """What computes all seeds of a row again; the usual ones need no mention."""
+    """What computes all seeds of a row again; the usual seeds are not mentioned."""
     plain = re.sub(r" --seeds \d+", "", records[0]["command"])
     seeds = [record["seed"] for record in records]
-    if seeds == list(SEEDS):
+    if seeds == [*SEEDS]:
         return plain
     return f"{plain} --seeds {' '.join(map(str, seeds))}"
-
-
-def claims_table(claims: Sequence[Mapping[str, str]]) -> str:
-    """The paper's number, ours with spread, and whether they point the same way."""
-    lines = [
-        "| the paper says | where | paper | ours | same direction? |",
-        "|---|---|---|---|---|",
-    ]
-    for claim in claims:
-        verdict = "yes" if claim["verdict"] == SAME else claim["verdict"]
-        cells = (claim["statement"], claim["where"], claim["paper"], claim["ours"])
-        lines.append(f"| {' | '.join(cells)} | {verdict} |")
-    return "\n".join(lines)
 
 
 def markdown(whole: Mapping[str, Any]) -> str:
     """The section of the results page, from `grid.json` alone."""
     found, claims = whole["rows"], whole["claims"]
-    count = {
-        verdict: sum(claim["verdict"] == verdict for claim in claims)
-        for verdict in (SAME, OPPOSITE, UNDECIDED)
-    }
+    count = Counter(claim["verdict"] for claim in claims)
     longest = max(found, key=lambda record: record["seconds"])
-    # Rows that differ in how they sample share a run.
+    # Rows that differ only in how they sample share a run.
     seconds = sum({r["hash"]: r["seconds"] for r in found}.values())
     names = {record["name"] for record in found}
     seeds = sorted({record["seed"] for record in found})
+    about = ("statement", "where", "paper", "ours")
     parts = [
         "## The paper's grid in miniature",
         f"{len(names)} rows from seeds {', '.join(map(str, seeds))}: "
@@ -161,50 +140,46 @@ def markdown(whole: Mapping[str, Any]) -> str:
         "not overlap, which three seeds a side do by chance once in ten; or, *by "
         "pairs*, where a seed stands for the same tokenizer on both sides and all "
         "seeds agree, by chance once in four.",
-        claims_table(claims),
+        markdown_table(
+            ("the paper says", "where", "paper", "ours", "same direction?"),
+            (
+                [*map(claim.get, about), verdict if verdict != SAME else "yes"]
+                for claim in claims
+                for verdict in [claim["verdict"]]
+            ),
+        ),
         *_linked(whole, "grid"),
     ]
     notes: dict[str, list[str]] = {}
     for claim in claims:
-        if claim["note"]:
-            notes.setdefault(claim["note"], []).append(f"*{claim['statement']}*")
-    if notes:
+        notes.setdefault(claim["note"], []).append(f"*{claim['statement']}*")
+    lines = [f"- {'; '.join(said)}. {note}" for note, said in notes.items() if note]
+    if lines:
         parts.append(
             "Notes on some of them; they are explanations that were not tested."
         )
-        lines = (f"- {'; '.join(about)}. {note}" for note, about in notes.items())
         parts.append("\n".join(lines))
-    one = "The rows of stage 1. The base tokenizer is BB with 8 dimensions; all are "
-    one += "trained with L2 alone but for the two with a full loss."
+    stages = {
+        "tokenizer": "The rows of stage 1. The base tokenizer is BB with 8 dimensions; "
+        "all are trained with L2 alone but for the two with a full loss.",
+        "prior": "The rows of stage 2. Samples are as many as the test images they are "
+        "compared with, drawn at temperature 1.",
+    }
     paces = dict.fromkeys(r["figures"]["pace"] for r in _having(found, "pace"))
     if paces:
-        one += f" Images per processor second: measured {'; '.join(paces)}."
-    two = "The rows of stage 2. Samples are as many as the test images they are "
-    two += "compared with, drawn at temperature 1."
-    for about, kinds, columns in (
-        (one, ("tokenizer",), TOKENIZER),
-        (two, ("prior", "rejection"), PRIOR),
-    ):
-        if any(record["kind"] in kinds for record in found):
-            parts += [about, _rows_table(found, kinds, columns)]
+        said = f" Images per processor second: measured {'; '.join(paces)}."
+        stages["tokenizer"] += said
+    for stage, table in tables(found).items():
+        parts += [stages[stage], table]
     parts += [*_linked(whole, "grid-blocks"), *_linked(whole, "grid-samples")]
     return "\n\n".join(parts) + "\n"
-
-
-# What stands above a picture.
-ABOUT = {
-    "grid": "A dot is a seed, a stroke their mean, an arrow what lies beyond.",
-    "grid-blocks": "The probe of every block: means of the seeds, and bands from the "
-    "least to the most.",
-    "grid-samples": "Of one seed: test images, how tokenizers reconstruct them, and "
-    "samples of every prior.",
-}
 
 
 def _linked(whole: Mapping[str, Any], name: str) -> list[str]:
     if name not in whole["pictures"]:
         return []
-    return [ABOUT[name], f"![{ALT[name]}](./{name}.png)"]
+    above, alt = ABOUT[name]
+    return [above, f"![{alt}](./{name}.png)"]
 
 
 def _having(found: Found, figure: str) -> list[Mapping[str, Any]]:
@@ -215,9 +190,9 @@ def claims_picture(found: Found) -> show.Plot | None:
     """Every statement: how far each seed is on the paper's side."""
     rows = {}
     for claim in CLAIMS:
-        ahead = gain(claim, found)
-        if ahead:
-            rows[claim.statement] = (ahead, judged(claim, found)["verdict"])
+        if ahead := verdicts.gain(claim, found):
+            verdict = verdicts.judged(claim, found)["verdict"]
+            rows[claim.statement] = (ahead, verdict)
     if not rows:
         return None
     return widgets.dots(
@@ -230,46 +205,26 @@ def claims_picture(found: Found) -> show.Plot | None:
 
 def blocks_picture(found: Found) -> show.Plot | None:
     """Probe accuracy of every block."""
-    curves = {
-        name: 100 * np.array([r["figures"]["probe_blocks"] for r in records])
-        for name, records in _by_row(found, "probe_blocks").items()
-    }
+    rows: dict[str, list[Any]] = {}
+    for record in _having(found, "probe_blocks"):
+        rows.setdefault(record["name"], []).append(record["figures"]["probe_blocks"])
+    curves = {name: 100 * np.array(blocks) for name, blocks in rows.items()}
     return widgets.bands(curves, x="block", y="test accuracy, %") if curves else None
 
 
-def _by_row(found: Found, figure: str) -> dict[str, list[Mapping[str, Any]]]:
-    rows: dict[str, list[Mapping[str, Any]]] = {}
-    for record in _having(found, figure):
-        rows.setdefault(record["name"], []).append(record)
-    return rows
-
-
-def samples_picture(place: Place, seed: int = SEEDS[0]) -> show.Plot | None:
+def samples_picture(options: Options, seed: int = SEEDS[0]) -> show.Plot | None:
     """Test images, reconstructions of some rows, and samples of every prior."""
-    images = data.stack(place.source("test"), PICTURES)["image"]
-    images = images.astype(np.float32) / 255
+    source = options.source("test", image_size=FAMILIES[options.family].image_size)
+    images = data.stack(source, PICTURES)["image"].astype(np.float32) / 255
     strips = {"test images": images}
     for name in DRAWN:
-        folder = stages(row_named(name), seed, place)[0].folder
+        folder = Run(row_named(name), seed, options).folder
         if (folder / weights.CARD).exists():
             tokenizer = weights.load(folder)
             strips[name] = decode_all(tokenizer, encode_all(tokenizer, images))
     for row in ROWS:
-        if row.prior is not None and read_row(row, seed, place):
-            strips[row.name] = _samples(row, seed, place)
-    if len(strips) == 1:
-        return None
-    labels = np.repeat(
-        np.arange(len(strips)), [len(strip) for strip in strips.values()]
-    )
-    return show.samples_by_class(
-        np.concatenate(list(strips.values())), labels, list(strips), columns=PICTURES
-    )
-
-
-def _samples(row: Row, seed: int, place: Place) -> np.ndarray:
-    tokenizer, model = weights.load_pair(stages(row, seed, place)[1].folder)
-    parts = drawn(
-        model, tokenizer, place, seed, acceptance=row.acceptance, count=PICTURES
-    )
-    return np.concatenate([images for images, _ in parts])
+        run = Run(row, seed, options)
+        if row.prior and run.read():
+            parts = run.drawn(*weights.load_pair(run.folder), count=PICTURES)
+            strips[row.name] = np.concatenate([images for images, _ in parts])
+    return stored.strips(strips) if len(strips) > 1 else None

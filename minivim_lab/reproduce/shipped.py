@@ -2,7 +2,7 @@
 
 Everything that is reported comes from a family's `judge`; its `classifier` chooses in
 rejection. The probe of the prior without labels stands beside iGPT of the same size,
-which is trained here first and goes on where it stopped.
+which is trained here first and continues where it stopped.
 """
 
 from __future__ import annotations
@@ -10,55 +10,61 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from minivim import data, recipes, show, weights
-from minivim.config import PaletteRecipe, PriorRecipe, ProbeRecipe, with_overrides
+from minivim import data, evaluate, recipes, show, weights
+from minivim.config import with_overrides
 from minivim.data import Source
 from minivim.encode import decode_all, encode_all
 from minivim.errors import UserError
-from minivim.evaluate import judged_figures, prior_figures, tokenizer_figures
 from minivim.prior import reject
-from minivim.train import probe, train
-from minivim.weights import shipped
-from minivim_lab.igpt import train_palette
+from minivim.show.tables import markdown_table
+from minivim_lab.reproduce import stored
+from minivim_lab.reproduce.stored import Options
 
 WEIGHTS = ("tokenizer", "prior", "prior-unlabelled", "classifier", "judge")
 ACCEPTANCE = 0.5
 # Training and test images of a probe.
 PROBE = {"shapes": (4096, 2048), "cifar10": (20000, 10000)}
+# Accepted by rejection, and drawn without it; in equal numbers of every class.
+SAMPLES, SEED = 2000, 0
 PICTURES = 8
 
 
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """A family of weights, its data, and the folder of the runs of iGPT."""
-
-    family: str
-    spec: str
-    out: Path
-    # Kept by rejection, and drawn without it; in equal numbers of every class.
-    samples: int = 2000
-    seed: int = 0
-    quiet: bool = False
-
-    def load(self, name: str) -> Any:
-        return weights.load(f"{self.family}/{name}")
-
-    def source(self, split: str) -> Source:
-        shape = self.load("tokenizer").config.image_shape
-        return data.open_source(self.spec, split=split, **shape)
+def main(options: Options) -> str:
+    """Measure both families; `--data` says where the images of cifar10 are."""
+    if options.seeds or options.speed:
+        raise UserError("there is one set of weights; leave out --seeds and --speed")
+    families = options.only or tuple(weights.DATA)
+    if unknown := [name for name in families if name not in weights.DATA]:
+        raise UserError(
+            f"nothing is shipped for {unknown[0]!r}; there are "
+            f"{', '.join(weights.DATA)}"
+        )
+    for family in families:
+        check_there(family)
+    # The data of all families are opened before minutes are spent on the first.
+    chosen = []
+    for family in [name for name in weights.DATA if name in families]:
+        own = options if family == "cifar10" else replace(options, data="")
+        chosen.append(replace(own.of(family), out=options.out / "shipped"))
+        for split in ("train", "test"):
+            source(chosen[-1], split)
+    found = [run(each) for each in chosen]
+    if options.page:
+        write_page(chosen, page=options.page)
+    return summary(found)
 
 
 def check_there(family: str) -> None:
-    """Raises `UserError` where one of a family's weights does not come with us."""
-    missing = [f"{family}/{n}" for n in WEIGHTS if f"{family}/{n}" not in shipped()]
-    if missing:
+    """Raises `UserError` where one of a family's weights is not in the package."""
+    needed = [f"{family}/{name}" for name in WEIGHTS]
+    if missing := [name for name in needed if name not in weights.shipped()]:
         raise UserError(
             f"{', '.join(missing)} is not shipped; make it with python -m "
             f"minivim_lab.make_weights {' '.join(missing)}, or name another family by "
@@ -66,10 +72,20 @@ def check_there(family: str) -> None:
         )
 
 
-def run(place: Place) -> dict[str, Any]:
-    """All figures of a family; a part that is there already is not computed again.
+def load(options: Options, name: str) -> Any:
+    """One of the family's weights."""
+    return weights.load(f"{options.family}/{name}")
 
-    What they were measured on stands beside them: with other weights or images all are
+
+def source(options: Options, split: str) -> Source:
+    """A split at the image size of the family's tokenizer."""
+    return options.source(split, **load(options, "tokenizer").config.image_shape)
+
+
+def run(options: Options) -> dict[str, Any]:
+    """All figures of a family; a part that has been measured is not measured again.
+
+    The weights and images stand beside the figures: where those have changed, all is
     measured anew.
     """
     parts = {
@@ -80,22 +96,22 @@ def run(place: Place) -> dict[str, Any]:
         "igpt": _igpt,
     }
     origin = {
-        "family": place.family,
-        "of": {name: weights.weights_hash(place.load(name)) for name in WEIGHTS},
-        "data": [place.source(split).fingerprint for split in ("train", "test")],
-        "samples": place.samples,
-        "seed": place.seed,
+        "family": options.family,
+        "of": {name: weights.weights_hash(load(options, name)) for name in WEIGHTS},
+        "data": [source(options, split).fingerprint for split in ("train", "test")],
+        "samples": SAMPLES,
+        "seed": SEED,
     }
-    file = place.out / place.family / "figures.json"
+    file = options.out / options.family / stored.FIGURES
     found = json.loads(file.read_text()) if file.exists() else {}
     if found.get("origin") != origin:
         found = {"origin": origin}
     for name, measure in parts.items():
         if name not in found:
-            found[name] = measure(place)
+            found[name] = measure(options)
             file.parent.mkdir(parents=True, exist_ok=True)
-            # Where a copy of the pictures lies is nobody's business.
-            said = _renamed(found, place.spec, weights.DATA[place.family])
+            # The public name of the data, not where a copy of it lies.
+            said = _renamed(found, options.data, weights.DATA[options.family])
             file.write_text(json.dumps(said, indent=1) + "\n")
     return json.loads(file.read_text())
 
@@ -106,67 +122,62 @@ def _renamed(value: Any, spec: str, name: str) -> Any:
         return {key: _renamed(item, spec, name) for key, item in value.items()}
     if isinstance(value, list):
         return [_renamed(item, spec, name) for item in value]
-    source = rf"((?:\d+ of )?){re.escape(spec)}( \((?:train|test)\))"
-    if isinstance(value, str) and (match := re.fullmatch(source, value)):
+    described = rf"((?:\d+ of )?){re.escape(spec)}( \((?:train|test)\))"
+    if isinstance(value, str) and (match := re.fullmatch(described, value)):
         return f"{match[1]}{name}{match[2]}"
     return value
 
 
-def _tokenizer(place: Place) -> dict[str, Any]:
-    return tokenizer_figures(
-        place.load("tokenizer"), place.source("test"), judge=place.load("judge"),
-        seed=place.seed, quiet=place.quiet,
-    )  # fmt: skip
+def _tokenizer(options: Options) -> dict[str, Any]:
+    tokenizer, judge = load(options, "tokenizer"), load(options, "judge")
+    return evaluate.tokenizer_figures(
+        tokenizer, source(options, "test"), judge=judge, seed=SEED, quiet=options.quiet
+    )
 
 
-def _prior(place: Place) -> dict[str, Any]:
-    tokenizer, prior = weights.load_pair(f"{place.family}/prior")
-    return prior_figures(prior, tokenizer, place.source("test"), quiet=place.quiet)
+def _prior(options: Options) -> dict[str, Any]:
+    tokenizer, prior = weights.load_pair(f"{options.family}/prior")
+    test = source(options, "test")
+    return evaluate.prior_figures(prior, tokenizer, test, quiet=options.quiet)
 
 
-def _drawn(place: Place, count: int) -> tuple[Any, np.ndarray, list[str]]:
-    """A rejection whose `count` first candidates are the draw without it."""
-    tokenizer, prior = weights.load_pair(f"{place.family}/prior")
+def _drawn(options: Options, count: int) -> tuple[Any, np.ndarray, list[str]]:
+    """A rejection whose first `count` candidates are the samples without it."""
+    tokenizer, prior = weights.load_pair(f"{options.family}/prior")
     names = list(weights.card_of(prior)["class_names"])
     labels = np.arange(count, dtype=np.int32) % len(names)
     found = reject(
-        prior, tokenizer, place.load("classifier"), key=jax.random.key(place.seed),
-        labels=labels, acceptance=ACCEPTANCE, quiet=place.quiet,
+        prior, tokenizer, load(options, "classifier"), key=jax.random.key(SEED),
+        labels=labels, acceptance=ACCEPTANCE, quiet=options.quiet,
     )  # fmt: skip
     return found, labels, names
 
 
-def _samples(place: Place) -> dict[str, Any]:
+def _samples(options: Options) -> dict[str, Any]:
     """What the judge says of as many samples before rejection and after it."""
-    found, labels, _ = _drawn(place, place.samples)
-    tokenizer, prior = weights.load_pair(f"{place.family}/prior")
-    train = place.source("train")
+    found, labels, _ = _drawn(options, SAMPLES)
+    tokenizer, prior = weights.load_pair(f"{options.family}/prior")
+    judge = load(options, "judge")
+    train, test = (source(options, split) for split in ("train", "test"))
+
+    def judged(images: np.ndarray) -> dict[str, Any]:
+        return evaluate.judged_figures(
+            prior, tokenizer, judge, test, samples=SAMPLES, seed=SEED, train=train,
+            drawn=[(images, labels)], quiet=options.quiet,
+        )  # fmt: skip
+
     return {
         "acceptance": ACCEPTANCE,
-        **{
-            side: judged_figures(
-                prior, tokenizer, place.load("judge"), place.source("test"),
-                samples=place.samples, seed=place.seed, train=train,
-                drawn=[(found.images[rows], labels)], quiet=place.quiet,
-            )
-            for side, rows in (
-                ("before", slice(place.samples)), ("after", found.chosen)
-            )
-        },
-    }  # fmt: skip
+        "before": judged(found.images[:SAMPLES]),
+        "after": judged(found.images[found.chosen]),
+    }
 
 
-def _probed(place: Place, prior_ref: str | Path) -> dict[str, Any]:
-    tokenizer, prior = weights.load_pair(prior_ref)
-    train_size, test_size = PROBE[place.family]
-    recipe = ProbeRecipe(
-        name="shipped", prior=str(prior_ref), tokenizer="", train_size=train_size,
-        test_size=test_size,
-    )  # fmt: skip
-    found = probe(
-        recipe, prior, tokenizer, train=place.source("train"), test=place.source("test")
-    )
-    card = weights.card_of(prior)
+def _probe(options: Options, prior: str | Path = "") -> dict[str, Any]:
+    """The probe of a prior, by default the shipped one without labels."""
+    ref = prior or f"{options.family}/prior-unlabelled"
+    found = stored.probed(ref, PROBE[options.family], options)
+    card = weights.read_card(ref)
     return {
         "parameters": card["parameters"],
         "train_seconds": card["train_seconds"],
@@ -179,23 +190,14 @@ def _probed(place: Place, prior_ref: str | Path) -> dict[str, Any]:
     }
 
 
-def _probe(place: Place) -> dict[str, Any]:
-    return _probed(place, f"{place.family}/prior-unlabelled")
-
-
-def _igpt(place: Place) -> dict[str, Any]:
+def _igpt(options: Options) -> dict[str, Any]:
     """Palette, prior over its pixels, and the same probe."""
-    name, runs = f"{place.family}-igpt", place.out / place.family
+    name, runs = f"{options.family}-igpt", options.out / options.family
     palette, prior = runs / "igpt-palette", runs / "igpt"
-    first = recipes.recipe("tokenizer", name)
-    assert isinstance(first, PaletteRecipe)
-    if not (palette / weights.CARD).exists():
-        train_palette(first, spec=place.spec, workdir=palette)
+    stored.trained(recipes.recipe("tokenizer", name), palette, options)  # type: ignore[arg-type]
     second = with_overrides(recipes.recipe("prior", name), [f"tokenizer={palette}"])
-    assert isinstance(second, PriorRecipe)
-    if not (prior / weights.CARD).exists():
-        train(second, spec=place.spec, workdir=prior, quiet=place.quiet)
-    return _probed(place, prior)
+    stored.trained(second, prior, options)  # type: ignore[arg-type]
+    return _probe(options, prior)
 
 
 # --- the page ----------------------------------------------------------------------
@@ -226,15 +228,9 @@ def markdown(found: Sequence[Mapping[str, Any]]) -> str:
 def summary(found: Sequence[Mapping[str, Any]]) -> str:
     """One line for each figure, one column for each family."""
     columns = [_column(family) for family in found]
-    names = [family["origin"]["family"] for family in found]
-    lines = [
-        f"| figure | {' | '.join(names)} |",
-        "|---" * (1 + len(found)) + "|",
-    ]
-    for title in columns[0]:
-        cells = " | ".join(column[title] for column in columns)
-        lines.append(f"| {title} | {cells} |")
-    return "\n".join(lines)
+    titles = ["figure", *(family["origin"]["family"] for family in found)]
+    lines = ([title, *(c[title] for c in columns)] for title in columns[0])
+    return markdown_table(titles, lines)
 
 
 def _column(family: Mapping[str, Any]) -> dict[str, str]:
@@ -293,33 +289,32 @@ def by_class(samples: Mapping[str, Any]) -> str:
     before, after = (
         samples[side]["judge_agrees_by_class"] for side in ("before", "after")
     )
-    lines = ["| class | before, % | after, % |", "|---|---|---|"]
-    lines += [f"| {c} | {100 * before[c]:.0f} | {100 * after[c]:.0f} |" for c in before]
-    return "\n".join(lines)
+    lines = [(c, f"{100 * before[c]:.0f}", f"{100 * after[c]:.0f}") for c in before]
+    return markdown_table(("class", "before, %", "after, %"), lines)
 
 
-def write_page(places: Sequence[Place], *, page: Path) -> None:
+def write_page(families: Sequence[Options], *, page: Path) -> None:
     """`shipped.json`, `shipped.md` and the pictures, in the folder `page`."""
-    found = [run(place) for place in places]
-    page.mkdir(parents=True, exist_ok=True)
-    (page / "shipped.json").write_text(json.dumps(found, indent=1) + "\n")
-    (page / "shipped.md").write_text(markdown(found))
-    for place in places:
-        for name, plot in pictures(place).items():
-            file = page / f"shipped-{place.family}-{name}.png"
-            file.write_bytes(show.to_png(plot))
+    found = [run(options) for options in families]
+    drawn = {
+        f"shipped-{options.family}-{name}": plot
+        for options in families
+        for name, plot in pictures(options).items()
+    }
+    text = markdown(found)
+    stored.write_page(page, "shipped", figures=found, text=text, pictures=drawn)
 
 
-def pictures(place: Place) -> dict[str, show.Plot]:
+def pictures(options: Options) -> dict[str, show.Plot]:
     """Reconstructions, samples, and samples after rejection."""
-    tokenizer = place.load("tokenizer")
-    images = data.stack(place.source("test"), 2 * PICTURES)["image"]
+    tokenizer = load(options, "tokenizer")
+    images = data.stack(source(options, "test"), 2 * PICTURES)["image"]
     recon = decode_all(tokenizer, encode_all(tokenizer, images))
-    classes = len(weights.card_of(place.load("prior"))["class_names"])
-    drawn, labels, names = _drawn(place, PICTURES * classes)
-    plain = drawn.images[: len(labels)]
+    classes = len(weights.card_of(load(options, "prior"))["class_names"])
+    drawn, labels, names = _drawn(options, PICTURES * classes)
+    plain, chosen = drawn.images[: len(labels)], drawn.images[drawn.chosen]
     return {
         "reconstructions": show.reconstructions(images, recon),
         "samples": show.samples_by_class(plain, labels, names),
-        "chosen": show.samples_by_class(drawn.images[drawn.chosen], labels, names),
+        "chosen": show.samples_by_class(chosen, labels, names),
     }

@@ -1,9 +1,9 @@
-"""Which run is which, and what is kept of it: hashes, and files of figures.
+"""Options, stored figures and pages: what all studies share.
 
-A run is named by a hash of all that makes its weights: its recipe, seed and data, the
-weights of a perceptual network, and of a prior also the hash of its tokenizer. Figures
-lie beside the weights they are of, with the networks and sizes they depend on; where
-those are others now, they are measured again.
+A run is named by a hash of everything that makes its weights: its recipe, seed and
+data, the weights of a perceptual network, and for a prior the hash of its tokenizer.
+Figures lie beside the weights they describe, together with the networks and sizes they
+depend on; where those have changed, they are measured again.
 """
 
 from __future__ import annotations
@@ -12,23 +12,73 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from minivim import data, weights
-from minivim.config import PaletteRecipe, PriorRecipe, TokenizerRecipe
+import numpy as np
+
+from minivim import data, show, weights
+from minivim.config import PaletteRecipe, PriorRecipe, ProbeRecipe, TokenizerRecipe
 from minivim.data import Source
+from minivim.errors import UserError
+from minivim.probe import ProbeResult
+from minivim.train import probe, train
+from minivim_lab.igpt import train_palette
 
 FIGURES = "figures.json"
+PICTURES = 12  # images in a strip of a picture
 StageRecipe = TokenizerRecipe | PaletteRecipe | PriorRecipe
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The command line beside the study's name; an empty value means its default."""
+
+    family: str = ""  # of the shipped weights; a study knows its own
+    data: str = ""
+    out: Path = Path("runs/reproduce")  # the folder of all runs
+    # Names of rows, or text that names contain.
+    only: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    # Also measure how many images per second each tokenizer trains.
+    speed: bool = False
+    judge: str = ""
+    classifier: str = ""
+    page: Path | None = None  # the folder of a page of the book
+    quiet: bool = False
+
+    def of(self, family: str) -> Options:
+        """What is empty filled in for a study on this family's data."""
+        return replace(
+            self,
+            family=family,
+            data=self.data or weights.DATA[family],
+            judge=self.judge or f"{family}/judge",
+            classifier=self.classifier or f"{family}/classifier",
+        )
+
+    def chosen(self, rows: tuple[Any, ...]) -> list[Any]:
+        """The rows that `only` names; other text means all names that contain it."""
+        names = [row.name for row in rows]
+        wanted = set() if self.only else set(names)
+        for text in self.only:
+            found = {text} & {*names} or {name for name in names if text in name}
+            if not found:
+                raise UserError(f"no row holds {text!r}; there are {', '.join(names)}")
+            wanted |= found
+        return [row for row in rows if row.name in wanted]
+
+    def source(self, split: str, *, image_size: int = 32, channels: int = 3) -> Source:
+        """A split of the data, opened once in a process."""
+        return _source(self.data, split, image_size, channels)
+
+
 @cache
-def source(spec: str, split: str, *, image_size: int, channels: int = 3) -> Source:
-    """A split, opened once in a process."""
+def _source(spec: str, split: str, image_size: int, channels: int) -> Source:
     return data.open_source(spec, split=split, image_size=image_size, channels=channels)
 
 
@@ -41,8 +91,8 @@ def network_hash(ref: str) -> str:
 def recipe_hash(recipe: StageRecipe, *, data: str, below: str = "") -> str:
     """Twelve hex digits of what makes a run's weights: recipe, data, tokenizer.
 
-    Names and places do not count, nor does a setting at its default, so that a setting
-    that a later version adds changes no hash. Of a perceptual network the weights do.
+    Names and places do not count, nor does a setting at its default: a setting that a
+    later version adds changes no hash. A perceptual network counts by its weights.
     """
     plain = _changed(recipe)
     for name in ("name", "tokenizer"):
@@ -54,19 +104,19 @@ def recipe_hash(recipe: StageRecipe, *, data: str, below: str = "") -> str:
 
 
 def _changed(config: Any) -> dict[str, Any]:
-    """Fields that differ from their default, of nested configs the same."""
+    """The fields that differ from their defaults, in nested configs likewise."""
     found: dict[str, Any] = {"": type(config).__name__}
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
-        if item.default is not dataclasses.MISSING and value == item.default:
-            continue
-        nested = dataclasses.is_dataclass(value)
-        found[item.name] = _changed(value) if nested else value
+        if dataclasses.is_dataclass(value):
+            found[item.name] = _changed(value)
+        elif value != item.default:
+            found[item.name] = value
     return found
 
 
 def measured(file: Path, of: dict[str, Any], measure: Callable[[], Any]) -> Any:
-    """Figures of a file, which is filled unless those in it depend on the same."""
+    """The figures of a file, measured first unless it has them for the same `of`."""
     if (known := read(file, of)) is not None:
         return known
     seconds = file.with_suffix(".seconds")
@@ -80,18 +130,41 @@ def measured(file: Path, of: dict[str, Any], measure: Callable[[], Any]) -> Any:
 
 
 def read(file: Path, of: dict[str, Any]) -> Any:
-    """Figures of a file; None without one or where they depend on something else."""
+    """The figures of a file; None without one, or if they depend on something else."""
     if not file.exists():
         return None
     whole = json.loads(file.read_text())
     return whole["figures"] if whole.get("of") == of else None
 
 
+def trained(recipe: StageRecipe, folder: Path, options: Options) -> None:
+    """Train a recipe in a folder unless that is finished; its seconds are beside it."""
+    if (folder / weights.CARD).exists():
+        return
+    with metered(folder / "train.seconds"):
+        if isinstance(recipe, PaletteRecipe):
+            train_palette(recipe, spec=options.data, workdir=folder)
+        else:
+            train(recipe, spec=options.data, workdir=folder, quiet=options.quiet)
+
+
+def probed(ref: str | Path, sizes: tuple[int, int], options: Options) -> ProbeResult:
+    """The probe of a prior on so many training and test images."""
+    tokenizer, prior = weights.load_pair(ref)
+    recipe = ProbeRecipe(
+        name="study", prior=str(ref), tokenizer="", train_size=sizes[0],
+        test_size=sizes[1],
+    )  # fmt: skip
+    shape = tokenizer.config.image_shape
+    train, test = (options.source(split, **shape) for split in ("train", "test"))
+    return probe(recipe, prior, tokenizer, train=train, test=test)
+
+
 @contextmanager
 def metered(file: Path) -> Iterator[None]:
-    """Add the processor seconds of what is inside to a file, also when it is stopped.
+    """Add the processor seconds of the block to a file, also when it is interrupted.
 
-    Seconds of the clock would count whatever else the machine does.
+    Wall-clock seconds would count whatever else the machine does.
     """
     began = time.process_time()
     try:
@@ -100,3 +173,31 @@ def metered(file: Path) -> Iterator[None]:
         before = float(file.read_text()) if file.exists() else 0.0
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f"{before + time.process_time() - began:.1f}\n")
+
+
+def write_page(
+    folder: Path,
+    name: str,
+    *,
+    figures: Any,
+    text: str,
+    pictures: Mapping[str, show.Plot | None],
+) -> None:
+    """Write `NAME.json`, `NAME.md` and the pictures; delete a picture that is None."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(figures, indent=1) + "\n")
+    (folder / f"{name}.md").write_text(text)
+    for title, plot in pictures.items():
+        file = folder / f"{title}.png"
+        if plot is None:
+            file.unlink(missing_ok=True)
+        else:
+            file.write_bytes(show.to_png(plot))
+
+
+def strips(images: Mapping[str, np.ndarray]) -> show.Plot:
+    """A line of at most `PICTURES` images for each title."""
+    lengths = [len(strip) for strip in images.values()]
+    labels = np.repeat(np.arange(len(images)), lengths)
+    stacked = np.concatenate([*images.values()])
+    return show.samples_by_class(stacked, labels, [*images], columns=PICTURES)

@@ -1,20 +1,23 @@
-"""What our figures say to the paper's claims."""
+"""Figures of several seeds: their tables, and what they say to the paper's claims."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from minivim.show.tables import markdown_table
 from minivim_lab.reproduce.claims import Claim
-from minivim_lab.reproduce.tokenizers import spread
 
 SAME, OPPOSITE = "same direction", "opposite"
 UNDECIDED = "not decidable at this size"
 
+# Records of runs: "name" of the row, "seed", "figures", and what a study adds.
+Found = Sequence[Mapping[str, Any]]
 # Figures: title, digits, factor, and whether more is better.
-FIGURES: dict[str, tuple[str, int, float, bool]] = {
+Columns = Mapping[str, tuple[str, int, int | float, bool]]
+FIGURES: dict[str, tuple[str, int, int | float, bool]] = {
     "psnr": ("PSNR, dB", 2, 1, True),
     "judge_distance": ("judge distance", 2, 1, False),
     "usage_256": ("codes in 256 images, %", 1, 100, True),
@@ -34,7 +37,7 @@ FIGURES: dict[str, tuple[str, int, float, bool]] = {
 }
 
 
-def values(found: Sequence[Mapping[str, Any]], row: str, figure: str) -> dict:
+def values(found: Found, row: str, figure: str) -> dict[int, Any]:
     """A figure by seed."""
     return {
         record["seed"]: record["figures"][figure]
@@ -43,14 +46,48 @@ def values(found: Sequence[Mapping[str, Any]], row: str, figure: str) -> dict:
     }
 
 
-def sides(claim: Claim, found: Sequence[Mapping[str, Any]]) -> tuple[list, list]:
+def spread(values: Iterable[float], digits: int, factor: int | float = 1) -> str:
+    """Mean of the seeds, and from least to most."""
+    scaled = [factor * value for value in values]
+    if not scaled:
+        return "-"
+    middle = f"{np.mean(scaled):.{digits}f}"
+    if min(scaled) == max(scaled):
+        return middle
+    return f"{middle} ({min(scaled):.{digits}f} to {max(scaled):.{digits}f})"
+
+
+def table(
+    found: Found,
+    columns: Columns,
+    *,
+    size: str = "k",
+    command: Callable[[Found], str] | None = None,
+) -> str:
+    """A Markdown table with a line for each row and a column for each figure it has.
+
+    `size` is the unit of the parameters; `command` says what computes a row again.
+    """
+    there = {k: c for k, c in columns.items() if any(k in r["figures"] for r in found)}
+    titles = ["row", "seeds", "parameters", *(title for title, *_ in there.values())]
+    unit, digits = {"k": (1e3, 0), "M": (1e6, 2)}[size]
+    lines = []
+    for name in dict.fromkeys(record["name"] for record in found):
+        mine = [record for record in found if record["name"] == name]
+        parameters = mine[0]["figures"]["parameters"] / unit
+        lines.append([name, len(mine), f"{parameters:,.{digits}f} {size}"])
+        for column, (_, decimals, factor, _) in there.items():
+            part = values(mine, name, column).values()
+            lines[-1].append(spread(part, decimals, factor))
+        if command:
+            lines[-1].append(f"`{command(mine)}`")
+    return markdown_table([*titles, "command"] if command else titles, lines)
+
+
+def sides(claim: Claim, found: Found) -> tuple[list, list]:
     """The figures of both rows on the seeds that both have."""
-    one, other = (
-        values(found, row, figure)
-        for row, figure in zip(
-            (claim.better, claim.worse), claim.figures, strict=True
-        )
-    )  # fmt: skip
+    rows = (claim.better, claim.worse)
+    one, other = map(values, (found, found), rows, claim.figures)
     seeds = sorted(one.keys() & other.keys())
     return [one[s] for s in seeds], [other[s] for s in seeds]
 
@@ -79,21 +116,24 @@ def decided(
     return UNDECIDED, ""
 
 
-def judged(claim: Claim, found: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The claim beside our figures, as the page has it."""
-    one, other = sides(claim, found)
+def judged(claim: Claim, found: Found) -> dict[str, str]:
+    """The claim beside our figures, as the page shows it."""
+    both = sides(claim, found)
     title, digits, factor, more = FIGURES[claim.figures[0]]
-    verdict, by = decided(one, other, more=more, paired=claim.paired)
-    ours = "not run"
+    verdict, by = decided(*both, more=more, paired=claim.paired)
     title = title if isinstance(claim.figure, str) else "accuracy, %"
-    if one:
-        cells = (
-            f"{spread([factor * v for v in part], digits)} for {name}"
-            for part, name in zip((one, other), _names(claim), strict=True)
+    names = claim.better, claim.worse
+    if claim.better == claim.worse:  # then the figures have the names
+        names = [FIGURES[name][0].removesuffix(", %") for name in claim.figures]
+    ours = "not run"
+    if both[0]:
+        one, other = (
+            f"{spread(part, digits, factor)} for {name}"
+            for part, name in zip(both, names, strict=True)
         )
-        ours = f"{title}: {' against '.join(cells)}"
+        ours = f"{title}: {one} against {other}"
         ours += " (by pairs)" if by == "pairs" else ""
-        ours += "" if len(one) > 2 else f" ({len(one)} seeds)"
+        ours += "" if len(both[0]) > 2 else f" ({len(both[0])} seeds)"
     return {
         "statement": claim.statement,
         "where": claim.where,
@@ -104,19 +144,11 @@ def judged(claim: Claim, found: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     }
 
 
-def _names(claim: Claim) -> tuple[str, str]:
-    """Rows, or figures where the rows are one."""
-    if claim.better != claim.worse:
-        return claim.better, claim.worse
-    one, other = (FIGURES[name][0].removesuffix(", %") for name in claim.figures)
-    return one, other
-
-
-def gain(claim: Claim, found: Sequence[Mapping[str, Any]]) -> list[float]:
+def gain(claim: Claim, found: Found) -> list[float]:
     """By how many doublings `better` is ahead, seed by seed; below zero it is behind.
 
-    The base-2 logarithm of the ratio of both figures; 3 dB of PSNR are one halving of
-    the squared error.
+    The base-2 logarithm of the ratio of both figures; 3 dB of PSNR halve the squared
+    error.
     """
     one, other = map(np.array, sides(claim, found))
     if "psnr" in claim.figures:

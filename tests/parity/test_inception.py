@@ -135,9 +135,9 @@ def test_grey_counts_thrice():
     ("change", "words"),
     [
         (lambda s: s.pop("Mixed_7c.branch3x3_2a.bn.running_var"),
-         r"no Mixed_7c\.branch3x3_2a\.bn\.running_var among.*pytorch-fid"),
+         r"no 'Mixed_7c\.branch3x3_2a\.bn\.running_var' among.*pytorch-fid"),
         (lambda s: s.update({"fc.weight": s["fc.weight"][:1000]}),
-         r"fc\.weight has shape \(1000, 2048\), not \(1008, 2048\).*pytorch-fid"),
+         r"'fc\.weight' has shape 1000x2048, not 1008x2048.*pytorch-fid"),
     ],
 )  # fmt: skip
 def test_other_networks_are_refused(arrays, change, words):
