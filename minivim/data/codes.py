@@ -109,12 +109,11 @@ def write_codes(
     splits: Mapping[str, tuple[Iterable[Batch], Sequence[str]]],
     card: CodesCard,
 ) -> Path:
-    """Write a `datasets` folder, all of it or nothing, a batch in memory at a time.
+    """Write a folder that `datasets.load_from_disk` reads, all of it or nothing.
 
-    Each split is batches of codes int [n, N] or [n, V, N] and label int [n], and the
-    names of its classes. `datasets.load_from_disk` reads the folder: a dictionary of
-    splits with features "codes" (lists of N integers, or V such lists) and "label". It
-    takes twice its size while it is written.
+    Each split is batches of codes int [n, N] or [n, V, N] and label int [n], of which
+    one is in memory at a time, and the names of its classes. The folder takes twice its
+    size while it is written.
 
     Raises:
         UserError: the folder is there already, or cannot be written.

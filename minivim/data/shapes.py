@@ -181,11 +181,8 @@ def arrays(
 def dataset(split: str = "train", *, size: int | None = None, seed: int = 0) -> Any:
     """Draw a split as a `datasets.Dataset`, pixel for pixel that of `arrays`.
 
-    Columns: image (Image, PNG), label (ClassLabel), colour and background (ClassLabel),
-    centre_x, centre_y, size (float32, pixels), angle (float32, degrees clockwise).
-
-    Raises:
-        UserError: as `arrays`.
+    Columns as there: image (Image, PNG); label, colour, background (ClassLabel); the
+    others float32. Raises `UserError` as `arrays`.
     """
     import datasets
 

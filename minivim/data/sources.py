@@ -341,17 +341,18 @@ def _open_folder(place: _Place, split: str, shape: dict[str, int]) -> Source:
             f"have: put it in one of {', '.join(names[:10])}"
         )
     cells = {"image": [str(root / file) for file in files], "label": labels}
-    features = datasets.Features(
-        image=datasets.Image(decode=False), label=datasets.Value("int32")
-    )
-    return TableSource(
-        datasets.Dataset.from_dict(cells, features=features),
-        np.arange(len(files)),
+    table = datasets.Dataset.from_dict(cells).cast_column("image", datasets.Image())
+    columns, rows = (
         Columns("image", "label", tuple(names), shape),
-        name=name,
-        split=split,
-        identity=([(file, (root / file).stat().st_size) for file in files],),
+        np.arange(len(files)),
     )
+    identity = (_sizes(root, files),)
+    return TableSource(table, rows, columns, name=name, split=split, identity=identity)
+
+
+def _sizes(root: Path, files: list[str]) -> list[tuple[str, int]]:
+    """What identifies files on any machine."""
+    return [(file, (root / file).stat().st_size) for file in files]
 
 
 def _read(place: _Place, *, streaming: bool = False) -> tuple[str, dict[str, Any], Any]:
@@ -362,11 +363,10 @@ def _read(place: _Place, *, streaming: bool = False) -> tuple[str, dict[str, Any
     _, name, root, files = place
     if place.kind == "hub":
         return _read_hub(name, streaming)
-    identity = [(file, (root / file).stat().st_size) for file in files]
+    identity = _sizes(root, files)
     if place.kind == "saved":
-        with explained(
-            f"{name} cannot be read as a saved dataset", "fetch or write it again"
-        ):
+        unreadable = f"{name} cannot be read as a saved dataset"
+        with explained(unreadable, "fetch or write it again"):
             tables: Any = datasets.load_from_disk(str(root))
         tables = tables if isinstance(tables, dict) else {"train": tables}
         return name, tables, identity
@@ -389,13 +389,10 @@ def _read(place: _Place, *, streaming: bool = False) -> tuple[str, dict[str, Any
     groups: dict[str, Any] = {"train": train} | ({"test": test} if test else {})
     if train is None or len(paths) == 1:
         groups = {"train": [str(path) for path in paths]}
-    with explained(
-        f"{name} cannot be read as one dataset",
-        "check that its files agree in column types and that the disk has room",
-    ):
-        tables = datasets.load_dataset(
-            "parquet", data_files=groups, streaming=streaming
-        )
+    remedy = "check that its files agree in column types and that the disk has room"
+    with explained(f"{name} cannot be read as one dataset", remedy):
+        load = datasets.load_dataset
+        tables = load("parquet", data_files=groups, streaming=streaming)
     return name, tables, identity
 
 
@@ -409,21 +406,15 @@ def _read_hub(name: str, streaming: bool) -> tuple[str, dict[str, Any], str]:
     # Asked once beforehand: it resolves the revision to a commit, and without a
     # connection `load_dataset` would retry, noisily, for half a minute. Offline a copy
     # on this machine may serve.
-    with (
-        explained(
-            f"{name} is neither a path here nor a dataset that the hub gives now",
-            "check the name and the connection, or set HF_HUB_OFFLINE=1 to use a copy "
-            "downloaded before",
-        ),
-        suppress(OfflineModeIsEnabled),
-    ):
+    unknown = f"{name} is neither a path here nor a dataset that the hub gives now"
+    remedy = "check the name and the connection, or set HF_HUB_OFFLINE=1 to use a copy "
+    remedy += "downloaded before"
+    with explained(unknown, remedy), suppress(OfflineModeIsEnabled):
         api = huggingface_hub.HfApi()
         info = api.dataset_info(repository, revision=revision or None, timeout=20)
         revision = info.sha or revision
-    with explained(
-        f"the hub's dataset {name} cannot be loaded",
-        "download its parquet files and give their folder",
-    ):
+    remedy = "download its parquet files and give their folder"
+    with explained(f"the hub's dataset {name} cannot be loaded", remedy):
         tables: Any = datasets.load_dataset(
             repository, revision=revision or None, streaming=streaming
         )

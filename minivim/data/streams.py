@@ -133,11 +133,9 @@ class StreamIterator(Iterator[Batch]):
             row, empty = iter(table), rows is None
             while True:
                 before = len(part)
-                with explained(
-                    f"{name} cannot be read on",
-                    "check the connection and run the same command",
-                    (OSError, ValueError),
-                ):
+                remedy = "check the connection and run the same command"
+                kinds = OSError, ValueError
+                with explained(f"{name} cannot be read on", remedy, kinds):
                     part += itertools.islice(row, self._count - before)
                 empty &= len(part) == before
                 if len(part) < self._count:
@@ -185,10 +183,9 @@ def _of_all_processes(own: dict[str, Any]) -> dict[str, Any]:
     if jax.process_count() == 1:
         return own
     text = np.frombuffer(json.dumps(own).encode(), np.uint8)
-    sizes = np.asarray(multihost_utils.process_allgather(np.int32(len(text))))
-    padded = np.pad(text, (0, int(sizes.max()) - len(text)))
-    texts = np.asarray(multihost_utils.process_allgather(padded))
+    longest = np.max(multihost_utils.process_allgather(np.int32(len(text))))
+    text = np.pad(text, (0, int(longest) - len(text)))
     found: dict[str, Any] = {}
-    for line, size in zip(texts, sizes.ravel(), strict=True):
-        found |= json.loads(line[:size].tobytes())
+    for line in np.asarray(multihost_utils.process_allgather(text)):
+        found |= json.loads(line.tobytes().rstrip(b"\0"))
     return found
