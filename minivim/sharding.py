@@ -105,6 +105,11 @@ def make_mesh(
     return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
 
 
+def one_device() -> Mesh:
+    """The mesh of this process' first device alone."""
+    return make_mesh(devices=jax.local_devices()[:1])
+
+
 def batch_shards(mesh: Mesh | AbstractMesh) -> int:
     """Parts into which the rows of a batch are split."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
@@ -147,7 +152,7 @@ def shardings_of(tree: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(one, tree)
 
 
-def repeated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, P())
 
@@ -165,58 +170,20 @@ def rows_here(mesh: Mesh, batch_size: int) -> Int[np.ndarray, " rows"]:
 
 
 def place(tree: Any, shardings: Any) -> Any:
-    """Arrays that every process has whole, laid out over the mesh."""
+    """Arrays that every process has whole, laid out over the mesh.
 
-    def one(array: Any, sharding: NamedSharding) -> jax.Array:
+    Abstract arrays become those of arrays that are.
+    """
+
+    def one(array: Any, sharding: NamedSharding) -> Any:
+        if isinstance(array, jax.ShapeDtypeStruct):
+            return array.update(sharding=sharding)
         if sharding.is_fully_addressable:
             return jax.device_put(array, sharding)
         host = np.asarray(array)
         return jax.make_array_from_callback(host.shape, sharding, lambda i: host[i])
 
     return jax.tree.map(one, tree, shardings)
-
-
-class Placed:
-    """Batches as arrays over the mesh: rows are split, nested constants repeated.
-
-    `batches` gives the rows of this process alone (`rows_here`).
-    """
-
-    def __init__(self, batches: Any, mesh: Mesh, batch_size: int):
-        self._batches, self._mesh, self._size = batches, mesh, batch_size
-        rows = rows_here(mesh, batch_size)
-        self._lookup = np.zeros(batch_size, int)
-        self._lookup[rows] = np.arange(len(rows))
-        self._constants: dict[str, tuple[Any, Any]] = {}
-        self.get_state, self.set_state = batches.get_state, batches.set_state
-
-    def __next__(self) -> dict[str, Any]:
-        batch = next(self._batches)
-        return {
-            name: self._rows(value)
-            if isinstance(value, np.ndarray | jax.Array)
-            else self._constant(name, value)
-            for name, value in batch.items()
-        }
-
-    def _rows(self, local: Any) -> jax.Array:
-        sharding = by_rows(self._mesh)
-        if sharding.is_fully_addressable:
-            return jax.device_put(local, sharding)
-        shape = (self._size, *np.shape(local)[1:])
-        return jax.make_array_from_callback(
-            shape,
-            sharding,
-            lambda at: local[self._lookup[at[0]]],  # type: ignore
-        )
-
-    def _constant(self, name: str, value: Any) -> Any:
-        """Placed once: what is nested in a batch is the same object in all of them."""
-        given, placed = self._constants.get(name, (None, None))
-        if given is not value:
-            placed = place(value, shardings_of(value, self._mesh))
-            self._constants[name] = value, placed
-        return placed
 
 
 def split_over_batch(x: jax.Array) -> jax.Array:

@@ -4,7 +4,7 @@ from minivim.tokenizer.model import Tokenizer
 from minivim.tokenizer.objective import (
     Players,
     adversarial_loss,
-    taps_of,
+    zeros_of,
     tokenizer_loss,
 )
 from minivim.tokenizer.quantizer import (
@@ -23,7 +23,7 @@ __all__ = [
     "l2_normalise",
     "nearest_code",
     "straight_through",
-    "taps_of",
+    "zeros_of",
     "tokenizer_loss",
     "vq_terms",
 ]

@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from minivim.config import DiscriminatorConfig, LossConfig, TokenizerRecipe
+from minivim.context import Context
 from minivim.data.augment import augment
 from minivim.tokenizer import discriminator
 from minivim.tokenizer.losses import (
@@ -60,10 +61,10 @@ class Players(nnx.Module):
         )
 
 
-def taps_of(weights: LossConfig) -> Callable[[dict], dict[str, Array]] | None:
-    """Zeros to add to the decoder's mean, for each term that has a gradient there.
+def zeros_of(weights: LossConfig) -> Callable[[dict], dict[str, Array]] | None:
+    """Zero arrays that are added to the decoder's mean, one per loss term.
 
-    For the norm of every term's gradient at one place; None for a single term.
+    Their gradients show how hard each term pulls. None for a single term.
     """
     names = [name for name in AT_PIXELS if getattr(weights, name)]
     if len(names) < 2:
@@ -74,53 +75,56 @@ def taps_of(weights: LossConfig) -> Callable[[dict], dict[str, Array]] | None:
 def tokenizer_loss(
     tokenizer: Tokenizer,
     batch: dict[str, Any],
+    context: Context = Context(),
     *,
     weights: LossConfig,
     flip: bool = False,
     crop: float = 1.0,
-    perceptual: Perceptual | None = None,
     key: PRNGKeyArray,
 ) -> tuple[Float[Array, ""], dict[str, Any]]:
-    """`sum_t w_t L_t` on a batch, with every term and the codes as metrics."""
+    """`sum_t w_t L_t` on a batch, with every term and the codes' counts as metrics.
+
+    The perceptual term is measured by `context.frozen`, where there is one.
+    """
     images = augment(batch["image"], flip=flip, crop=crop, key=key)
-    terms, codes, _ = _terms(tokenizer, images, batch, perceptual, key)
-    return total_loss(weights, terms), terms | {"codes": codes}
+    terms, counts, _ = _terms(tokenizer, images, context, key)
+    return total_loss(weights, terms), terms | {"counts": counts}
 
 
 # Paper, section 3.3: the adversarial loss, two networks and one step
 def adversarial_loss(
     players: Players,
     batch: dict[str, Any],
+    context: Context,
     *,
     weights: LossConfig,
     config: DiscriminatorConfig,
     flip: bool = False,
     crop: float = 1.0,
-    perceptual: Perceptual | None = None,
     key: PRNGKeyArray,
 ) -> tuple[Float[Array, ""], dict[str, Any]]:
     """`sum_t w_t L_t(G; sg D) + L_D(D; sg x_hat) + gamma/2 k R1` (section 3.3).
 
-    R1 on every `k`-th step, where the batch says that it is "due". Both networks see
+    R1 on every `k`-th step, where `context.due`. Both networks see
     the same images, augmented or not. Metrics: the terms, `g_loss`
     (the first sum), `d_loss`, `r1` on the steps that have it (`r1_due`), the share of
     real and fake images that the discriminator gets right, and histograms of its
     logits. Before step `config.start` both adversarial losses are zero.
     """
     images = augment(batch["image"], flip=flip, crop=crop, key=key)
-    terms, codes, seen = _terms(players.tokenizer, images, batch, perceptual, key)
-    on = jnp.where(batch["step"] < config.start, 0.0, 1.0)
+    terms, counts, seen = _terms(players.tokenizer, images, context, key)
+    on = jnp.where(context.step < config.start, 0.0, 1.0)
     critic, fake = players.discriminator, seen("adversarial")
     fooled = stopped(critic)(fake)
     terms["adversarial"] = on * GENERATOR[config.loss](fake=fooled)
     on_real, on_fake = critic(images), critic(jax.lax.stop_gradient(fake))
     d_loss = on * DISCRIMINATOR[config.loss](real=on_real, fake=on_fake)
-    due = bool(config.r1_gamma) and batch["due"]
+    due = bool(config.r1_gamma) and context.due
     r1 = r1_penalty(critic, images) if due else jnp.zeros(())
     penalty = on * config.r1_gamma / 2 * config.r1_interval * r1
     g_loss = total_loss(weights, terms)
     metrics = terms | {
-        "codes": codes,
+        "counts": counts,
         "g_loss": g_loss,
         "d_loss": d_loss,
         "r1": r1,
@@ -136,16 +140,15 @@ def adversarial_loss(
 def _terms(
     tokenizer: Tokenizer,
     images: Float[Array, "B H W C"],
-    batch: dict[str, Any],
-    perceptual: Perceptual | None,
+    context: Context,
     key: PRNGKeyArray,
 ) -> tuple[dict[str, Array], Array, Callable[[str], Array]]:
-    """The terms, the codes, and the reconstruction as the term of a name sees it."""
-    config, taps = tokenizer.config, batch.get("taps", {})
+    """The terms, how often each code is used, the reconstruction as a term sees it."""
+    config, zeros = tokenizer.config, context.zeros
     _, aux = tokenizer(images, key=jax.random.fold_in(key, 1))
 
     def mean(name: str) -> Array:
-        return aux["mean"] + taps[name] if name in taps else aux["mean"]
+        return aux["mean"] + zeros[name] if name in zeros else aux["mean"]
 
     def pixels(name: str) -> Array:
         return pixels_of(mean(name), output=config.output, pixel_map=config.pixel_map)
@@ -166,10 +169,11 @@ def _terms(
             target=images,
             pixel_map=config.pixel_map,
         )
-    if perceptual is not None:
-        distance = perceptual(recon=seen("perceptual"), target=images)
+    if context.frozen is not None:
+        distance = context.frozen(recon=seen("perceptual"), target=images)
         terms["perceptual"] = jnp.mean(distance)
-    return terms, aux["codes"], seen
+    counts = jnp.bincount(aux["codes"].ravel(), length=config.quantizer.num_codes)
+    return terms, counts, seen
 
 
 def stopped(module: nnx.Module) -> Any:
