@@ -53,10 +53,15 @@ def step_of(rung: Rung, source: Any) -> Callable[[], float]:
     """Seconds of one step, after two that compile and warm up."""
     import jax
 
-    from minivim.train import tokenizer_experiment
+    from minivim import data
+    from minivim.train import frozen_network, setup
     from minivim.training import make_step, new_state
 
-    parts = tokenizer_experiment(rung.recipe, source, source)
+    recipe = rung.recipe
+    parts = setup(recipe, frozen=frozen_network(recipe))
+    batches = data.batches(
+        source, batch_size=recipe.run.batch_size, seed=recipe.run.seed
+    )
     state = [new_state(parts.model, parts.optim, steps=10_000)]
     step = make_step(
         parts.model,
@@ -64,13 +69,12 @@ def step_of(rung: Rung, source: Any) -> Callable[[], float]:
         parts.optim,
         steps=10_000,
         key=jax.random.key(0),
-        taps=parts.taps,
-        lazy_every=parts.lazy_every,
+        **parts.options,
     )
     at = 0 if rung.due else 1
 
     def call() -> float:
-        batch = next(parts.batches)
+        batch = next(batches)
         began = time.perf_counter()
         state[0], metrics = step(state[0], batch, at=at)
         jax.block_until_ready((state[0], metrics))

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from minivim.batched import in_batches
 from minivim.config import ClassifierConfig
-from minivim.context import Context
+from minivim.context import NO_CONTEXT, Context
 from minivim.errors import UserError
 
 MAX_SHIFT = 2  # pixels, to each side
@@ -119,7 +119,7 @@ def require_no_judge(network: Any) -> None:
 def classifier_loss(
     model: Classifier | Judge,
     batch: dict[str, Array],
-    context: Context = Context(),
+    context: Context = NO_CONTEXT,
     *,
     key: PRNGKeyArray | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:

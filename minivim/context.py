@@ -23,3 +23,6 @@ class Context(NamedTuple):
     # Zeros that the loss adds at some place, by name; `make_step` reports the norm of
     # the gradient there as `grad_norm_NAME`.
     zeros: dict[str, Array] = {}
+
+
+NO_CONTEXT = Context()

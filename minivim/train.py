@@ -1,4 +1,11 @@
-"""From a recipe and data to a trained model: what `minivim train` does."""
+"""From a recipe and data to a trained model: what `minivim train` does.
+
+    minivim train tokenizer shapes --data shapes --workdir runs/tokenizer
+    minivim train prior shapes --data shapes --workdir runs/prior
+
+`train` opens the data, `setup` says what the step and the loop need to know of a stage,
+`make_step` compiles a step and `fit` repeats it.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +13,9 @@ import dataclasses
 import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -15,7 +23,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
 from safetensors.numpy import save_file
 
 from minivim import classifier, data, metrics, recipes, weights
@@ -27,6 +34,7 @@ from minivim.config import (
     as_dict,
     leaves,
 )
+from minivim.context import Context
 from minivim.data import Source
 from minivim.data.augment import augment
 from minivim.encode import Views, decode_all, encode_all, encode_source, nats_per_token
@@ -36,7 +44,6 @@ from minivim.prior import Prior, prior_loss
 from minivim.probe import ProbeResult, linear_probe
 from minivim.sharding import (
     MeshShape,
-    Placed,
     check_batch,
     make_mesh,
     on_one_device,
@@ -46,8 +53,8 @@ from minivim.tokenizer import (
     Players,
     Tokenizer,
     adversarial_loss,
-    taps_of,
     tokenizer_loss,
+    zeros_of,
 )
 from minivim.tokenizer.perceptual import LPIPS, PerceptualConfig, perceptual_net
 from minivim.training import (
@@ -59,381 +66,39 @@ from minivim.training import (
     train_seconds,
 )
 from minivim.training.checkpoint import Row, check_writable
+from minivim.training.loop import floats
 from minivim.training.optim import Optim
-from minivim.training.step import Loss, Taps
+from minivim.training.step import Loss
 
 TrainableRecipe = TokenizerRecipe | PriorRecipe | ClassifierRecipe
 AnySource = Source | data.Stream
 
 
 @dataclass(frozen=True, kw_only=True)
-class Objective:
-    """Network, loss and optimiser of a stage, ready for `make_step`."""
+class Setup:
+    """What `make_step` and `fit` need to know of a stage.
+
+    `frozen` is a network that is not trained and `zeros` are arrays that show the
+    gradients of single terms (see `Context`); `export` takes of a trained model what is
+    worth keeping; `describe` makes a row of a step's mean metrics; `evaluate` gives
+    figures of a model on held-out arrays.
+    """
 
     model: nnx.Module
     loss: Loss
     optim: Optim
-    taps: Taps | None = None
-    lazy_every: int = 0
-    # Frozen weights that lie beside every batch, by name.
-    constants: dict[str, Any] = field(default_factory=dict)
-    # What is worth keeping of the trained model.
+    evaluate: Callable[[Any, data.Batch], dict[str, float]]
+    describe: Callable[[dict[str, np.ndarray]], Row] = floats
     export: Callable[[Any], Any] = lambda model: model
+    frozen: nnx.Module | None = None
+    zeros: Callable[[data.Batch], dict[str, jax.Array]] | None = None
+    lazy_every: int = 0
 
-    def parts(self) -> dict[str, Any]:
-        """The fields by name."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-
-
-def tokenizer_model(recipe: TokenizerRecipe) -> Tokenizer | Players:
-    """The tokenizer, with an adversarial term beside its discriminator."""
-    if recipe.loss.adversarial:
-        return Players(recipe)
-    return Tokenizer(recipe.model, rngs=nnx.Rngs(recipe.run.seed))
-
-
-def tokenizer_objective(
-    recipe: TokenizerRecipe, model: nnx.Module, network: Any = None
-) -> Objective:
-    """Stage 1; `network` is what the perceptual term compares features of."""
-    codes, pair = recipe.model.quantizer.num_codes, bool(recipe.loss.adversarial)
-    critic = recipe.discriminator
-    frozen = nnx.split(perceptual_net(network)) if network is not None else ()
-
-    def loss(model: Any, batch: dict, *, key: jax.Array) -> tuple:
-        options: dict[str, Any] = {
-            "weights": recipe.loss,
-            "flip": recipe.flip,
-            "crop": recipe.crop,
-        }
-        if frozen:
-            options["perceptual"] = nnx.merge(frozen[0], batch["perceptual"])
-        if pair:
-            options["config"] = critic
-        value, terms = (adversarial_loss if pair else tokenizer_loss)(
-            model, batch, **options, key=key
-        )
-        counts = jnp.bincount(terms.pop("codes").ravel(), length=codes)
-        return value, terms | {"counts": counts}
-
-    return Objective(
-        model=model,
-        loss=loss,
-        optim=recipe.optims,
-        taps=taps_of(recipe.loss),
-        # Without R1 both programs would be one.
-        lazy_every=critic.r1_interval if pair and critic.r1_gamma else 0,
-        constants={"perceptual": frozen[1]} if frozen else {},
-        export=(lambda model: model.tokenizer) if pair else (lambda model: model),
-    )
-
-
-def prior_objective(
-    recipe: PriorRecipe, model: nnx.Module, tokenizer: Tokenizer | None
-) -> Objective:
-    """Stage 2; on the fly the frozen encoder is part of the step, else not needed."""
-    fly = recipe.codes == "fly"
-    frozen: Any = nnx.split(tokenizer) if fly else ()
-
-    def codes_of(batch: dict, key: jax.Array) -> jax.Array:
-        images = augment(batch["image"], flip=recipe.flip, crop=recipe.crop, key=key)
-        # Not `encode`, which is a program of its own and may not nest in a gradient.
-        coder = nnx.merge(frozen[0], batch["tokenizer"])
-        return coder.quantizer(coder.encoder(images))[1]["codes"]
-
-    def loss(model: Prior, batch: dict, *, key: jax.Array) -> tuple:
-        flip_key, key = jax.random.split(key)
-        if fly:
-            batch = batch | {"codes": codes_of(batch, flip_key)}
-        return prior_loss(model, batch, label_dropout=recipe.label_dropout, key=key)
-
-    return Objective(
-        model=model,
-        loss=loss,
-        optim=recipe.optim,
-        constants={"tokenizer": frozen[1]} if fly else {},
-    )
-
-
-def classifier_objective(recipe: ClassifierRecipe, model: nnx.Module) -> Objective:
-    """A labelled network."""
-    return Objective(model=model, loss=classifier.classifier_loss, optim=recipe.optim)
-
-
-def abstract(recipe: TrainableRecipe) -> tuple[Objective, dict[str, Any]]:
-    """A recipe's objective and a batch as shapes alone, whatever the size.
-
-    Frozen networks that are not at hand are taken as VGG16's LPIPS and as the tokenizer
-    of the recipe that bears the folder's name. Raises `UserError` where there is none.
-    """
-
-    def rows(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((recipe.run.batch_size, *shape), dtype)
-
-    labels = {"label": rows(dtype=jnp.int32)}
-    if isinstance(recipe, ClassifierRecipe):
-        side, channels = recipe.image_size, recipe.model.channels
-        model = nnx.eval_shape(lambda: classifier.build(recipe.model, rngs=nnx.Rngs(0)))
-        found = classifier_objective(recipe, model)
-        return found, {"image": rows(side, side, channels), **labels}
-    if isinstance(recipe, TokenizerRecipe):
-        config = recipe.model
-        model = nnx.eval_shape(lambda: tokenizer_model(recipe))
-        network = _abstract_network(recipe) if recipe.loss.perceptual else None
-        found = tokenizer_objective(recipe, model, network)
-        batch = {"image": rows(config.image_size, config.image_size, config.channels)}
-        return found, {**batch, **labels, **found.constants}
-    model = nnx.eval_shape(lambda: Prior(recipe.model, rngs=nnx.Rngs(0)))
-    tokenizer = _abstract_tokenizer(recipe)
-    found = prior_objective(recipe, model, tokenizer)
-    size, channels = tokenizer.config.image_size, tokenizer.config.channels
-    batch = (
-        {"image": rows(size, size, channels)}
-        if recipe.codes == "fly"
-        else {"codes": rows(recipe.model.num_tokens, dtype=jnp.int32)}
-    )
-    return found, {**batch, **labels, **found.constants}
-
-
-def _abstract_network(recipe: TokenizerRecipe) -> nnx.Module:
-    try:
-        return weights.load(recipe.perceptual_net)
-    except UserError:
-        return nnx.eval_shape(lambda: LPIPS(PerceptualConfig(), rngs=nnx.Rngs(0)))
-
-
-def _abstract_tokenizer(recipe: PriorRecipe) -> Tokenizer:
-    try:
-        return weights.load(recipe.tokenizer)
-    except UserError:
-        name = PurePath(recipe.tokenizer).name
-        known = recipes.RECIPES.get(("tokenizer", name))
-        if known is None:
-            raise
-        config: Any = known().model  # type: ignore[union-attr]
-        return weights.abstract("tokenizer", config)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Experiment(Objective):
-    """A stage made ready for the loop."""
-
-    batches: Attached
-    describe: Callable[[dict[str, np.ndarray]], Row]
-    evaluate: Callable[[Any], dict[str, float]]
-    card: dict[str, Any]
-
-
-class Attached:
-    """Batches with constant arrays beside each of them, such as frozen weights."""
-
-    def __init__(
-        self,
-        batches: data.BatchIterator | data.StreamIterator,
-        constants: dict[str, Any],
-    ):
-        self._batches, self._constants = batches, constants
-        self.get_state, self.set_state = batches.get_state, batches.set_state
-        self.close = batches.close
-
-    def __next__(self) -> dict[str, Any]:
-        return {**next(self._batches), **self._constants}
-
-
-def tokenizer_experiment(
-    recipe: TokenizerRecipe,
-    source: AnySource,
-    held_out: AnySource,
-    *,
-    rows: Sequence[int] | None = None,
-    workers: int = 0,
-) -> Experiment:
-    """Stage 1 on images; with an adversarial term two networks, one of them kept.
-
-    `rows` are those of every batch that this process reads, by default all; `workers`
-    other processes decode them.
-    """
-    size = recipe.run.batch_size
-    model = tokenizer_model(recipe)
-    graph = nnx.graphdef(model)
-    images = _images(held_out, recipe.run.eval_size)
-    network, card = _perceptual(recipe)
-    objective = tokenizer_objective(recipe, model, network)
-
-    def evaluate(variables: Any) -> dict[str, float]:
-        tokenizer = objective.export(nnx.merge(graph, variables))
-        return round_trip(tokenizer, images, batch_size=size)
-
-    images_of = data.batches(
-        source, batch_size=size, seed=recipe.run.seed, rows=rows, workers=workers
-    )
-    return Experiment(
-        **objective.parts(),
-        batches=Attached(images_of, objective.constants),
-        describe=_tokenizer_row,
-        evaluate=evaluate,
-        card=card,
-    )
-
-
-def round_trip(
-    tokenizer: Tokenizer, images: np.ndarray, *, batch_size: int = 256
-) -> dict[str, float]:
-    """PSNR of images there and back, and what of the codebook they use."""
-    coded = encode_all(tokenizer, images, batch_size=batch_size)
-    recon = decode_all(tokenizer, coded, batch_size=batch_size)
-    size = tokenizer.config.quantizer.num_codes
-    found = metrics.codebook_usage(coded, num_codes=size)
-    return {
-        "psnr": float(metrics.psnr(images, recon)),
-        "usage": found.usage,
-        "perplexity": found.perplexity,
-    }
-
-
-def _tokenizer_row(summary: dict[str, np.ndarray]) -> Row:
-    """Counts as usage, R1 over the steps that had it, histograms as lists."""
-    found = metrics.CodebookUsage.from_counts(summary.pop("counts"))
-    due = float(summary.pop("r1_due", 0.0))
-    if "r1" in summary and not due:
-        summary.pop("r1")
-    elif due:
-        summary["r1"] = summary["r1"] / due
-    row: Row = {k: v.tolist() if v.ndim else float(v) for k, v in summary.items()}
-    return row | {"usage": found.usage, "perplexity": found.perplexity}
-
-
-def _perceptual(recipe: TokenizerRecipe) -> tuple[Any, dict[str, Any]]:
-    """The network that the perceptual term compares by, and a card; or neither."""
-    if not recipe.loss.perceptual:
-        return None, {}
-    network = weights.load(recipe.perceptual_net)
-    card = {
-        "perceptual_net": recipe.perceptual_net,
-        "perceptual_net_hash": weights.weights_hash(network),
-        "labels_seen": "a perceptual loss",
-    }
-    return network, card
-
-
-def prior_experiment(
-    recipe: PriorRecipe,
-    tokenizer: Tokenizer | None,
-    source: AnySource,
-    held_out: AnySource,
-    *,
-    quiet: bool = False,
-    rows: Sequence[int] | None = None,
-    workers: int = 0,
-) -> Experiment:
-    """Stage 2 on the codes of a frozen tokenizer, None where the sources hold codes."""
-    _check_classes(recipe.model.num_classes, source)
-    size, seed = recipe.run.batch_size, recipe.run.seed
-    model = Prior(recipe.model, rngs=nnx.Rngs(seed))
-    graph = nnx.graphdef(model)
-    test = data.stack(held_out, recipe.run.eval_size)
-    if isinstance(source, data.CodeSource):
-        test_codes, card = test["codes"], _codes_card(recipe, source)
-    else:
-        assert tokenizer is not None
-        test_codes = encode_all(tokenizer, test["image"], batch_size=size)
-        card = {
-            "tokenizer": recipe.tokenizer,
-            "tokenizer_hash": weights.weights_hash(tokenizer),
-        }
-        if recipe.codes == "cache":
-            assert isinstance(source, Source)
-            views = Views(
-                count=recipe.views, flip=recipe.flip, crop=recipe.crop, seed=seed
-            )
-            source = encode_source(
-                tokenizer, source, views=views, batch_size=4 * size, workers=workers,
-                quiet=quiet,
-            )  # fmt: skip
-    objective = prior_objective(recipe, model, tokenizer)
-
-    def evaluate(params: Any) -> dict[str, float]:
-        labels = test["label"] if recipe.model.num_classes else None
-        nll = nats_per_token(
-            nnx.merge(graph, params), test_codes, labels, batch_size=size
-        )
-        return {"nll": nll}
-
-    batches = data.batches(
-        source, batch_size=size, seed=seed, rows=rows, workers=workers
-    )
-    names = list(source.class_names) if recipe.model.num_classes else []
-    return Experiment(
-        **objective.parts(),
-        batches=Attached(batches, objective.constants),
-        describe=_floats,
-        evaluate=evaluate,
-        card=card | {"class_names": names},
-    )
-
-
-def classifier_experiment(
-    recipe: ClassifierRecipe,
-    source: AnySource,
-    held_out: AnySource,
-    *,
-    rows: Sequence[int] | None = None,
-    workers: int = 0,
-) -> Experiment:
-    """A labelled network on images."""
-    _check_classes(recipe.model.num_classes, source)
-    size, seed = recipe.run.batch_size, recipe.run.seed
-    model = classifier.build(recipe.model, rngs=nnx.Rngs(seed))
-    graph = nnx.graphdef(model)
-    test = data.stack(held_out, recipe.run.eval_size)
-
-    def evaluate(params: Any) -> dict[str, float]:
-        network = nnx.merge(graph, params)
-        images = test["image"].astype(np.float32) / 255
-        return {"accuracy": float(classifier.accuracy(network, images, test["label"]))}
-
-    batches = data.batches(
-        source, batch_size=size, seed=seed, rows=rows, workers=workers
-    )
-    return Experiment(
-        **classifier_objective(recipe, model).parts(),
-        batches=Attached(batches, {}),
-        describe=_floats,
-        evaluate=evaluate,
-        card={
-            "class_names": list(source.class_names),
-            "labels_seen": "its own training",
-        },
-    )
-
-
-def _codes_card(recipe: PriorRecipe, source: data.CodeSource) -> dict[str, Any]:
-    """What a prior's card says of codes that were read from a folder."""
-    card = source.card
-    return {
-        "tokenizer": recipe.tokenizer or card.tokenizer,
-        "tokenizer_hash": card.tokenizer_hash,
-        "codes": {name: getattr(card, name) for name in ("views", "flip", "crop")},
-    }
-
-
-def _images(source: AnySource, count: int) -> np.ndarray:
-    return data.stack(source, count)["image"].astype(np.float32) / 255
-
-
-def _floats(summary: dict[str, np.ndarray]) -> dict[str, float]:
-    return {name: float(value) for name, value in summary.items()}
-
-
-def _check_classes(wanted: int, source: AnySource) -> None:
-    if not wanted:
-        return
-    data.require_labels(source)
-    if source.num_classes != wanted:
-        raise UserError(
-            f"{source.description} has {source.num_classes} classes, the recipe "
-            f"{wanted}; use --set num_classes={source.num_classes}"
-        )
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keywords of `make_step`."""
+        names = ("frozen", "zeros", "lazy_every")
+        return {name: getattr(self, name) for name in names}
 
 
 def train(
@@ -453,79 +118,276 @@ def train(
     several; it may be another one when a run goes on, and so may `workers`, the number
     of processes that decode images. A prior's data may be a folder of codes that
     `encode_folder` wrote. With `stream` images are read in a row, not by index: see
-    `minivim.data.Stream` for what that cannot promise. Returns the model and the rows
-    of metrics of this call, none where the run was finished already. Raises `UserError`
-    for data that does not fit the recipe, a batch that the mesh cannot split and a
-    workdir of another run. The model carries its card.
+    `minivim.data.Stream` for what that cannot promise. Returns the model, with its
+    card, and the rows of metrics of this call, none where the run was finished already.
+    Raises `UserError` for data that does not fit the recipe, a batch that the mesh
+    cannot split and a workdir of another run.
     """
-    size = recipe.run.batch_size
-    devices = make_mesh(mesh)
-    check_batch(devices, batch_size=size, accumulate=recipe.run.accumulate)
-    rows_read = rows_here(devices, size).tolist()
-    quiet = quiet or jax.process_index() > 0
-    tokenizer, source, held_out = _opened(recipe, spec, stream=stream)
+    run, devices = recipe.run, make_mesh(mesh)
+    check_batch(devices, batch_size=run.batch_size, accumulate=run.accumulate)
+    first = jax.process_index() == 0
+    network, source, held_out = opened(recipe, spec, stream=stream)
     # All but the title and what changes no number.
     free = ("name", "run.keep")
     identity = {k: v for k, v in leaves(recipe).items() if k not in free}
     identity |= {"stage": recipe.stage, "data": source.fingerprint}
-    if tokenizer is not None:
-        identity["tokenizer_hash"] = weights.weights_hash(tokenizer)
-    # Before the experiment: another run's folder is refused before images are encoded.
-    with Workdir(workdir, identity, keep=recipe.run.keep) as folder:
-        reading: Any = {"rows": rows_read, "workers": workers}
-        if isinstance(recipe, TokenizerRecipe):
-            parts = tokenizer_experiment(recipe, source, held_out, **reading)
-        elif isinstance(recipe, PriorRecipe):
-            parts = prior_experiment(
-                recipe, tokenizer, source, held_out, quiet=quiet, **reading
-            )
-        else:
-            parts = classifier_experiment(recipe, source, held_out, **reading)
-        if stream and jax.process_index() == 0:
+    if isinstance(network, Tokenizer):
+        identity["tokenizer_hash"] = weights.weights_hash(network)
+    # Before images are encoded: another run's folder is refused at once.
+    with Workdir(workdir, identity, keep=run.keep) as folder:
+        if stream and first:
             print(f"minivim: note: {data.CAVEAT}", file=sys.stderr)
+        images, test = coded(
+            recipe, network, source, held_out, workers=workers, quiet=quiet or not first
+        )
+        parts = setup(recipe, frozen=network)
+        graph = nnx.graphdef(parts.model)
+        key = jax.random.key(run.seed)
+        state = new_state(parts.model, parts.optim, steps=run.steps, mesh=devices)
+        step = make_step(
+            parts.model, parts.loss, parts.optim, steps=run.steps, key=key,
+            accumulate=run.accumulate, mesh=devices, **parts.options,
+        )  # fmt: skip
+        rows_read = rows_here(devices, run.batch_size).tolist()
+        batches = data.batches(
+            images, batch_size=run.batch_size, seed=run.seed, rows=rows_read,
+            workers=workers,
+        )  # fmt: skip
         try:
-            model, rows = run(recipe, parts, mesh=devices, workdir=folder, quiet=quiet)
+            state, rows = fit(
+                state, step, batches, run,
+                workdir=folder,
+                describe=parts.describe,
+                evaluate=lambda now: parts.evaluate(nnx.merge(graph, now), test),
+                title=f"{recipe.stage} {recipe.name}",
+                quiet=quiet or not first,
+            )  # fmt: skip
         finally:
-            parts.batches.close()
-    if jax.process_index() == 0:
+            batches.close()
+    model = parts.export(nnx.merge(graph, on_one_device(state.variables)))
+    if first:
         # All of the run: this call may have had no step left to do.
         written = read_metrics(workdir)
         card = {
             **run_card(recipe, source.description, written),
             "train_seconds": round(train_seconds(written), 1),
-            **parts.card,
+            **_provenance(recipe, network, source),
         }
         weights.save(workdir, model, kind=recipe.stage, card=card)
         # As `weights.load` would give it, for those who ask what it was trained on.
-        model.card = weights.read_card(workdir)  # type: ignore[attr-defined]
+        model.card = weights.read_card(workdir)
     return model, rows
 
 
-def _opened(
-    recipe: TrainableRecipe, spec: str, *, stream: bool
-) -> tuple[Tokenizer | None, AnySource, AnySource]:
-    """A prior's tokenizer, unless its data are codes, and the data of both splits."""
-    tokenizer = None
-    if isinstance(recipe, PriorRecipe):
-        if data.is_codes(spec):
-            return None, *_opened_codes(recipe, spec, stream=stream)
-        tokenizer = _tokenizer_for(recipe)
-        shape = tokenizer.config.image_shape
-        if stream and recipe.codes == "cache":
-            raise UserError(
-                "codes=cache encodes all images beforehand, and a stream has no end; "
-                "use --set codes=fly, or leave out --stream"
-            )
-    elif isinstance(recipe, ClassifierRecipe):
-        shape = recipe.image_shape
-    else:
-        shape = recipe.model.image_shape
-    opener = data.open_stream if stream else data.open_source
-    return (
-        tokenizer,
-        opener(spec, split="train", **shape),
-        opener(spec, split="test", **shape),
+def setup(
+    recipe: TrainableRecipe,
+    model: nnx.Module | None = None,
+    frozen: nnx.Module | None = None,
+) -> Setup:
+    """A recipe made ready for the step and the loop, by default with a new model.
+
+    `frozen` is a prior's tokenizer or the network of a perceptual loss. Both may be
+    abstract, shapes without values, to plan a step for a machine that is not there.
+    """
+    makers: dict[type, Callable[..., Setup]] = {
+        TokenizerRecipe: _tokenizer_setup,
+        PriorRecipe: _prior_setup,
+        ClassifierRecipe: _classifier_setup,
+    }
+    return makers[type(recipe)](
+        recipe, build(recipe) if model is None else model, frozen
     )
+
+
+def build(recipe: TrainableRecipe) -> nnx.Module:
+    """The model that a recipe trains, from its seed.
+
+    With an adversarial term it is two networks, of which the tokenizer is kept.
+    """
+    rngs = nnx.Rngs(recipe.run.seed)
+    if isinstance(recipe, ClassifierRecipe):
+        return classifier.build(recipe.model, rngs=rngs)
+    if isinstance(recipe, PriorRecipe):
+        return Prior(recipe.model, rngs=rngs)
+    adversarial = recipe.loss.adversarial
+    return Players(recipe) if adversarial else Tokenizer(recipe.model, rngs=rngs)
+
+
+def _tokenizer_setup(recipe: TokenizerRecipe, model: Any, network: Any) -> Setup:
+    """Stage 1."""
+    pair, critic = bool(recipe.loss.adversarial), recipe.discriminator
+    options: Any = {"weights": recipe.loss, "flip": recipe.flip, "crop": recipe.crop}
+
+    def export(model: Any) -> Tokenizer:
+        return model.tokenizer if pair else model
+
+    def evaluate(model: Any, test: data.Batch) -> dict[str, float]:
+        images = test["image"].astype(np.float32) / 255
+        return round_trip(export(model), images, batch_size=recipe.run.batch_size)
+
+    return Setup(
+        model=model,
+        loss=partial(adversarial_loss, config=critic, **options)
+        if pair
+        else partial(tokenizer_loss, **options),
+        optim=recipe.optims,
+        frozen=None if network is None else perceptual_net(network),
+        zeros=zeros_of(recipe.loss),
+        # Without R1 both programs would be one.
+        lazy_every=critic.r1_interval if pair and critic.r1_gamma else 0,
+        evaluate=evaluate,
+        describe=_tokenizer_row,
+        export=export,
+    )
+
+
+def _tokenizer_row(summary: dict[str, np.ndarray]) -> Row:
+    """Counts as usage, R1 over the steps that had it, histograms as lists."""
+    used = metrics.CodebookUsage.from_counts(summary.pop("counts"))
+    due = float(summary.pop("r1_due", 0.0))
+    if "r1" in summary and not due:
+        summary.pop("r1")
+    elif due:
+        summary["r1"] = summary["r1"] / due
+    row: Row = {k: v.tolist() if v.ndim else float(v) for k, v in summary.items()}
+    return row | {"usage": used.usage, "perplexity": used.perplexity}
+
+
+def round_trip(
+    tokenizer: Tokenizer, images: np.ndarray, *, batch_size: int = 256
+) -> dict[str, float]:
+    """PSNR of images there and back, and how much of the codebook they use."""
+    codes = encode_all(tokenizer, images, batch_size=batch_size)
+    recon = decode_all(tokenizer, codes, batch_size=batch_size)
+    size = tokenizer.config.quantizer.num_codes
+    used = metrics.codebook_usage(codes, num_codes=size)
+    psnr = float(metrics.psnr(images, recon))
+    return {"psnr": psnr, "usage": used.usage, "perplexity": used.perplexity}
+
+
+def _prior_setup(recipe: PriorRecipe, model: Any, tokenizer: Any) -> Setup:
+    """Stage 2; on the fly the frozen encoder is part of the step, else not needed."""
+    fly = recipe.codes == "fly"
+
+    def loss(
+        model: Any, batch: dict, context: Context, *, key: jax.Array
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        image_key, key = jax.random.split(key)
+        if fly:
+            images = augment(
+                batch["image"], flip=recipe.flip, crop=recipe.crop, key=image_key
+            )
+            # Not `encode`, a program of its own, which may not nest in a gradient.
+            coder = context.frozen
+            codes = coder.quantizer(coder.encoder(images))[1]["codes"]
+            batch = batch | {"codes": codes}
+        return prior_loss(
+            model, batch, context, label_dropout=recipe.label_dropout, key=key
+        )
+
+    def evaluate(model: Prior, test: data.Batch) -> dict[str, float]:
+        labels = test["label"] if recipe.model.num_classes else None
+        size = recipe.run.batch_size
+        return {"nll": nats_per_token(model, test["codes"], labels, batch_size=size)}
+
+    return Setup(
+        model=model, loss=loss, optim=recipe.optim,
+        frozen=tokenizer if fly else None, evaluate=evaluate,
+    )  # fmt: skip
+
+
+def _classifier_setup(recipe: ClassifierRecipe, model: Any, _: None) -> Setup:
+    """A labelled network."""
+
+    def evaluate(model: Any, test: data.Batch) -> dict[str, float]:
+        return {"accuracy": classifier.accuracy(model, test["image"], test["label"])}
+
+    return Setup(
+        model=model, loss=classifier.classifier_loss, optim=recipe.optim,
+        evaluate=evaluate,
+    )  # fmt: skip
+
+
+def abstract(recipe: TrainableRecipe) -> tuple[Setup, dict[str, Any]]:
+    """A recipe's setup and a batch as shapes alone, whatever the size.
+
+    Frozen networks that are not at hand are taken as VGG16's LPIPS and as the tokenizer
+    of the recipe that bears the folder's name. Raises `UserError` where there is none.
+    """
+
+    def rows(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((recipe.run.batch_size, *shape), dtype)
+
+    network: Any = None
+    if isinstance(recipe, PriorRecipe):
+        network = _abstract_tokenizer(recipe)
+    elif isinstance(recipe, TokenizerRecipe) and recipe.loss.perceptual:
+        network = _abstract_network(recipe)
+    side, channels = _image_shape(recipe, network).values()
+    batch = {"image": rows(side, side, channels), "label": rows(dtype=jnp.int32)}
+    if isinstance(recipe, PriorRecipe) and recipe.codes == "cache":
+        del batch["image"]
+        batch["codes"] = rows(recipe.model.num_tokens, dtype=jnp.int32)
+    return setup(recipe, nnx.eval_shape(lambda: build(recipe)), network), batch
+
+
+def _abstract_network(recipe: TokenizerRecipe) -> Any:
+    try:
+        found = weights.load(recipe.perceptual_net)
+    except UserError:
+        return nnx.eval_shape(lambda: LPIPS(PerceptualConfig(), rngs=nnx.Rngs(0)))
+    return nnx.eval_shape(lambda: found)
+
+
+def _abstract_tokenizer(recipe: PriorRecipe) -> Any:
+    try:
+        found = weights.load(recipe.tokenizer)
+    except UserError:
+        known = recipes.RECIPES.get(("tokenizer", PurePath(recipe.tokenizer).name))
+        if known is None:
+            raise
+        return weights.abstract("tokenizer", known().model)  # type: ignore[union-attr]
+    return nnx.eval_shape(lambda: found)
+
+
+def _image_shape(recipe: TrainableRecipe, network: Any) -> dict[str, int]:
+    """Side and channels of the images that a recipe trains on."""
+    if isinstance(recipe, PriorRecipe):
+        return network.config.image_shape
+    if isinstance(recipe, ClassifierRecipe):
+        return recipe.image_shape
+    return recipe.model.image_shape
+
+
+def frozen_network(recipe: TrainableRecipe) -> Any:
+    """A prior's tokenizer or a perceptual loss' network, loaded; None without either.
+
+    Raises `UserError` where there is none or it does not fit the recipe.
+    """
+    if isinstance(recipe, PriorRecipe):
+        return _tokenizer_for(recipe)
+    if isinstance(recipe, TokenizerRecipe) and recipe.loss.perceptual:
+        return weights.load(recipe.perceptual_net)
+    return None
+
+
+def opened(
+    recipe: TrainableRecipe, spec: str, *, stream: bool = False
+) -> tuple[Any, AnySource, AnySource]:
+    """The frozen network, if the recipe needs one, and the data of both splits."""
+    if isinstance(recipe, PriorRecipe) and data.is_codes(spec):
+        return None, *_opened_codes(recipe, spec, stream=stream)
+    network = frozen_network(recipe)
+    if stream and isinstance(recipe, PriorRecipe) and recipe.codes == "cache":
+        raise UserError(
+            "codes=cache encodes all images beforehand, and a stream has no end; "
+            "use --set codes=fly, or leave out --stream"
+        )
+    opener = data.open_stream if stream else data.open_source
+    shape = _image_shape(recipe, network)
+    source, held_out = (opener(spec, split=s, **shape) for s in ("train", "test"))
+    _check_classes(recipe, source)
+    return network, source, held_out
 
 
 def _opened_codes(
@@ -555,11 +417,79 @@ def _opened_codes(
             f"{folder} has {_in_words(has)}, the recipe {_in_words(asked)}; encode "
             "again, or use --set views=1 flip=false crop=1 to take what is there"
         )
+    _check_classes(recipe, source)
     return source, held_out
 
 
 def _in_words(settings: dict[str, Any]) -> str:
     return " ".join(f"{name}={value}" for name, value in settings.items())
+
+
+def _check_classes(recipe: TrainableRecipe, source: AnySource) -> None:
+    wanted = 0 if isinstance(recipe, TokenizerRecipe) else recipe.model.num_classes
+    if not wanted:
+        return
+    data.require_labels(source)
+    if source.num_classes != wanted:
+        raise UserError(
+            f"{source.description} has {source.num_classes} classes, the recipe "
+            f"{wanted}; use --set num_classes={source.num_classes}"
+        )
+
+
+def coded(
+    recipe: TrainableRecipe,
+    network: Any,
+    source: AnySource,
+    held_out: AnySource,
+    *,
+    workers: int = 0,
+    quiet: bool = True,
+) -> tuple[AnySource, data.Batch]:
+    """The source to train on and held-out arrays; a prior's images as codes.
+
+    The source stays as it is where a prior encodes on the fly.
+    """
+    size, seed = recipe.run.batch_size, recipe.run.seed
+    test = data.stack(held_out, recipe.run.eval_size)
+    if isinstance(recipe, PriorRecipe) and "codes" not in test:
+        test["codes"] = encode_all(network, test["image"], batch_size=size)
+        if recipe.codes == "cache" and isinstance(source, Source):
+            views = Views(
+                count=recipe.views, flip=recipe.flip, crop=recipe.crop, seed=seed
+            )
+            source = encode_source(
+                network, source, views=views, batch_size=4 * size, workers=workers,
+                quiet=quiet,
+            )  # fmt: skip
+    return source, test
+
+
+def _provenance(
+    recipe: TrainableRecipe, network: Any, source: AnySource
+) -> dict[str, Any]:
+    """What a card says of networks and labels that took part in the training."""
+    names = list(source.class_names)
+    if isinstance(recipe, ClassifierRecipe):
+        return {"class_names": names, "labels_seen": "its own training"}
+    if isinstance(recipe, TokenizerRecipe):
+        if network is None:
+            return {}
+        return {
+            "perceptual_net": recipe.perceptual_net,
+            "perceptual_net_hash": weights.weights_hash(network),
+            "labels_seen": "a perceptual loss",
+        }
+    named = {"class_names": names if recipe.model.num_classes else []}
+    if isinstance(source, data.CodeSource):
+        card = source.card
+        return named | {
+            "tokenizer": recipe.tokenizer or card.tokenizer,
+            "tokenizer_hash": card.tokenizer_hash,
+            "codes": {name: getattr(card, name) for name in ("views", "flip", "crop")},
+        }
+    found = weights.weights_hash(network)
+    return named | {"tokenizer": recipe.tokenizer, "tokenizer_hash": found}
 
 
 def train_probe(recipe: ProbeRecipe, *, spec: str, workdir: str | Path) -> ProbeResult:
@@ -601,48 +531,6 @@ def probe(
         held_out=recipe.held_out,
         seed=recipe.seed,
     )
-
-
-def run(
-    recipe: TrainableRecipe,
-    parts: Experiment,
-    *,
-    mesh: Mesh | None = None,
-    workdir: Workdir | None = None,
-    quiet: bool = False,
-) -> tuple[nnx.Module, list[Row]]:
-    """The loop on an experiment; the model comes back with its last parameters.
-
-    On a mesh, by default of one device, whose rows the experiment's batches hold.
-    """
-    steps = recipe.run.steps
-    key = jax.random.key(recipe.run.seed)
-    mesh = mesh or make_mesh(devices=jax.local_devices()[:1])
-    state = new_state(parts.model, parts.optim, steps=steps, mesh=mesh)
-    step = make_step(
-        parts.model,
-        parts.loss,
-        parts.optim,
-        steps=steps,
-        key=key,
-        taps=parts.taps,
-        lazy_every=parts.lazy_every,
-        accumulate=recipe.run.accumulate,
-        mesh=mesh,
-    )
-    state, rows = fit(
-        state,
-        step,
-        Placed(parts.batches, mesh, recipe.run.batch_size),
-        recipe.run,
-        workdir=workdir,
-        describe=parts.describe,
-        evaluate=parts.evaluate,
-        title=f"{recipe.stage} {recipe.name}",
-        quiet=quiet,
-    )
-    model = nnx.merge(nnx.graphdef(parts.model), on_one_device(state.variables))
-    return parts.export(model), rows
 
 
 def run_card(

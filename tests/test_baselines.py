@@ -10,7 +10,6 @@ import minivim
 from minivim import recipes, weights
 from minivim.config import LossConfig
 from minivim.encode import decode_all
-from minivim.train import prior_experiment, run, tokenizer_experiment
 from tests import tiny
 
 RUN = replace(tiny.RUN, steps=4, eval_every=4)
@@ -38,15 +37,14 @@ SLOW = pytest.param(cnn_gan, marks=pytest.mark.slow)
 @pytest.mark.parametrize("recipe", [vq_vae, SLOW])
 def test_a_rival_tokenizer_carries_a_prior(recipe, tmp_path):
     stage_1, source = recipe(), tiny.source()
-    parts = tokenizer_experiment(stage_1, source, source)
-    trained, _ = run(stage_1, parts, quiet=True)
+    trained, _ = tiny.ready(stage_1, source).run()
     weights.save(tmp_path / "tok", trained, kind="tokenizer", card={})
     tokenizer = weights.load(tmp_path / "tok")
 
     stage_2 = replace(tiny.PRIOR_RECIPE, run=RUN, tokenizer=str(tmp_path / "tok"))
-    parts = prior_experiment(stage_2, tokenizer, source, source, quiet=True)
-    prior, _ = run(stage_2, parts, quiet=True)
-    weights.save(tmp_path / "prior", prior, kind="prior", card=parts.card)
+    prior, _ = tiny.ready(stage_2, source, network=tokenizer).run()
+    card = {"tokenizer": stage_2.tokenizer}
+    weights.save(tmp_path / "prior", prior, kind="prior", card=card)
     tokenizer, prior = minivim.load_pair(tmp_path / "prior")
     codes = minivim.sample(prior, key=jax.random.key(0), labels=[0, 1, 2])
     images = decode_all(tokenizer, np.asarray(codes), batch_size=4)

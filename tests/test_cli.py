@@ -701,15 +701,15 @@ def test_one_corrupt_image_among_those_trained_on(spoiled, capsys):
 def test_an_image_that_vanishes(spoiled, capsys, monkeypatch):
     from minivim import train
 
-    make = train.tokenizer_experiment
+    make = train.setup
 
-    def late(recipe, source, held_out, **reading):
-        parts = make(recipe, source, held_out, **reading)
+    def late(*arguments, **options):
+        parts = make(*arguments, **options)
         for picture in (spoiled / "pictures").rglob("*.png"):
             picture.unlink()
         return parts
 
-    monkeypatch.setattr(train, "tokenizer_experiment", late)
+    monkeypatch.setattr(train, "setup", late)
     refused(capsys, tokenizer_command(spoiled, "new"), "is missing", "restore it")
 
 

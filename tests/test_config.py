@@ -31,6 +31,7 @@ from minivim.config import (
     leaves,
     with_overrides,
 )
+from minivim.context import NO_CONTEXT, Context
 from minivim.describe import build_abstract
 from minivim.errors import UserError
 from minivim.tokenizer import Players
@@ -252,8 +253,8 @@ class Setup(NamedTuple):
     recipe: Any
     patch: pytest.MonkeyPatch
 
-    def parts(self) -> train.Experiment:
-        """The recipe's experiment on a few random pictures."""
+    def ready(self) -> tiny.Ready:
+        """The recipe made ready on a few random pictures."""
         if self.recipe.stage == "classifier":
             # Larger pictures, because these networks halve them three times.
             rows = {"image": tiny.images(24, 16), "label": np.arange(24) % 3}
@@ -261,17 +262,10 @@ class Setup(NamedTuple):
             source = data.ArraySource(rows, class_names=labels)
             network = tiny.build(classifier.build, self.recipe.model)
             self.patch.setattr(classifier, "build", lambda config, *, rngs: network)
-            return train.classifier_experiment(self.recipe, source, source)
-        source = tiny.source()
-        if self.recipe.stage == "tokenizer":
-            return train.tokenizer_experiment(self.recipe, source, source)
-        return train.prior_experiment(
-            self.recipe, tiny.tokenizer(), source, source, quiet=True
-        )
-
-
-# What the step adds to a batch.
-MOMENT = {"step": 2, "due": True}
+            return tiny.ready(self.recipe, source)
+        if self.recipe.stage == "prior":
+            return tiny.ready(self.recipe, network=tiny.tokenizer())
+        return tiny.ready(self.recipe, network=train.frozen_network(self.recipe))
 
 
 def shapes(setup: Setup) -> Any:
@@ -284,41 +278,46 @@ def shapes(setup: Setup) -> Any:
     return [(path, leaf.shape) for path, leaf in nnx.to_flat_state(state)]
 
 
+def moment(parts: train.Setup) -> Context:
+    """What the step tells the loss."""
+    return Context(step=2, due=True, frozen=parts.frozen)
+
+
 def loss(setup: Setup) -> Any:
     """The loss of the first batch, operation by operation."""
-    parts = setup.parts()
-    batch = jax.tree.map(jnp.asarray, next(parts.batches))
+    _, parts, batches, _ = setup.ready()
+    batch, now = jax.tree.map(jnp.asarray, next(batches)), moment(parts)
     with jax.disable_jit():
-        value, _ = parts.loss(parts.model, batch | MOMENT, key=jax.random.key(3))
+        value, _ = parts.loss(parts.model, batch, now, key=jax.random.key(3))
     return float(value)
 
 
 def written(setup: Setup) -> Any:
     """The codebook after a pass over two batches: what no gradient has moved."""
-    parts = setup.parts()
+    _, parts, batches, _ = setup.ready()
     with jax.disable_jit():
         for number in range(2):
-            batch = jax.tree.map(jnp.asarray, next(parts.batches))
-            parts.loss(parts.model, batch, key=jax.random.key(number))
+            batch = jax.tree.map(jnp.asarray, next(batches))
+            parts.loss(parts.model, batch, NO_CONTEXT, key=jax.random.key(number))
     return np.asarray(parts.model.quantizer.codebook[...]).tolist()
 
 
 def program(setup: Setup) -> Any:
     """The gradient's program, for what changes the way to a number or the backward."""
-    parts = setup.parts()
+    _, parts, batches, _ = setup.ready()
     graph, state = nnx.split(parts.model)
-    batch = jax.tree.map(jnp.asarray, next(parts.batches))
+    batch = jax.tree.map(jnp.asarray, next(batches))
 
     def objective(state):
         merged = nnx.merge(graph, state)
-        return parts.loss(merged, batch | MOMENT, key=jax.random.key(3))[0]
+        return parts.loss(merged, batch, moment(parts), key=jax.random.key(3))[0]
 
     return str(jax.make_jaxpr(jax.grad(objective))(state))
 
 
 def batch(setup: Setup) -> Any:
     """The first batch."""
-    found = next(setup.parts().batches)
+    found = next(setup.ready().batches)
     return {name: np.asarray(found[name]).tolist() for name in ("label",)} | {
         "names": sorted(found)
     }
@@ -326,9 +325,9 @@ def batch(setup: Setup) -> Any:
 
 def evaluation(setup: Setup) -> Any:
     """Figures of an evaluation."""
-    parts = setup.parts()
+    _, parts, _, test = setup.ready()
     with jax.disable_jit():
-        return parts.evaluate(nnx.state(parts.model, nnx.Param))
+        return parts.evaluate(parts.model, test)
 
 
 def rates(setup: Setup) -> Any:
@@ -409,9 +408,9 @@ def recorder(found: list) -> Callable:
 def made(setup: Setup) -> Any:
     """How the step is made; tests/training/test_accumulate.py has the effects."""
     found: list[Any] = []
-    setup.patch.setattr(train, "make_step", recorder(found))
+    setup.patch.setattr(tiny, "make_step", recorder(found))
     with pytest.raises(Seen):
-        train.run(setup.recipe, setup.parts(), quiet=True)
+        setup.ready().step()
     [(_, options)] = found
     return [value for name, value in options if name == "accumulate"]
 
@@ -432,7 +431,7 @@ def kept(setup: Setup) -> Any:
 def optims(setup: Setup) -> Any:
     """What the step is made with, for each network; tests/tokenizer/test_objective.py
     shows that each moves its own."""
-    return setup.parts().optim
+    return setup.ready().parts.optim
 
 
 def opened(setup: Setup) -> Any:
@@ -452,7 +451,7 @@ def loaded(setup: Setup) -> Any:
     call = {"prior": train.train, "probe": train.train_probe}
     if setup.recipe.stage == "tokenizer":
         with pytest.raises(Seen):
-            setup.parts()
+            setup.ready()
         return found
     with pytest.raises(Seen):
         call[setup.recipe.stage](setup.recipe, spec="shapes", workdir="never")

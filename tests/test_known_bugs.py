@@ -108,7 +108,7 @@ class One(nnx.Module):
         self.w = nnx.Param(jnp.zeros(()))
 
 
-def slope_one(model, batch, *, key):
+def slope_one(model, batch, context, *, key):
     return model.w[...], {}
 
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
+from minivim import data, train
 from minivim.config import (
     CNNConfig,
     OptimConfig,
@@ -26,6 +27,8 @@ from minivim.config import (
 from minivim.data import ArraySource
 from minivim.prior import Prior
 from minivim.tokenizer import Tokenizer
+from minivim.training import fit, make_step, new_state
+from minivim.training.step import Step, TrainState
 
 CLASSES = 3
 STACK = StackConfig(blocks=2, width=16, heads=2, hidden=32)
@@ -110,6 +113,46 @@ def source(count: int = 24, seed: int = 0) -> ArraySource:
         {"image": images(count, seed=seed), "label": labels},
         class_names=[f"class {i}" for i in range(CLASSES)],
     )
+
+
+class Ready(NamedTuple):
+    """A recipe made ready on made-up pictures, as `minivim.train.train` does it."""
+
+    recipe: Any
+    parts: train.Setup
+    batches: Any
+    test: dict[str, np.ndarray]
+
+    def state(self) -> TrainState:
+        steps = self.recipe.run.steps
+        return new_state(self.parts.model, self.parts.optim, steps=steps)
+
+    def step(self, **changes: Any) -> Step:
+        parts, run = self.parts, self.recipe.run
+        how = {"key": jax.random.key(run.seed), "accumulate": run.accumulate}
+        how |= parts.options | changes
+        return make_step(parts.model, parts.loss, parts.optim, steps=run.steps, **how)
+
+    def run(self, workdir: Any = None) -> tuple[Any, list[dict[str, Any]]]:
+        """The trained model and its rows of metrics."""
+        parts, graph = self.parts, nnx.graphdef(self.parts.model)
+        state, rows = fit(
+            self.state(), self.step(), self.batches, self.recipe.run, workdir=workdir,
+            describe=parts.describe, quiet=True,
+            evaluate=lambda now: parts.evaluate(nnx.merge(graph, now), self.test),
+        )  # fmt: skip
+        return parts.export(nnx.merge(graph, state.variables)), rows
+
+
+def ready(
+    recipe: Any, images: Any = None, held_out: Any = None, *, network: Any = None
+) -> Ready:
+    images = source() if images is None else images
+    images, test = train.coded(recipe, network, images, held_out or images)
+    batches = data.batches(
+        images, batch_size=recipe.run.batch_size, seed=recipe.run.seed
+    )
+    return Ready(recipe, train.setup(recipe, frozen=network), batches, test)
 
 
 def pictures(folder: Path, *, labels: int = CLASSES, each: int = 10) -> Path:

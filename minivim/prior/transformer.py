@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from minivim.config import PriorConfig
-from minivim.context import Context
+from minivim.context import NO_CONTEXT, Context
 from minivim.errors import UserError
 from minivim.transformer import (
     Block,
@@ -177,7 +177,7 @@ def drop_labels(
 def prior_loss(
     prior: Prior,
     batch: dict[str, Array],
-    context: Context = Context(),
+    context: Context = NO_CONTEXT,
     *,
     label_dropout: float = 0.0,
     key: PRNGKeyArray,

@@ -4,8 +4,8 @@ from minivim.tokenizer.model import Tokenizer
 from minivim.tokenizer.objective import (
     Players,
     adversarial_loss,
-    zeros_of,
     tokenizer_loss,
+    zeros_of,
 )
 from minivim.tokenizer.quantizer import (
     Quantizer,

@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from minivim.config import DiscriminatorConfig, LossConfig, TokenizerRecipe
-from minivim.context import Context
+from minivim.context import NO_CONTEXT, Context
 from minivim.data.augment import augment
 from minivim.tokenizer import discriminator
 from minivim.tokenizer.losses import (
@@ -75,7 +75,7 @@ def zeros_of(weights: LossConfig) -> Callable[[dict], dict[str, Array]] | None:
 def tokenizer_loss(
     tokenizer: Tokenizer,
     batch: dict[str, Any],
-    context: Context = Context(),
+    context: Context = NO_CONTEXT,
     *,
     weights: LossConfig,
     flip: bool = False,

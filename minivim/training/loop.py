@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from minivim.config import RunConfig
 from minivim.errors import Stopped, UserError
 from minivim.training.checkpoint import Row, Workdir
-from minivim.training.step import Step, TrainState
+from minivim.training.step import TrainState
 from minivim.training.stop import Asked, stop_signal
 
 
@@ -30,8 +30,9 @@ class Batches(Protocol):
     def set_state(self, state: dict[str, Any]) -> None: ...
 
 
-def _unchanged(means: dict[str, np.ndarray]) -> Row:
-    return {name: float(value) for name, value in means.items()}
+def floats(summary: dict[str, np.ndarray]) -> Row:
+    """The summary of a stage whose metrics are all numbers."""
+    return {name: float(value) for name, value in summary.items()}
 
 
 @dataclass
@@ -95,12 +96,12 @@ class Window:
 
 def fit(
     state: TrainState,
-    step: Step,
+    step: Callable[..., tuple[TrainState, dict[str, jax.Array]]],
     batches: Batches,
     run: RunConfig,
     *,
     workdir: Workdir | None = None,
-    describe: Callable[[dict[str, np.ndarray]], Row] = _unchanged,
+    describe: Callable[[dict[str, np.ndarray]], Row] = floats,
     evaluate: Callable[[Any], dict[str, float]] | None = None,
     title: str = "",
     quiet: bool = False,

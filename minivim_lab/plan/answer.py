@@ -170,6 +170,7 @@ def plan(
     devices = where.devices()
     over = make_mesh(mesh, devices=devices)
     given, programs, run = inputs(recipe, over), [], recipe.run
+    frozen = given.objective.frozen
     for name, (due, share) in schedule(given.objective).items():
         say(f"compiling the {name} of {recipe.name} for {where.chips} x {where.name}")
         program = compiled(given, name, due=due, share=share, quick=quick)
@@ -190,9 +191,12 @@ def plan(
         accumulate=run.accumulate,
         steps=run.steps,
         parameters=count_parameters(given.objective.model),
-        frozen={
-            name: sum(leaf.size for leaf in jax.tree.leaves(state))
-            for name, state in given.objective.constants.items()
+        frozen={}
+        if frozen is None
+        else {
+            "tokenizer" if recipe.stage == "prior" else "perceptual": sum(
+                leaf.size for leaf in jax.tree.leaves(frozen)
+            )
         },
         state_bytes=given.state_bytes,
         argument_bytes=given.argument_bytes,

@@ -13,8 +13,8 @@ from jax.sharding import Mesh
 from minivim import train
 from minivim.config import leaves, with_overrides
 from minivim.errors import UserError
-from minivim.sharding import by_rows, check_batch, shardings_of
-from minivim.train import Objective, TrainableRecipe
+from minivim.sharding import by_rows, check_batch, place, shardings_of
+from minivim.train import Setup, TrainableRecipe
 from minivim.training.step import abstract_state, make_step
 from minivim_lab.plan.chips import first_line, refusal
 from minivim_lab.plan.hlo import Traffic, costs
@@ -61,7 +61,7 @@ class Program:
 class Inputs:
     """A step and the shapes of its arguments, laid out over a mesh."""
 
-    objective: Objective
+    objective: Setup
     step: Any
     state: Any
     batch: dict[str, Any]
@@ -75,7 +75,7 @@ class Inputs:
     @property
     def argument_bytes(self) -> int:
         """The same with batch and frozen weights."""
-        return self.state_bytes + _bytes_on_one(self.batch)
+        return self.state_bytes + _bytes_on_one((self.batch, self.step.constants))
 
     def trace(self, due: bool = False) -> Any:
         """The step's program; `due`: with the lazy terms."""
@@ -89,34 +89,20 @@ def inputs(recipe: TrainableRecipe, mesh: Mesh | None) -> Inputs:
     state = abstract_state(objective.model, objective.optim, steps=run.steps)
     if mesh is not None:
         check_batch(mesh, batch_size=run.batch_size, accumulate=run.accumulate)
-        state = _laid_out(state, shardings_of(state, mesh))
-        batch = {
-            name: _laid_out(
-                value,
-                by_rows(mesh) if hasattr(value, "shape") else shardings_of(value, mesh),
-            )
-            for name, value in batch.items()
-        }
+        state = place(state, shardings_of(state, mesh))
+        batch = place(batch, dict.fromkeys(batch, by_rows(mesh)))
     step = make_step(
         objective.model,
         objective.loss,
         objective.optim,
         steps=run.steps,
         key=jax.random.key(run.seed),
-        taps=objective.taps,
-        lazy_every=objective.lazy_every,
         accumulate=run.accumulate,
         mesh=mesh,
+        **objective.options,
     )
     chips = mesh.size if mesh is not None else 1
     return Inputs(objective=objective, step=step, state=state, batch=batch, chips=chips)
-
-
-def _laid_out(tree: Any, shardings: Any) -> Any:
-    def shape(x: Any, where: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
-
-    return jax.tree.map(shape, tree, shardings)
 
 
 def _bytes_on_one(tree: Any) -> int:
@@ -126,7 +112,7 @@ def _bytes_on_one(tree: Any) -> int:
     )
 
 
-def schedule(objective: Objective) -> dict[str, tuple[bool, float]]:
+def schedule(objective: Setup) -> dict[str, tuple[bool, float]]:
     """The programs of a run: whether lazy terms are due, and their share of steps."""
     every = objective.lazy_every
     if not every:

@@ -20,14 +20,15 @@ import optax
 from flax import nnx
 from tqdm.auto import tqdm
 
-from minivim import recipes, show, weights
+from minivim import data, recipes, show, weights
 from minivim.config import OptimConfig, PriorRecipe
+from minivim.context import NO_CONTEXT
 from minivim.data import Source
 from minivim.describe import build_abstract
 from minivim.errors import UserError
 from minivim.show.tables import markdown_table
 from minivim.tokenizer import Tokenizer
-from minivim.train import Experiment, prior_experiment
+from minivim.train import AnySource, Setup, coded, setup
 from minivim.training import optimizer
 from minivim_lab import widgets
 from minivim_lab.reproduce import stored
@@ -87,14 +88,16 @@ def compared(
     quiet: bool = False,
 ) -> list[dict[str, Any]]:
     """A record of curves and figures for every row of `MOMENTS`."""
-    parts = prior_experiment(recipe, tokenizer, source, held_out, quiet=quiet)
+    codes, test = coded(recipe, tokenizer, source, held_out, quiet=quiet)
+    parts = setup(recipe, frozen=tokenizer)
+    graph = nnx.graphdef(parts.model)
     start = nnx.state(parts.model, nnx.Param)
     steps = recipe.run.steps
     walks = {
         name: Walk(replace(recipe.optim, **moments), start, steps=steps)
         for name, moments in MOMENTS.items()
     }
-    curves = _curves(recipe, parts, walks, quiet=quiet)
+    curves = _curves(recipe, parts, codes, walks, quiet=quiet)
     large = nnx.state(build_abstract(recipes.vim_large()), nnx.Param)
     count = sum(leaf.size for leaf in jax.tree.leaves(start))
     return [
@@ -102,7 +105,7 @@ def compared(
             "row": name,
             "seed": recipe.run.seed,
             "of": steps,
-            "held_out": parts.evaluate(walk.params)["nll"],
+            "held_out": parts.evaluate(nnx.merge(graph, walk.params), test)["nll"],
             "held_out_images": recipe.run.eval_size,
             "bytes_per_weight": state_bytes(walk.config, start) / count,
             "vim_large_gib": state_bytes(walk.config, large) / 2**30,
@@ -141,7 +144,12 @@ class Walk:
 
 
 def _curves(
-    recipe: PriorRecipe, parts: Experiment, walks: dict[str, Walk], *, quiet: bool
+    recipe: PriorRecipe,
+    parts: Setup,
+    codes: AnySource,
+    walks: dict[str, Walk],
+    *,
+    quiet: bool,
 ) -> dict[str, dict[str, list]]:
     """Train to the end: the loss and both distances, means of `WINDOW` steps."""
     graph, key = nnx.graphdef(parts.model), jax.random.key(recipe.run.seed)
@@ -152,14 +160,16 @@ def _curves(
 
         def loss(params: Any) -> jax.Array:
             now = jax.random.fold_in(key, step)
-            return parts.loss(nnx.merge(graph, params), batch, key=now)[0]
+            model = nnx.merge(graph, params)
+            return parts.loss(model, batch, NO_CONTEXT, key=now)[0]
 
         return jax.value_and_grad(loss)(params)
 
     seen: dict[str, list[tuple[float, ...]]] = {name: [] for name in walks}
     adam = walks[ADAM]
     start, steps = adam.params, recipe.run.steps
-    batches = [next(parts.batches) for _ in range(2 * steps)]
+    drawn = data.batches(codes, batch_size=recipe.run.batch_size, seed=recipe.run.seed)
+    batches = [next(drawn) for _ in range(2 * steps)]
     for step in tqdm(range(steps), unit="step", disable=quiet):
         before = adam.params
         losses, grads, updates = {}, {}, {}

@@ -23,7 +23,7 @@ from minivim.config import TokenizerRecipe, with_overrides
 from minivim.data import Source
 from minivim.describe import count_parameters
 from minivim.evaluate import tokenizer_figures
-from minivim.train import replaced, tokenizer_experiment
+from minivim.train import frozen_network, replaced, setup
 from minivim.training import make_step, new_state, read_metrics, train_seconds
 from minivim_lab.reproduce import stored, verdicts
 from minivim_lab.reproduce.grid import PATCHGAN, Row
@@ -183,20 +183,18 @@ def step_clock(
     recipe: TokenizerRecipe, source: Source, *, timer: Callable[[], float]
 ) -> Callable[[], float]:
     """Seconds of the next step, with its share of the lazy one; both are compiled."""
-    parts = tokenizer_experiment(recipe, source, source)
-    step = make_step(
-        parts.model,
-        parts.loss,
-        parts.optim,
-        steps=recipe.run.steps,
-        key=jax.random.key(0),
-        taps=parts.taps,
-        lazy_every=parts.lazy_every,
+    parts, steps = setup(recipe, frozen=frozen_network(recipe)), recipe.run.steps
+    batches = data.batches(
+        source, batch_size=recipe.run.batch_size, seed=recipe.run.seed
     )
-    state = [new_state(parts.model, parts.optim, steps=recipe.run.steps)]
+    key = jax.random.key(0)
+    step = make_step(
+        parts.model, parts.loss, parts.optim, steps=steps, key=key, **parts.options
+    )
+    state = [new_state(parts.model, parts.optim, steps=steps)]
 
     def timed(at: int) -> float:
-        batch, began = next(parts.batches), timer()
+        batch, began = next(batches), timer()
         state[0], _ = step(state[0], batch, at=at)
         jax.block_until_ready(state[0])
         return timer() - began

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minivim import train, weights
+from minivim.context import Context
 from minivim.data import (
     ArraySource,
     CodesCard,
@@ -290,22 +291,19 @@ def test_a_prior_draws_the_same_views_from_a_folder_and_from_memory(tmp_path, pr
     """One cache in memory and one on disk are two ways to the same batches."""
     recipe = dataclasses.replace(tiny.PRIOR_RECIPE, flip=True, crop=0.5, views=3)
     tokenizer, source, test = tiny.tokenizer(), tiny.source(), tiny.source(seed=1)
-    cached = train.prior_experiment(recipe, tokenizer, source, test, quiet=True)
+    cached = tiny.ready(recipe, source, test, network=tokenizer)
     views = Views(count=3, flip=True, crop=0.5, seed=recipe.run.seed)
     folder = encode_folder(
         tokenizer, tmp_path / "codes", {"train": source, "test": test}, name="none",
         views=views, batch_size=4 * recipe.run.batch_size, quiet=True,
     )  # fmt: skip
-    read = train.prior_experiment(
-        recipe, None, open_codes(folder), open_codes(folder, "test")
-    )
-    assert "tokenizer" not in next(read.batches)
-    read.batches.set_state({"batch": 0})
+    read = tiny.ready(recipe, open_codes(folder), open_codes(folder, "test"))
+    assert read.parts.frozen is None
     for _ in range(4):
         one, other = next(cached.batches), next(read.batches)
         tiny.assert_same(one, other)
         assert one["codes"].shape == (8, 4)
-    assert cached.card["tokenizer_hash"] == read.card["tokenizer_hash"]
+    tiny.assert_same(cached.test, read.test)
     read.batches.close()
 
 
@@ -315,19 +313,18 @@ def test_views_on_the_fly_are_of_the_same_kind_as_cached_ones(monkeypatch, prior
     recipe = dataclasses.replace(
         tiny.PRIOR_RECIPE, codes="fly", flip=True, crop=0.5, label_dropout=0.0
     )
-    parts = train.prior_experiment(
-        recipe, tiny.tokenizer(), tiny.source(), tiny.source(), quiet=True
-    )
+    ready = tiny.ready(recipe, network=tiny.tokenizer())
     seen = {}
 
-    def record(model, batch, **options):
+    def record(model, batch, context, **options):
         seen.update(batch)
         return 0.0, {}
 
     monkeypatch.setattr(train, "prior_loss", record)
-    batch, key = next(parts.batches), jax.random.key(3)
+    batch, key = next(ready.batches), jax.random.key(3)
     batch = jax.tree.map(jnp.asarray, batch)
-    parts.loss(parts.model, batch, key=key)
+    context = Context(frozen=ready.parts.frozen)
+    ready.parts.loss(ready.parts.model, batch, context, key=key)
     flip_key, _ = jax.random.split(key)
     images = augment(batch["image"], flip=True, crop=0.5, key=flip_key)
     expected = np.asarray(tiny.tokenizer().encode(images))

@@ -23,9 +23,8 @@ from minivim.config import (
     ClassifierRecipe,
     DiscriminatorConfig,
     LossConfig,
-    PriorRecipe,
 )
-from minivim.sharding import MeshShape, Placed, make_mesh
+from minivim.sharding import MeshShape, make_mesh
 from minivim.training import make_step, new_state
 from tests import tiny
 
@@ -90,52 +89,32 @@ def widened(tree):
     return jax.tree.map(one, tree)
 
 
-class Wide:
-    """Batches in the widest type; what is nested stays the same object."""
-
-    def __init__(self, batches):
-        self._batches, self._nested = batches, {}
-        self.get_state, self.set_state = batches.get_state, batches.set_state
-
-    def __next__(self):
-        batch = dict(next(self._batches))
-        for name, value in batch.items():
-            if not isinstance(value, np.ndarray):
-                value = self._nested.setdefault(name, widened(value))
-            batch[name] = widened(value) if isinstance(value, np.ndarray) else value
-        return batch
-
-
-def experiment(recipe):
-    if isinstance(recipe, PriorRecipe):
-        return train.prior_experiment(
-            recipe, tiny.tokenizer(), tiny.source(), tiny.source(), quiet=True
-        )
+def ready(recipe):
+    if recipe.stage == "prior":
+        return tiny.ready(recipe, network=tiny.tokenizer())
     if isinstance(recipe, ClassifierRecipe):
         rows = {"image": tiny.images(24, 16), "label": np.arange(24) % tiny.CLASSES}
         source = data.ArraySource(rows, class_names=("a", "b", "c"))
         network = tiny.build(classifier.build, recipe.model)
         classifier.build = lambda config, *, rngs: nnx.clone(network)
-        return train.classifier_experiment(recipe, source, source)
-    return train.tokenizer_experiment(recipe, tiny.source(), tiny.source())
+        return tiny.ready(recipe, source)
+    return tiny.ready(recipe, network=train.frozen_network(recipe))
 
 
 def trained(recipe, mesh):
     """State and metrics on the host, how far parameters moved, how many are split."""
-    parts = experiment(recipe)
-    graph, state = nnx.split(parts.model)
-    model = nnx.merge(graph, jax.tree.map(jnp.asarray, widened(state)))
+    _, parts, batches, _ = ready(recipe)
+    model, frozen = jax.tree.map(jnp.asarray, widened((parts.model, parts.frozen)))
     state = new_state(model, parts.optim, steps=STEPS, mesh=mesh)
     start = jax.device_get(state.params)
     step = make_step(
         model, parts.loss, parts.optim, steps=STEPS, key=jax.random.key(0),
-        taps=parts.taps, lazy_every=parts.lazy_every, mesh=mesh,
-        accumulate=recipe.run.accumulate,
+        accumulate=recipe.run.accumulate, mesh=mesh,
+        **parts.options | {"frozen": frozen},
     )  # fmt: skip
-    batches = Placed(Wide(parts.batches), mesh, recipe.run.batch_size)
     found = []
     for at in range(STEPS):
-        state, metrics = step(state, next(batches), at=at)
+        state, metrics = step(state, widened(next(batches)), at=at)
         found.append(metrics)
     leaves = jax.tree.leaves(state.params)
     split = sum(not leaf.sharding.is_fully_replicated for leaf in leaves)

@@ -18,7 +18,6 @@ from minivim.errors import UserError
 from minivim.sharding import (
     RULES,
     MeshShape,
-    Placed,
     check_batch,
     make_mesh,
     rows_here,
@@ -145,21 +144,7 @@ def test_a_batch_that_cannot_be_split_is_explained():
 
 
 def test_batches_of_one_process_are_whole():
-    class Batches:
-        def __init__(self):
-            self.nested = {"w": np.ones(3, np.float32)}
-            self.get_state, self.set_state = dict, None
-
-        def __next__(self):
-            return {"x": np.arange(8), "frozen": self.nested}
-
-    mesh = make_mesh()
-    assert rows_here(mesh, 8).tolist() == list(range(8))
-    batches = Placed(Batches(), mesh, 8)
-    one, two = next(batches), next(batches)
-    assert one["x"].tolist() == list(range(8))
-    # Placed once, not at every step.
-    assert one["frozen"]["w"] is two["frozen"]["w"]
+    assert rows_here(make_mesh(), 8).tolist() == list(range(8))
 
 
 def test_rules_of_a_tiny_model_are_those_of_a_large_one():

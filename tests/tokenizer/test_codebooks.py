@@ -263,7 +263,7 @@ def started(**changes):
     config = QuantizerConfig(num_codes=CODES, code_dim=DIM, **changes)
     model = Quantizer(config, in_width=DIM, out_width=DIM, rngs=nnx.Rngs(0))
 
-    def loss(model, batch, *, key):
+    def loss(model, batch, context, *, key):
         out, aux = model(batch["x"], key=key)
         return jnp.mean((out - batch["x"]) ** 2) + aux["vq_loss"], {}
 

@@ -11,7 +11,6 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minivim import train
 from minivim.config import as_dict, from_dict, with_overrides
 from minivim.describe import build_abstract, count_parameters, describe_recipe
 from minivim.errors import UserError
@@ -112,9 +111,7 @@ def test_there_is_no_codebook_and_parameters_are_counted():
 
 def test_a_few_steps_lower_the_loss():
     """By the recipe alone: training, logging and evaluation know nothing of FSQ."""
-    source = tiny.source()
-    parts = train.tokenizer_experiment(RECIPE, source, source)
-    tok, rows = train.run(RECIPE, parts, quiet=True)
+    tok, rows = tiny.ready(RECIPE).run()
     assert rows[-1]["loss"] < 0.9 * rows[0]["loss"]
     assert rows[-1]["vq"] == 0
     assert 0 < rows[-1]["usage"] <= 1 and rows[-1]["eval_perplexity"] <= 36

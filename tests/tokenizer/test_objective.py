@@ -10,12 +10,12 @@ import optax
 import pytest
 from flax import nnx
 
-from minivim import train
 from minivim.config import DiscriminatorConfig, LossConfig
-from minivim.tokenizer import Players, adversarial_loss, taps_of, tokenizer_loss
+from minivim.context import Context
+from minivim.tokenizer import Players, adversarial_loss, tokenizer_loss, zeros_of
 from minivim.tokenizer.losses import logistic_discriminator_loss, r1_penalty
 from minivim.tokenizer.objective import LOGIT_BINS, logit_histogram, stopped
-from minivim.training import make_step, new_state, optimizer
+from minivim.training import optimizer
 from tests import tiny
 
 CRITIC = DiscriminatorConfig(width=4, max_width=8, r1_interval=4)
@@ -27,7 +27,8 @@ RECIPE = replace(
     discriminator=CRITIC,
 )
 IMAGES = jnp.asarray(tiny.images(8), jnp.float32) / 255
-BATCH = {"image": IMAGES, "step": jnp.int32(0), "due": True}
+BATCH = {"image": IMAGES}
+DUE, NOT_DUE = Context(due=True), Context(due=False)
 KEY = jax.random.key(0)
 
 
@@ -36,9 +37,9 @@ def players():
     return Players(RECIPE)
 
 
-def loss_of(players, batch, **changes):
+def loss_of(players, context=DUE, **changes):
     options = {"weights": WEIGHTS, "config": CRITIC, "key": KEY} | changes
-    return adversarial_loss(players, batch, **options)
+    return adversarial_loss(players, BATCH, context, **options)
 
 
 def slopes(loss, players):
@@ -52,7 +53,7 @@ def only(name):
     """The joint loss without one of its two halves."""
 
     def loss(players):
-        value, terms = loss_of(players, BATCH)
+        value, terms = loss_of(players)
         return terms[name] if name == "g_loss" else value - terms["g_loss"]
 
     return loss
@@ -73,7 +74,7 @@ def test_without_the_stop_the_critic_would_help_the_forger(players, monkeypatch)
 
 def test_the_sum_is_both_losses_written_apart(players):
     """Two formulations: the joint loss, and the two losses of any GAN text."""
-    value, terms = nnx.jit(lambda p: loss_of(p, BATCH))(players)
+    value, terms = nnx.jit(lambda p: loss_of(p))(players)
     recon, _ = players.tokenizer(IMAGES)
     on_real, on_fake = (players.discriminator(x) for x in (IMAGES, recon))
     d_loss = logistic_discriminator_loss(real=on_real, fake=on_fake)
@@ -92,10 +93,10 @@ def test_the_sum_is_both_losses_written_apart(players):
 
 def test_r1_counts_only_where_it_is_due(players):
     """Lazy: its share over an interval is that of a penalty on every step."""
-    on, terms = loss_of(players, BATCH)
-    off, none = loss_of(players, BATCH | {"due": False})
+    on, terms = loss_of(players)
+    off, none = loss_of(players, NOT_DUE)
     assert (float(terms["r1_due"]), float(none["r1_due"])) == (1.0, 0.0)
-    every, each = loss_of(players, BATCH, config=replace(CRITIC, r1_interval=1))
+    every, each = loss_of(players, config=replace(CRITIC, r1_interval=1))
     np.testing.assert_allclose(on - off, CRITIC.r1_interval * (every - off), rtol=1e-3)
     assert float(none["r1"]) == 0 and float(each["r1"]) == float(terms["r1"]) > 0
 
@@ -105,7 +106,7 @@ def test_before_the_start_nothing_is_adversarial(players):
     late = replace(CRITIC, start=3)
 
     def at(step):
-        loss = partial(loss_of, batch=BATCH | {"step": jnp.int32(step)}, config=late)
+        loss = partial(loss_of, context=Context(step=step, due=True), config=late)
         return slopes(lambda p: loss(p)[0], players), loss(players)[1]
 
     before, terms = at(2)
@@ -130,7 +131,7 @@ def test_both_see_the_same_mirrored_images(players, monkeypatch):
 
     spy(type(players.tokenizer))
     spy(type(players.discriminator))
-    loss_of(players, BATCH | {"due": False}, flip=True)
+    loss_of(players, NOT_DUE, flip=True)
     reconstructed, _, real, _ = seen
     np.testing.assert_array_equal(reconstructed, real)
     assert not np.array_equal(real, IMAGES)
@@ -142,19 +143,10 @@ def counts(state) -> list[int]:
     return [int(x) for path, x in found if "count" in jax.tree_util.keystr(path)]
 
 
-def experiment(recipe=RECIPE):
-    return train.tokenizer_experiment(recipe, tiny.source(), tiny.source())
-
-
-def trained(parts, steps: int, *, update=None):
-    state = new_state(parts.model, parts.optim, steps=12)
-    step = make_step(
-        parts.model, parts.loss, parts.optim, steps=12, key=KEY, taps=parts.taps,
-        lazy_every=parts.lazy_every,
-    )  # fmt: skip
-    found = []
+def trained(ready, steps: int):
+    state, step, found = ready.state(), ready.step(), []
     for _ in range(steps):
-        state, metrics = step(state, next(parts.batches))
+        state, metrics = step(state, next(ready.batches))
         found.append(metrics)
     return state, found
 
@@ -162,7 +154,7 @@ def trained(parts, steps: int, *, update=None):
 @pytest.mark.paper("the adversarial loss, two networks and one step")
 def test_one_update_of_each_network_in_a_step():
     """C7: every counter equals the number of steps; one schedule each."""
-    state, _ = trained(experiment(), 3)
+    state, _ = trained(tiny.ready(RECIPE), 3)
     assert set(counts(state.optimizer)) == {3} and int(state.step) == 3
     assert len(counts(state.optimizer)) == 4  # Adam's and the schedule's, twice
 
@@ -191,9 +183,9 @@ def test_each_network_has_its_own_optimiser():
     recipe = replace(
         RECIPE, discriminator=replace(CRITIC, lr_ratio=1e-6, beta1=0.0, beta2=0.5)
     )
-    before, parts = Players(recipe), experiment(recipe)
-    state, _ = trained(parts, 3)
-    after = nnx.merge(nnx.graphdef(parts.model), state.params)
+    before, ready = Players(recipe), tiny.ready(recipe)
+    state, _ = trained(ready, 3)
+    after = nnx.merge(nnx.graphdef(ready.parts.model), state.params)
 
     def distance(name):
         old, new = (nnx.state(getattr(p, name), nnx.Param) for p in (before, after))
@@ -204,7 +196,7 @@ def test_each_network_has_its_own_optimiser():
 
 @pytest.mark.paper("R1 on real images, every 16 steps")
 def test_lazy_steps_are_every_fourth():
-    _, found = trained(experiment(), 6)
+    _, found = trained(tiny.ready(RECIPE), 6)
     assert [float(m["r1_due"]) for m in found] == [1, 0, 0, 0, 1, 0]
     assert [float(m["r1"]) > 0 for m in found] == [
         True,
@@ -218,14 +210,11 @@ def test_lazy_steps_are_every_fourth():
 
 def test_gradient_norms_of_the_terms_at_one_place():
     """Equal to the gradient of each weighted term by the decoder's mean."""
-    parts = experiment()
-    model = nnx.merge(*nnx.split(parts.model))
-    batch = next(parts.batches)
+    ready = tiny.ready(RECIPE)
+    model = nnx.merge(*nnx.split(ready.parts.model))
+    batch = next(ready.batches)
     images = jnp.asarray(batch["image"])
-    step = make_step(
-        parts.model, parts.loss, parts.optim, steps=12, key=KEY, taps=parts.taps
-    )
-    _, metrics = step(new_state(parts.model, parts.optim, steps=12), batch)
+    _, metrics = ready.step(lazy_every=0)(ready.state(), batch)
     _, aux = model.tokenizer(images)
 
     def l2(mean):
@@ -239,7 +228,7 @@ def test_gradient_norms_of_the_terms_at_one_place():
         want = optax.global_norm(jax.grad(term)(aux["mean"]))
         np.testing.assert_allclose(metrics[f"grad_norm_{name}"], want, rtol=1e-3)
     assert {f"grad_norm_{n}" for n in ("logit_laplace", "tokenizer")} <= metrics.keys()
-    assert taps_of(LossConfig()) is None
+    assert zeros_of(LossConfig()) is None
 
 
 def test_histogram_of_logits_holds_everything():
@@ -255,7 +244,7 @@ def test_histogram_of_logits_holds_everything():
 
 
 def test_rows_tell_a_healthy_run_from_a_sick_one():
-    model, rows = train.run(RECIPE, experiment(), quiet=True)
+    model, rows = tiny.ready(RECIPE).run()
     assert model.config == RECIPE.model  # the tokenizer alone comes back
     row = rows[-1]
     assert sum(row["logits_real"]) == sum(row["logits_fake"]) == 2 * tiny.RUN.batch_size

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from minivim import classifier, train, weights
+from minivim import classifier, data, train, weights
 from minivim.config import ClassifierConfig, LossConfig
 from minivim.errors import UserError
 from minivim.tokenizer import perceptual as module
@@ -220,11 +220,11 @@ def test_no_leaf_of_the_network_is_trained(tmp_path):
         perceptual_net=str(tmp_path),
     )
     images = tiny.images(8, 16)
-    source = train.data.ArraySource(
+    source = data.ArraySource(
         {"image": images, "label": np.zeros(8, np.int32)},
         class_names=["one"],
     )
-    parts = train.tokenizer_experiment(recipe, source, source)
+    parts = tiny.ready(recipe, source, network=train.frozen_network(recipe)).parts
     assert moved(parts.model, network) == []
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from minivim import train
 from minivim.config import DiscriminatorConfig, LossConfig
 from minivim.prior import prior_loss
 from minivim.training import make_step, new_state
@@ -48,7 +47,7 @@ def test_parts_of_a_batch_give_the_update_of_the_whole():
 def test_summed_gradients_would_not():
     """The bug: gradients of the parts added up, as if the batch had not grown."""
 
-    def summed(model, batch, *, key):
+    def summed(model, batch, context, *, key):
         value, metrics = prior_loss(model, batch, key=key)
         return 4 * value, metrics
 
@@ -71,14 +70,10 @@ def test_two_networks(group, same):
     )
     found = []
     for accumulate in (1, 2):
-        parts = train.tokenizer_experiment(recipe, tiny.source(), tiny.source())
-        step = make_step(
-            parts.model, parts.loss, parts.optim, steps=9, key=KEY, taps=parts.taps,
-            accumulate=accumulate,
-        )  # fmt: skip
-        state = new_state(parts.model, parts.optim, steps=9)
+        ready = tiny.ready(recipe)
+        step, state = ready.step(accumulate=accumulate, lazy_every=0), ready.state()
         before = jax.tree.map(jnp.copy, state.params)
-        state, metrics = step(state, next(parts.batches))
+        state, metrics = step(state, next(ready.batches))
         moved = jax.tree.map(jnp.subtract, state.params, before)
         found.append((metrics, moved["discriminator"], moved["tokenizer"]))
     (metrics, *whole), (again, *parts) = found
@@ -97,7 +92,7 @@ def test_what_a_part_writes_the_next_one_reads():
             self.w = nnx.Param(jnp.ones(()))
             self.seen = nnx.BatchStat(jnp.zeros(()))
 
-    def loss(model, batch, *, key):
+    def loss(model, batch, context, *, key):
         model.seen[...] += batch["x"].sum()
         return model.w[...] * jnp.mean(batch["x"]), {}
 

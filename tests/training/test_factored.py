@@ -463,7 +463,7 @@ def test_both_networks_get_the_moments_of_the_recipe():
 def test_a_run_with_the_paper_s_moments_learns():
     """Through `jit`, donation and the state tree of Flax."""
 
-    def loss(model, batch, *, key):
+    def loss(model, batch, context, *, key):
         return jnp.mean(jnp.square(model(batch["x"]) - batch["y"])), {}
 
     config = replace(PAPER, peak_lr=0.05)

@@ -26,7 +26,7 @@ class Toy(nnx.Module):
         self.w = nnx.Param(jnp.ones(1))
 
 
-def toy_loss(model, batch, *, key):
+def toy_loss(model, batch, context, *, key):
     """Finite for x >= 0; the gradient is none for x = 0, nor the loss for x < 0."""
     x = jnp.mean(batch["x"])
     return jnp.sum(jnp.sqrt(model.w[...] ** 2 * x)), {"rows": jnp.int32(2)}

@@ -23,7 +23,7 @@ class Toy(nnx.Module):
         self.w = nnx.Param(jnp.zeros(3))
 
 
-def toy_loss(model, batch, *, key):
+def toy_loss(model, batch, context, *, key):
     return jnp.sum(model.w[...]) + 0 * jnp.sum(batch["x"]), {}
 
 

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from minivim import train
-from minivim.config import DiscriminatorConfig, LossConfig, PriorRecipe
-from minivim.training import Workdir, new_state, read_metrics
+from minivim.config import DiscriminatorConfig, LossConfig
+from minivim.training import Workdir, read_metrics
 from tests import tiny
 
 DROPOUT = replace(tiny.PRIOR, stack=replace(tiny.STACK, blocks=1, dropout=0.1))
@@ -50,16 +49,11 @@ class DyingWorkdir(Workdir):
 def start(recipe, folder, kind=Workdir):
     """One process' worth of training: everything is made anew."""
     data, held_out = tiny.source(), tiny.source(seed=1)
-    if isinstance(recipe, PriorRecipe):
-        parts = train.prior_experiment(
-            recipe, tiny.tokenizer(), data, held_out, quiet=True
-        )
-    else:
-        parts = train.tokenizer_experiment(recipe, data, held_out)
+    network = tiny.tokenizer() if recipe.stage == "prior" else None
+    ready = tiny.ready(recipe, data, held_out, network=network)
     workdir = kind(folder, {"stage": recipe.stage})
-    _, rows = train.run(recipe, parts, workdir=workdir, quiet=True)
-    like = new_state(parts.model, parts.optim, steps=recipe.run.steps)
-    state, position = workdir.restore(like)
+    _, rows = ready.run(workdir)
+    state, position = workdir.restore(ready.state())
     workdir.close()
     return state, position, rows
 

@@ -7,7 +7,6 @@ import pytest
 from minivim import train, weights
 from minivim.config import DiscriminatorConfig, LossConfig
 from minivim.errors import UserError
-from minivim.train import tokenizer_model, tokenizer_objective
 from tests import tiny
 
 RUN = replace(tiny.RUN, steps=2, checkpoint_every=2, eval_every=2)
@@ -38,4 +37,4 @@ def test_without_r1_no_step_is_another_program(gamma, every):
     recipe = replace(
         tiny.TOKENIZER_RECIPE, loss=LossConfig(adversarial=0.1), discriminator=critic
     )
-    assert tokenizer_objective(recipe, tokenizer_model(recipe)).lazy_every == every
+    assert train.abstract(recipe)[0].lazy_every == every
