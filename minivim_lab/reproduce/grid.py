@@ -46,26 +46,20 @@ class Family:
     probe: tuple[int, int] = (2048, 1024)
 
 
-def _stack(blocks: int, width: int, *, heads: int) -> StackConfig:
-    return StackConfig(
-        blocks=blocks, width=width, heads=heads, hidden=4 * width, unroll=blocks
-    )
+def _stacks(head: int, **sizes: tuple[int, int]) -> dict[str, StackConfig]:
+    """Stacks by their letter, of so many blocks and such a width."""
+    return {
+        letter: StackConfig(blocks=b, width=w, heads=w // head, hidden=4 * w, unroll=b)
+        for letter, (b, w) in sizes.items()
+    }
 
 
 FAMILIES = {
     "shapes": Family(
         name="shapes",
-        sizes={
-            "S": _stack(2, 32, heads=2),
-            "B": _stack(2, 48, heads=3),
-            "L": _stack(4, 64, heads=4),
-        },
+        sizes=_stacks(16, S=(2, 32), B=(2, 48), L=(4, 64)),
         cnn=CNNConfig(channels=12, multipliers=(1, 2, 2), res_blocks=1, groups=4),
-        priors={
-            "S": _stack(3, 32, heads=2),
-            "B": _stack(6, 48, heads=3),
-            "L": _stack(6, 80, heads=5),
-        },
+        priors=_stacks(16, S=(3, 32), B=(6, 48), L=(6, 80)),
         tokenizer=(
             "steps=1200", "batch_size=16", "peak_lr=2e-3", "warmup_steps=120",
             "checkpoint_every=300",
@@ -81,17 +75,9 @@ FAMILIES = {
     ),
     "cifar10": Family(
         name="cifar10",
-        sizes={
-            "S": _stack(4, 128, heads=4),
-            "B": _stack(6, 192, heads=6),
-            "L": _stack(8, 320, heads=10),
-        },
+        sizes=_stacks(32, S=(4, 128), B=(6, 192), L=(8, 320)),
         cnn=CNNConfig(channels=64, multipliers=(1, 2, 2), res_blocks=2, groups=8),
-        priors={
-            "S": _stack(6, 128, heads=4),
-            "B": _stack(8, 256, heads=8),
-            "L": _stack(12, 512, heads=16),
-        },
+        priors=_stacks(32, S=(6, 128), B=(8, 256), L=(12, 512)),
         tokenizer=("steps=20000", "batch_size=256", "warmup_steps=1000"),
         prior=(
             "steps=20000", "batch_size=256", "warmup_steps=500", "stack.dropout=0.1"

@@ -213,19 +213,17 @@ def table(found: Sequence[dict[str, Any]]) -> str:
         "held-out nats", "update on equal gradients, % from Adam's",
         "parameters, % from Adam's",
     )  # fmt: skip
-    lines = []
-    for row in found:
-        name, update = row["row"], 100 * np.mean(row["update"])
-        lines.append(
-            (
-                name,
-                f"{row['bytes_per_weight']:.2f}",
-                f"{row['vim_large_gib']:.2f}",
-                f"{row['held_out']:.3f}",
-                f"{update:.1f}" if name in APPROXIMATE else "-",
-                f"{100 * row['parameters'][-1]:.0f}" if name != ADAM else "-",
-            )
-        )
+    lines = (
+        [
+            row["row"],
+            f"{row['bytes_per_weight']:.2f}",
+            f"{row['vim_large_gib']:.2f}",
+            f"{row['held_out']:.3f}",
+            f"{100 * np.mean(row['update']):.1f}" if row["row"] in APPROXIMATE else "-",
+            f"{100 * row['parameters'][-1]:.0f}" if row["row"] != ADAM else "-",
+        ]
+        for row in found
+    )
     return markdown_table(titles, lines)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -37,8 +37,7 @@ PACE = "in turns within one process"
 Measure = tuple[Path, dict[str, Any], Callable[[], dict[str, Any]]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stage:
+class Stage(NamedTuple):
     """A run of stage 1 or 2 and its folder."""
 
     recipe: stored.StageRecipe

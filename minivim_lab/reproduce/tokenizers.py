@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from minivim.config import TokenizerRecipe, with_overrides
 from minivim.data import Source
 from minivim.describe import count_parameters
 from minivim.evaluate import tokenizer_figures
-from minivim.train import frozen_network, replaced, setup
+from minivim.train import frozen_network, setup
 from minivim.training import make_step, new_state, read_metrics, train_seconds
 from minivim_lab.reproduce import stored, verdicts
 from minivim_lab.reproduce.grid import PATCHGAN, Row
@@ -109,10 +109,10 @@ def main(name: str, options: Options) -> str:
 
 def recipe_of(row: Row, study: Study, seed: int) -> TokenizerRecipe:
     """The row's recipe at the study's length."""
-    found: Any = recipes.recipe("tokenizer", row.recipe)
-    short = replace(found, optim=replace(found.optim, decay_end=0))
-    short = replaced(short, steps=study.steps, seed=seed, eval_every=study.steps)
-    return with_overrides(short, list(row.settings))  # type: ignore[return-value]
+    run = {"steps": study.steps, "seed": seed, "eval_every": study.steps}
+    settings = ["optim.decay_end=0", *(f"run.{k}={v}" for k, v in run.items())]
+    found = recipes.recipe("tokenizer", row.recipe)
+    return with_overrides(found, [*settings, *row.settings])  # type: ignore[return-value]
 
 
 def folder_of(row: Row, study: Study, seed: int, options: Options) -> Path:
