@@ -49,7 +49,7 @@ class Source(Images):
     def take(self, indices: Int[np.ndarray, " n"]) -> Batch:
         """Items as stacked arrays: image uint8 [n, H, W, C], label int32 [n], or -1.
 
-        Of cached codes: codes int32 [n, N], or [n, V, N] with V views of each image.
+        Cached codes instead: codes int32 [n, N], or [n, V, N] with V views of an image.
         """
         raise NotImplementedError
 

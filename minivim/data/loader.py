@@ -38,8 +38,8 @@ def batches(
     no row is dropped.
 
     Args:
-        source: where rows come from; of a stream see `Stream` for other promises. Of
-            codes with several views of an image each batch holds one view of each.
+        source: where rows come from. A stream promises less, see `Stream`. Where codes
+            have several views of an image, a batch holds one random view of each.
         batch_size: rows of a whole batch, over all processes.
         shuffle: whether an epoch is a permutation, or else the rows as they are.
         seed: of the orders, and of views with the number of the batch.

@@ -14,7 +14,7 @@ from minivim.errors import UserError, explained
 
 # Rows that wait to be drawn from, still encoded, in each process.
 SHUFFLE_BUFFER = 1_000
-# Of a saved dataset, for each process: its rows can be cut anywhere.
+# Shards per process of a saved dataset, whose rows can be cut anywhere.
 SAVED_SHARDS = 16
 CAVEAT = (
     f"a stream resumes without the rows in its shuffle buffer (up to {SHUFFLE_BUFFER:,}"
