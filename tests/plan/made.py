@@ -1,7 +1,11 @@
-"""Plans made by hand, where nothing needs to be compiled."""
+"""Plans made by hand, and steps that are traced once for all tests."""
+
+from functools import cache
 
 from minivim_lab.plan import Plan, Traffic
-from minivim_lab.plan.program import Program
+from minivim_lab.plan.program import Program, inputs
+
+traced_once = cache(inputs)
 
 
 def a_program(name="step", *, share=1.0, **changes) -> Program:

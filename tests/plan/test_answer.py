@@ -16,7 +16,7 @@ from minivim_lab.plan import answer, chips, program
 from minivim_lab.plan.chips import CHIPS, Slice, refusal
 from minivim_lab.plan.hlo import Traffic
 from tests import tiny
-from tests.plan.made import a_program
+from tests.plan.made import a_program, traced_once
 from tests.plan.test_products import PRIOR, tiny_players
 
 # Before memory is laid out, as libtpu 0.0.42 writes it, and after, as others report it.
@@ -31,11 +31,17 @@ LATE = (
 )
 
 
+def on_one_cpu(patch):
+    """One CPU device in the place of a slice."""
+    patch.setattr(Slice, "devices", lambda self: jax.devices()[:1])
+    patch.setattr(answer, "available_bytes", lambda devices: 30 * 2**30)
+    patch.setattr(answer, "inputs", traced_once)
+    patch.setattr(program, "inputs", traced_once)
+
+
 @pytest.fixture
 def here(monkeypatch):
-    """One CPU device in the place of a slice."""
-    monkeypatch.setattr(Slice, "devices", lambda self: jax.devices()[:1])
-    monkeypatch.setattr(answer, "available_bytes", lambda devices: 30 * 2**30)
+    on_one_cpu(monkeypatch)
 
 
 @pytest.fixture
@@ -82,8 +88,7 @@ def fitting():
     """One plan of a tiny prior, compiled once, and what was said meanwhile."""
     said = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Slice, "devices", lambda self: jax.devices()[:1])
-        patch.setattr(answer, "available_bytes", lambda devices: 30 * 2**30)
+        on_one_cpu(patch)
         found = plan.plan(PRIOR, topology="v4:4x4x4", mfu=0.25, say=said.append)
     return found, said
 

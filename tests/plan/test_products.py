@@ -11,10 +11,13 @@ import jax.numpy as jnp
 import pytest
 
 from minivim_lab.plan import costs, product_flops
-from minivim_lab.plan.program import inputs, schedule, without_remat
+from minivim_lab.plan.program import schedule, without_remat
 from tests import tiny
+from tests.plan.made import traced_once
 
 ONES = jnp.ones
+# The text is the same: only what LLVM makes of it is not optimised.
+QUICK = {"xla_backend_optimization_level": 0}
 
 
 def three_counts(function, *arguments):
@@ -113,9 +116,9 @@ PRIOR = replace(
 
 
 def both(recipe, due=False):
-    found = inputs(recipe, None)
+    found = traced_once(recipe, None)
     traced = found.trace(due)
-    text = traced.lower().compile().as_text()
+    text = traced.lower().compile(QUICK).as_text()
     return costs(text), product_flops(traced.jaxpr)
 
 
@@ -135,7 +138,7 @@ def test_what_is_computed_twice_is_no_model_flops():
     assert without_remat(PRIOR).model.stack == replace(STACK, remat="none")
     twice, once = (
         product_flops(i.trace().jaxpr)
-        for i in (inputs(PRIOR, None), inputs(without_remat(PRIOR), None))
+        for i in (traced_once(PRIOR, None), traced_once(without_remat(PRIOR), None))
     )
     per_token = 3 * (4 * 16 * 16 + 16 * 32)
     # All products of a block but the last, which no gradient needs.
@@ -144,9 +147,9 @@ def test_what_is_computed_twice_is_no_model_flops():
 
 
 def test_lazy_terms_have_a_program_of_their_own():
-    assert schedule(inputs(PRIOR, None).objective) == {"step": (False, 1.0)}
+    assert schedule(traced_once(PRIOR, None).objective) == {"step": (False, 1.0)}
     players = tiny_players()
-    found = schedule(inputs(players, None).objective)
+    found = schedule(traced_once(players, None).objective)
     assert found == {"step": (False, 0.75), "step with R1": (True, 0.25)}
 
 
@@ -164,14 +167,14 @@ from minivim_lab.plan import costs, product_flops
 from minivim_lab.plan.paper import predicted
 from minivim_lab.plan.program import inputs
 from minivim.sharding import MeshShape, make_mesh
-from tests.plan.test_products import PRIOR
+from tests.plan.test_products import PRIOR, QUICK
 
 found = {}
 for shape in ("data=8", "fsdp=8", "data=2,fsdp=2,tensor=2"):
     mesh = make_mesh(MeshShape.parse(shape))
     given = inputs(PRIOR, mesh)
     traced = given.trace()
-    read = costs(traced.lower().compile().as_text())
+    read = costs(traced.lower().compile(QUICK).as_text())
     rules = None
     if "tensor" not in shape:
         rules = predicted(given.state.params, mesh, gathered=4)
