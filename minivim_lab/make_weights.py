@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 from minivim import recipes
-from minivim.evaluate import shipped_figures
+from minivim.evaluate import Options, shipped_figures
 from minivim.train import train
 from minivim.weights import CARD, DATA, HERE, load, read_card, save
 
@@ -57,7 +57,8 @@ def write_figures(names: list[str], *, spec: str) -> None:
     # The family's own judge, wherever the images are read from.
     graded = any(RECIPES[name][0] != "classifier" for name in names)
     judge = f"{family}/judge" if graded else None
-    for name, figures in shipped_figures(names, spec=spec, judge=judge).items():
+    found = shipped_figures(names, Options(spec=spec, judge=judge))
+    for name, figures in found.items():
         # The public name of the data, not where a copy of it lies.
         origin = figures["provenance"]
         origin["data"] = origin["data"].replace(spec, DATA[family])

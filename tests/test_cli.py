@@ -21,7 +21,7 @@ from minivim.config import ClassifierConfig, ProbeRecipe
 from minivim.data import open_source, shapes, stack
 from minivim.encode import decode_all, encode_all
 from minivim.errors import UserError
-from minivim.evaluate import shipped_figures
+from minivim.evaluate import Options, shipped_figures
 from minivim.prior import complete, sample
 from minivim.tokenizer import perceptual
 from minivim.tokenizer.perceptual import PerceptualConfig
@@ -392,7 +392,7 @@ def test_evaluate_by_networks_that_the_user_gives(home, networks, capsys):
 
 def test_the_probe_says_how_many_images_it_had(home, monkeypatch):
     few = functools.partial(ProbeRecipe, train_size=12, test_size=2)
-    monkeypatch.setattr("minivim.evaluate.shipped.ProbeRecipe", few)
+    monkeypatch.setattr("minivim.evaluate.ProbeRecipe", few)
     tokenizer = weights.load(home / "tok")
     card = {
         "tokenizer": str(home / "tok"),
@@ -401,7 +401,7 @@ def test_the_probe_says_how_many_images_it_had(home, monkeypatch):
     prior = tiny.prior(num_classes=0)
     weights.save(home / "unlabelled", prior, kind="prior", card=card)
     ref = str(home / "unlabelled")
-    found = shipped_figures([ref], spec=str(home / "pictures"))[ref]
+    found = shipped_figures([ref], Options(spec=str(home / "pictures")))[ref]
     assert "probe, pixels" in found
     assert found["provenance"]["probe"] == "12 of train, 2 of test"
 

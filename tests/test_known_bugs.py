@@ -14,7 +14,7 @@ from flax import nnx
 from PIL import Image, ImageDraw
 
 from minivim.data.pixels import to_pixels
-from minivim.evaluate import tokenizer_figures
+from minivim.evaluate import Options, tokenizer_figures
 from minivim.show.picture import to_uint8
 from minivim.training import learning_rate, make_step, new_state
 from tests import tiny
@@ -52,7 +52,7 @@ def test_figures_say_on_how_many_images():
     """A distance or a usage without its count compares with nothing."""
     source = tiny.source(24)
     for count in (None, 12):
-        found = tokenizer_figures(tiny.tokenizer(), source, count=count)
+        found = tokenizer_figures(tiny.tokenizer(), source, Options(count=count))
         assert found["images"] == (count or 24)
         assert "usage_256" not in found  # too few images for the paper's rule
 

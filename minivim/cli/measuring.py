@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 
 from minivim import weights
@@ -31,23 +32,12 @@ from minivim.tokenizer import perceptual
 )
 def _evaluate(options: argparse.Namespace) -> None:
     from minivim.describe import figures_table
-    from minivim.evaluate import shipped_figures
+    from minivim.evaluate import Options, shipped_figures
 
     path = args.writable(options.json, ".json") if options.json else None
-    found = shipped_figures(
-        options.weights,
-        spec=options.data,
-        judge=options.judge,
-        inception=options.inception,
-        lpips=options.lpips,
-        split=options.split,
-        count=options.count,
-        **({"samples": options.samples} if options.samples else {}),
-        neighbours=options.neighbours,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        quiet=options.quiet,
-    )
+    names = {field.name for field in fields(Options)}
+    given = {k: v for k, v in vars(options).items() if k in names}
+    found = shipped_figures(options.weights, Options(spec=options.data, **given))
     print(figures_table(found))
     if path:
         write_json(path, found)

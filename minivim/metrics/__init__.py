@@ -2,12 +2,10 @@
 
 from minivim.metrics.codebook import (
     CodebookUsage,
-    CodeCounter,
     codebook_usage,
     expected_unique,
     usage_by_image_batch,
 )
-from minivim.metrics.frechet import frechet_distance, judge_distance
 from minivim.metrics.image import (
     lpips_per_image,
     psnr,
@@ -15,5 +13,10 @@ from minivim.metrics.image import (
     ssim,
     ssim_per_image,
 )
-from minivim.metrics.moments import Moments, gaussian
-from minivim.metrics.score import ClassScore, inception_score, judge_score
+from minivim.metrics.judged import (
+    frechet_distance,
+    gaussian,
+    inception_score,
+    judge_distance,
+    judge_score,
+)

@@ -1,4 +1,4 @@
-"""How much of a codebook is alive: usage, perplexity and their fair baselines.
+"""How much of a codebook is in use: usage, perplexity and their fair baselines.
 
 A share of used codes says little without the number of tokens it was counted on:
 more tokens can only raise it. So there are two functions, and each one fixes that
@@ -32,12 +32,7 @@ class CodebookUsage(NamedTuple):
 
     @classmethod
     def from_counts(cls, counts: Int[ArrayLike, " K"]) -> CodebookUsage:
-        """Usage from a histogram; histograms of parts may be added beforehand.
-
-            usage = #{k: counts_k > 0} / K,  perplexity = exp(-sum_k p_k ln p_k)
-
-        counts: [K], p_k = counts_k / sum(counts). Raises UserError when all are zero.
-        """
+        """Usage from a histogram [K]; histograms of parts may be added beforehand."""
         counts = np.asarray(counts, np.int64)
         total = counts.sum()
         if total == 0:
@@ -53,9 +48,9 @@ def codebook_usage(codes: Int[ArrayLike, ...], *, num_codes: int) -> CodebookUsa
 
         usage = #{k: count_k > 0} / K,  perplexity = exp(-sum_k p_k ln p_k)
 
-    codes: any shape, in [0, K). The result depends on the multiset of tokens only, so
-    compare two codebooks on the same number of tokens. Raises UserError for no tokens
-    and for codes out of range.
+    codes: any shape, in [0, K); p_k = count_k / sum(count). The result depends on the
+    multiset of tokens only, so compare two codebooks on the same number of tokens.
+    Raises UserError for no tokens and for codes out of range.
     """
     flat = _checked(codes, num_codes).ravel()
     return CodebookUsage.from_counts(np.bincount(flat, minlength=num_codes))
@@ -74,51 +69,15 @@ def usage_by_image_batch(
     batch is part of the definition: it is no setting for speed. Raises UserError for
     fewer than `images` images and for codes out of range.
     """
-    rows = np.asarray(codes)
-    counter = CodeCounter(num_codes=num_codes, images=images)
-    return counter.update(rows.reshape(len(rows), -1)).usage_by_image_batch()
-
-
-class CodeCounter:
-    """Both figures from codes that arrive in batches of any size, in constant memory.
-
-    counts: int64 [K], how often each code occurred so far. Memory: two rows of K.
-    """
-
-    def __init__(self, *, num_codes: int, images: int = 256):
-        self.counts = np.zeros(num_codes, np.int64)
-        self._images, self._seen = images, 0
-        self._here = np.zeros(num_codes, bool)
-        self._used, self._full = 0, 0
-
-    def update(self, codes: Int[ArrayLike, "n T"]) -> CodeCounter:
-        """Take in rows of codes. Raises `UserError` for codes out of range."""
-        rows = _checked(codes, len(self.counts))
-        self.counts += np.bincount(rows.ravel(), minlength=len(self.counts))
-        while len(rows):
-            part = rows[: self._images - self._seen % self._images]
-            self._here[part] = True
-            self._seen += len(part)
-            rows = rows[len(part) :]
-            if self._seen % self._images == 0:
-                self._used += int(self._here.sum())
-                self._full += 1
-                self._here[:] = False
-        return self
-
-    def usage(self) -> CodebookUsage:
-        """As `codebook_usage` of all codes so far."""
-        return CodebookUsage.from_counts(self.counts)
-
-    def usage_by_image_batch(self) -> float:
-        """As the function, over all full batches so far, with its error."""
-        if not self._full:
-            raise UserError(
-                f"usage over batches of {self._images} images needs that many, got "
-                f"{self._seen}; pass more images, or use codebook_usage and state the "
-                "number of tokens"
-            )
-        return self._used / (self._full * len(self.counts))
+    rows = _checked(codes, num_codes)
+    full = len(rows) // images
+    if not full:
+        raise UserError(
+            f"usage over batches of {images} images needs that many, got {len(rows)}; "
+            "pass more images, or use codebook_usage and state the number of tokens"
+        )
+    used = [np.unique(part).size for part in np.split(rows[: full * images], full)]
+    return sum(used) / (full * num_codes)
 
 
 def expected_unique(n: int, num_codes: int) -> float:
@@ -136,7 +95,6 @@ def expected_unique(n: int, num_codes: int) -> float:
 
 
 def _checked(codes: ArrayLike, num_codes: int) -> np.ndarray:
-    """Codes as a numpy array, refused when one of them names no code."""
     array = np.asarray(codes)
     if array.size and (array.min() < 0 or array.max() >= num_codes):
         raise UserError(

@@ -79,21 +79,19 @@ def _lpips(network: LPIPS, a: Array, b: Array) -> Array:
 
 def _blur(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
     """Gaussian window mean at every valid position, as a product with band matrices."""
-    rows, cols = _band(x.shape[1]), _band(x.shape[2])
-    # The variances are differences of these means: TPU's bfloat16 default would
-    # leave nothing of them.
-    return jnp.einsum(
-        "ih,bhwc,jw->bijc", rows, x, cols, precision=jax.lax.Precision.HIGHEST
-    )
-
-
-def _band(size: int) -> Float[Array, "valid size"]:
-    """Row i holds the window's weights at columns i .. i + 10."""
     offset = jnp.arange(SSIM_WINDOW) - SSIM_WINDOW // 2
     weights = jnp.exp(-(offset**2) / (2 * _SIGMA**2))
-    valid = jnp.arange(size - SSIM_WINDOW + 1)[:, None]
-    band = jnp.zeros((len(valid), size))
-    return band.at[valid, valid + jnp.arange(SSIM_WINDOW)].set(weights / weights.sum())
+
+    def band(size: int) -> Float[Array, "valid size"]:
+        row = jnp.arange(size - SSIM_WINDOW + 1)[:, None]
+        places = row, row + jnp.arange(SSIM_WINDOW)
+        return jnp.zeros((len(row), size)).at[places].set(weights / weights.sum())
+
+    # The variances are differences of these means: TPU's bfloat16 default would
+    # leave nothing of them.
+    precision = jax.lax.Precision.HIGHEST
+    rows, cols = band(x.shape[1]), band(x.shape[2])
+    return jnp.einsum("ih,bhwc,jw->bijc", rows, x, cols, precision=precision)
 
 
 def _checked(a: ArrayLike, b: ArrayLike) -> tuple[Array, Array]:

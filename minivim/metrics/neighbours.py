@@ -14,8 +14,6 @@ from jaxtyping import Float, Int
 
 from minivim.data import Source, in_order
 
-Look = Callable[[np.ndarray], np.ndarray]
-
 
 class Neighbours(NamedTuple):
     """The nearest of each: its number in the source, and the distance, float64."""
@@ -27,7 +25,7 @@ class Neighbours(NamedTuple):
 def nearest(
     rows: Float[np.ndarray, "M D"],
     source: Source,
-    look: Look,
+    look: Callable[[np.ndarray], np.ndarray],
     *,
     batch_size: int = 256,
     quiet: bool = True,
@@ -46,13 +44,11 @@ def nearest(
     best, indices = np.full(len(wanted), np.inf), np.zeros(len(wanted), np.int64)
     read = in_order(source, batch_size=batch_size, desc="neighbours", quiet=quiet)
     for number, batch in enumerate(read):
-        there = np.asarray(look(batch["image"]), np.float64)
-        apart = squares[:, None] - 2 * wanted @ there.T + np.square(there).sum(axis=1)
-        found = apart.argmin(axis=1)
-        least = apart[np.arange(len(apart)), found]
-        nearer = least < best
-        best[nearer] = least[nearer]
-        indices[nearer] = number * batch_size + found[nearer]
+        others = np.asarray(look(batch["image"]), np.float64)
+        apart = squares[:, None] - 2 * wanted @ others.T + np.square(others).sum(axis=1)
+        nearer = apart.min(axis=1) < best
+        best[nearer] = apart.min(axis=1)[nearer]
+        indices[nearer] = number * batch_size + apart.argmin(axis=1)[nearer]
     return Neighbours(indices, np.sqrt(best.clip(0)))
 
 
@@ -69,6 +65,5 @@ def share_nearer(
     P(d < h) + P(d = h) / 2 over all pairs: 1/2 where they are alike, 1 for copies
     """
     ordered = np.sort(held_out)
-    above = len(ordered) - np.searchsorted(ordered, samples, side="right")
-    equal_or_above = len(ordered) - np.searchsorted(ordered, samples, side="left")
-    return float((above + equal_or_above).mean() / (2 * len(ordered)))
+    ranks = (np.searchsorted(ordered, samples, side=side) for side in ("left", "right"))
+    return float(1 - sum(ranks).mean() / (2 * len(ordered)))

@@ -1,6 +1,5 @@
-"""Pictures for notebooks and reports: explorers, plots and the static report."""
+"""Pictures for notebooks and reports: plots, tables and the static report."""
 
-from minivim.show.completion import completions
 from minivim.show.health import gan_health, gan_verdict
 from minivim.show.picture import to_png
 from minivim.show.plots import (
@@ -8,6 +7,7 @@ from minivim.show.plots import (
     attention_map,
     code_map,
     codebook_patches,
+    completions,
     image_grid,
     loss_curves,
     probe_curve,
@@ -16,3 +16,4 @@ from minivim.show.plots import (
     usage_histogram,
 )
 from minivim.show.report import Report
+from minivim.show.tables import markdown_table

@@ -12,6 +12,13 @@ from minivim.tokenizer.objective import AT_PIXELS, LOGIT_BINS, LOGIT_RANGE
 
 # Shares of images that the discriminator gets right, mean of real and fake.
 WINS, SLEEPS = 0.95, 0.55
+# Title and axis of each panel.
+PANELS = (
+    ("What the discriminator says", "logit"),
+    ("How often it is right", "share"),
+    ("R1 at real images", r"$\Vert\nabla D\Vert^2$"),
+    ("Pull of each term on the pixels", "norm"),
+)
 Row = dict[str, Any]
 
 
@@ -25,13 +32,12 @@ def gan_verdict(rows: Sequence[Row]) -> str:
     """
     rows = _adversarial(rows)
     last = rows[-max(1, len(rows) // 5) :]
-    real = float(np.mean([row["right_on_real"] for row in last]))
-    fake = float(np.mean([row["right_on_fake"] for row in last]))
-    word = "healthy"
-    if (real + fake) / 2 > WINS:
-        word = "winning"
-    elif (real + fake) / 2 < SLEEPS:
-        word = "sleeping"
+    real, fake = (
+        float(np.mean([row[f"right_on_{kind}"] for row in last]))
+        for kind in ("real", "fake")
+    )
+    mean = (real + fake) / 2
+    word = "winning" if mean > WINS else "sleeping" if mean < SLEEPS else "healthy"
     return f"{word}: right on {real:.0%} of real and {fake:.0%} of fake images"
 
 
@@ -45,20 +51,41 @@ def gan_health(rows: Sequence[Row]) -> Plot:
     rows = _adversarial(rows)
     steps = [row["step"] for row in rows]
     plot = _plot("", width=8.4, height=5.2)
-    _logits(plot, steps, rows)
-    _shares(plot, steps, rows)
-    axes = _axes(
-        plot,
-        "R1 at real images",
-        x="step",
-        y=r"$\Vert\nabla D\Vert^2$",
-        position=(2, 2, 3),
+    says, right, r1, pull = (
+        _axes(plot, title, x="step", y=y, position=(2, 2, number + 1))
+        for number, (title, y) in enumerate(PANELS)
     )
+    for kind, colour, line in (("real", BLUE, "-"), ("fake", ORANGE, "--")):
+        style: Any = {"color": colour, "linestyle": line, "label": kind}
+        counts = [row[f"logits_{kind}"] for row in rows]
+        bands = [quantiles(histogram, (0.1, 0.5, 0.9)) for histogram in counts]
+        low, middle, high = np.transpose(bands)
+        says.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
+        says.plot(steps, middle, linewidth=1.6, **style)
+        hits = [row[f"right_on_{kind}"] for row in rows]
+        right.plot(steps, hits, linewidth=1.4, **style)
+    says.axhline(0, color=GREY, linewidth=0.8)
+    least, most = says.get_ylim()
+    says.set_ylim(least, most + 0.25 * (most - least))  # room for the legend
+    right.axhline(0.5, color=GREY, linewidth=0.8, linestyle=":")
+    right.set_ylim(0, 1.25)
+    right.set_yticks([0, 0.5, 1])
     lazy = [(row["step"], row["r1"]) for row in rows if "r1" in row]
     if lazy:
-        axes.plot(*zip(*lazy, strict=True), color=COLOURS[4], linewidth=1.4)
-        axes.set_ylim(bottom=0)
-    norms = _gradients(plot, steps, rows)
+        r1.plot(*zip(*lazy, strict=True), color=COLOURS[4], linewidth=1.4)
+        r1.set_ylim(bottom=0)
+    pull.set_yscale("log")
+    norms: dict[str, float] = {}
+    for name, colour in zip(AT_PIXELS, COLOURS, strict=False):
+        values = [row.get(f"grad_norm_{name}") for row in rows]
+        if values[-1] is not None:
+            label = name.replace("_", "-")
+            pull.plot(steps, values, color=colour, linewidth=1.4, label=label)
+            norms[label] = values[-1]
+    least, most = pull.get_ylim()
+    pull.set_ylim(least, most * (most / least) ** 0.4)  # room for the legend
+    for axes, place in ((says, "right"), (right, "right"), (pull, "center")):
+        axes.legend(frameon=False, fontsize=8, ncols=2, loc=f"upper {place}")
     lines = ", ".join(f"{name} {value:.2g}" for name, value in norms.items())
     plot.alt = (
         f"discriminator after {steps[-1]} steps {gan_verdict(rows)}; gradient norms at "
@@ -72,55 +99,6 @@ def _adversarial(rows: Sequence[Row]) -> list[Row]:
     if not found:
         raise ValueError("these rows are of no run with loss.adversarial above zero")
     return found
-
-
-def _logits(plot: Plot, steps: list[int], rows: list[Row]) -> None:
-    axes = _axes(
-        plot, "What the discriminator says", x="step", y="logit", position=(2, 2, 1)
-    )
-    for kind, colour in (("real", BLUE), ("fake", ORANGE)):
-        low, middle, high = np.transpose(
-            [quantiles(row[f"logits_{kind}"], (0.1, 0.5, 0.9)) for row in rows]
-        )
-        axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
-        style = "--" if kind == "fake" else "-"
-        axes.plot(steps, middle, style, color=colour, linewidth=1.6, label=kind)
-    axes.axhline(0, color=GREY, linewidth=0.8)
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high + 0.25 * (high - low))  # room for the legend
-    axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
-
-
-def _shares(plot: Plot, steps: list[int], rows: list[Row]) -> None:
-    axes = _axes(plot, "How often it is right", x="step", y="share", position=(2, 2, 2))
-    for kind, colour in (("real", BLUE), ("fake", ORANGE)):
-        values = [row[f"right_on_{kind}"] for row in rows]
-        style = "--" if kind == "fake" else "-"
-        axes.plot(steps, values, style, color=colour, linewidth=1.4, label=kind)
-    axes.axhline(0.5, color=GREY, linewidth=0.8, linestyle=":")
-    axes.set_ylim(0, 1.25)
-    axes.set_yticks([0, 0.5, 1])
-    axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
-
-
-def _gradients(plot: Plot, steps: list[int], rows: list[Row]) -> dict[str, float]:
-    """Draws the panel and returns the last norm of each term."""
-    axes = _axes(
-        plot, "Pull of each term on the pixels", x="step", y="norm", position=(2, 2, 4)
-    )
-    axes.set_yscale("log")
-    last: dict[str, float] = {}
-    for name, colour in zip(AT_PIXELS, COLOURS, strict=False):
-        key = f"grad_norm_{name}"
-        if key in rows[-1]:
-            values = [row[key] for row in rows]
-            label = name.replace("_", "-")
-            axes.plot(steps, values, color=colour, linewidth=1.4, label=label)
-            last[label] = values[-1]
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high * (high / low) ** 0.4)  # room for the legend
-    axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper center")
-    return last
 
 
 def quantiles(counts: Sequence[int], shares: Sequence[float]) -> list[float]:

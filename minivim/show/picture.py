@@ -14,17 +14,10 @@ Picture = Figure | np.ndarray | jax.Array | bytes
 
 
 def to_uint8(image) -> np.ndarray:
-    """Pixels as uint8 RGB.
+    """Pixels [H, W], [H, W, 1] or [H, W, 3] as uint8 [H, W, 3].
 
-    Args:
-        image: [H, W], [H, W, 1] or [H, W, 3], uint8 or floating point in [0, 1]
-            (values outside are clipped).
-
-    Returns:
-        uint8 [H, W, 3].
-
-    Raises:
-        ValueError: for any other shape or type.
+    Floats are in [0, 1]; values outside are clipped. Raises ValueError for any other
+    shape or type.
     """
     image = np.asarray(image)
     if image.ndim == 2:
@@ -46,15 +39,10 @@ def enlarge(image: np.ndarray, scale: int) -> np.ndarray:
 def to_png(picture: Picture, *, width: int = 256) -> bytes:
     """A picture as the bytes of a full-colour PNG file, the same on every call.
 
-    Nothing but pixels is written: no time, no software name. A palette would be
-    smaller, but it shifts colours, and then reconstructions look wrong.
-
-    Args:
-        picture: a matplotlib figure, pixels as in `to_uint8`, or PNG bytes (unchanged).
-        width: pixel arrays narrower than this are enlarged by a whole number.
-
-    Raises:
-        ValueError: for bytes that are no PNG and for arrays that are no picture.
+    A figure, pixels as in `to_uint8` (enlarged by a whole number where narrower than
+    `width`), or PNG bytes, which stay as they are. Nothing but pixels is written: no
+    time, no software name. A palette would be smaller, but it shifts colours, and then
+    reconstructions look wrong. Raises ValueError for what is no picture.
     """
     if isinstance(picture, bytes):
         if not picture.startswith(PNG_SIGNATURE):
@@ -70,8 +58,3 @@ def to_png(picture: Picture, *, width: int = 256) -> bytes:
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG", optimize=True)
     return file.getvalue()
-
-
-def png_size(png: bytes) -> tuple[int, int]:
-    """Width and height of a PNG, read from its header."""
-    return int.from_bytes(png[16:20]), int.from_bytes(png[20:24])

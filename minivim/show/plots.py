@@ -3,10 +3,15 @@
 Every function returns a `Plot`: a matplotlib `Figure` that shows itself in a notebook,
 as a PNG that is the same on every run, and that describes itself in words (`.alt`), so
 that the strict notebook test and people who cannot see it get the numbers as well.
+
+Images are [n, H, W, C], uint8 or floats in [0, 1]; `scale` is the number of pixels on
+screen per pixel, a whole number. Each function raises ValueError for arguments that do
+not fit each other.
 """
 
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
@@ -26,6 +31,7 @@ COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
 _DPI = 100
 _GAP = 4  # pixels between pictures
 _HEAD = 16  # pixels for a line of text above a picture
+_HIDDEN = 200  # the grey of what a completion was not given
 
 
 class Plot(Figure):
@@ -37,10 +43,8 @@ class Plot(Figure):
         return f"<Plot: {self.alt}>"
 
     def _repr_mimebundle_(self, **_) -> dict[str, str]:
-        return {
-            "image/png": b64encode(to_png(self)).decode("ascii"),
-            "text/plain": repr(self),
-        }
+        png = b64encode(to_png(self)).decode("ascii")
+        return {"image/png": png, "text/plain": repr(self)}
 
 
 def _plot(alt: str, *, width: float, height: float) -> Plot:
@@ -81,32 +85,29 @@ def _mosaic(
     titles: Mapping[int, Sequence[str]] | None = None,
     names: Sequence[str] = (),
 ) -> Plot:
-    """Pictures in rows; one pixel of a picture is scale x scale on screen.
-
-    `titles` maps a row to the lines above its pictures; `names` stand left of rows.
-    """
+    """Pictures in rows; `titles` maps a row to the lines above its pictures."""
     titles = titles or {}
     height, width = (side * scale for side in rows[0][0].shape[:2])
     left = 18 + max(map(_name_width, names)) if names else 0
     wide = left + (width + _GAP) * max(map(len, rows)) - _GAP
     tall = (height + _GAP) * len(rows) - _GAP + _HEAD * len(titles)
-    plot = Plot(figsize=(wide / _DPI, tall / _DPI), dpi=_DPI, facecolor="white")
-    plot.alt = alt
-    pixels = IdentityTransform()
+    plot = _plot(alt, width=wide / _DPI, height=tall / _DPI)
+
+    def write(at: tuple, words: str, **style: Any) -> None:
+        plot.text(*at, words, **style).set_transform(IdentityTransform())
+
     bottom = tall + _GAP
     for r, row in enumerate(rows):
         bottom -= _GAP + height + (_HEAD if r in titles else 0)
         if names:
             at = (left - 7, bottom + height / 2)
-            words = plot.text(*at, names[r], fontsize=9, ha="right", va="center")
-            words.set_transform(pixels)
+            write(at, names[r], fontsize=9, ha="right", va="center")
         for c, picture in enumerate(row):
             x = left + c * (width + _GAP)
             plot.figimage(enlarge(to_uint8(picture), scale), xo=x, yo=bottom)
             if r in titles:
                 at = (x + width / 2, bottom + height + 3)
-                words = plot.text(*at, titles[r][c], fontsize=8, ha="center")
-                words.set_transform(pixels)
+                write(at, titles[r][c], fontsize=8, ha="center")
     return plot
 
 
@@ -117,17 +118,7 @@ def _rows(items, columns: int) -> list[list]:
 def image_grid(
     images, *, columns: int, titles: Iterable[object] | None = None, scale: int = 3
 ) -> Plot:
-    """Images in reading order, enlarged without smoothing.
-
-    Args:
-        images: [n, H, W, C], uint8 or floats in [0, 1].
-        columns: images per row.
-        titles: one line above each image.
-        scale: pixels on screen per pixel, a whole number.
-
-    Raises:
-        ValueError: if there is not one title per image.
-    """
+    """Images in reading order, enlarged without smoothing; a title above each."""
     lines = [str(title) for title in titles or ()]
     if titles is not None and len(lines) != len(images):
         raise ValueError(f"{len(images)} images, but {len(lines)} titles")
@@ -151,18 +142,8 @@ def reconstructions(
     """Originals above their reconstructions and, if asked, the error between them.
 
     The error row shows the mean over channels of |original - reconstruction|, four
-    times as bright: white is a difference of a quarter or more.
-
-    Args:
-        originals: [n, H, W, C], uint8 or floats in [0, 1].
-        recons: the same shape.
-        columns: pairs per row.
-        error: adds a row of error pictures.
-        titles: one line above each original.
-        scale: pixels on screen per pixel, a whole number.
-
-    Raises:
-        ValueError: if the two shapes differ.
+    times as bright: white is a difference of a quarter or more. `columns` pairs stand
+    in a row, `titles` above the originals.
     """
     if np.shape(originals) != np.shape(recons):
         raise ValueError(
@@ -171,38 +152,27 @@ def reconstructions(
         )
     before = np.stack([to_uint8(image) for image in originals]) / 255
     after = np.stack([to_uint8(image) for image in recons]) / 255
-    kinds = {"original": list(before), "reconstruction": list(after)}
+    kinds = {"original": before, "reconstruction": after}
     if error:
         difference = np.abs(before - after).mean(-1, keepdims=True)
-        kinds["error x 4"] = list(np.clip(4 * difference, 0, 1))
-    lines = [str(title) for title in titles or ()]
-    rows, names, texts = [], [], {}
-    for i in range(0, len(before), columns):
-        if lines:
-            texts[len(rows)] = lines[i : i + columns]
-        for kind, pictures in kinds.items():
-            rows.append(pictures[i : i + columns])
-            names.append(kind)
+        kinds["error x 4"] = np.clip(4 * difference, 0, 1)
+    starts = range(0, len(before), columns)
+    lines = _rows([str(title) for title in titles or ()], columns)
     return _mosaic(
-        rows,
+        [list(kind[i : i + columns]) for i in starts for kind in kinds.values()],
         alt=f"{len(before)} originals above their reconstructions",
         scale=scale,
-        names=names,
-        titles=texts,
+        names=[name for _ in starts for name in kinds],
+        titles={len(kinds) * i: line for i, line in enumerate(lines)},
     )
 
 
 def samples_by_class(
     images, labels, class_names: Sequence[str], *, columns: int = 8, scale: int = 2
 ) -> Plot:
-    """Generated images, one row per class that occurs.
+    """Generated images, one row per class that occurs, at most `columns` of each.
 
-    Args:
-        images: [n, H, W, C], uint8 or floats in [0, 1].
-        labels: int [n], indices into `class_names`.
-        class_names: the name of every class.
-        columns: at most so many images per class.
-        scale: pixels on screen per pixel, a whole number.
+    labels: int [n], indices into `class_names`.
     """
     labels = np.asarray(labels)
     classes = [c for c in range(len(class_names)) if (labels == c).any()]
@@ -212,19 +182,33 @@ def samples_by_class(
     return _mosaic(rows, alt=alt, scale=scale, names=names)
 
 
+def completions(originals, found: Any, *, scale: int = 3) -> Plot:
+    """In each row an original, the part of it that was given, and its completions.
+
+    found: the `Completion` of as many images as there are originals.
+    """
+    if len(originals) != len(found.images):
+        raise ValueError(f"{len(found.images)} completed images, but {len(originals)}")
+    whole = np.stack([to_uint8(image) for image in originals])
+    given = whole.copy()
+    share = found.known / found.codes.shape[-1]
+    given[:, round(share * given.shape[1]) :] = _HIDDEN
+    rows = [[a, b, *c] for a, b, c in zip(whole, given, found.images, strict=True)]
+    count = found.images.shape[1]
+    return _mosaic(
+        rows,
+        alt=f"{len(rows)} images, the part given, and {count} completions",
+        scale=scale,
+        titles={0: ["original", "given", "completed", *[""] * (count - 1)]},
+    )
+
+
 def usage_histogram(counts, *, title: str = "Codebook") -> Plot:
     """How often each code is used, most used first, on a logarithmic axis.
 
     usage = share of codes with a count above 0;
     perplexity = exp(-sum p log p), p = counts / sum(counts): the number of codes that
-    would be as even a choice.
-
-    Args:
-        counts: [K], how often each of the K codes occurred.
-        title: what was counted.
-
-    Raises:
-        ValueError: if nothing was counted.
+    would be as even a choice. counts: [K], how often each code occurred.
     """
     counts = np.sort(np.asarray(counts, np.float64).ravel())[::-1]
     total, used = counts.sum(), int((counts > 0).sum())
@@ -232,14 +216,12 @@ def usage_histogram(counts, *, title: str = "Codebook") -> Plot:
         raise ValueError("no code was counted: all counts are 0")
     share = counts[:used] / total
     perplexity = np.exp(-(share * np.log(share)).sum())
-    numbers = (
-        f"{used} of {len(counts)} codes used ({used / len(counts):.1%}), "
+    words = (
+        f"{title}: {used} of {len(counts)} codes used ({used / len(counts):.1%}), "
         f"perplexity {perplexity:.1f}"
     )
-    plot = _plot(f"{title}: {numbers}", width=6.4, height=2.6)
-    axes = _axes(
-        plot, f"{title}: {numbers}", x="code, most used first", y="share of tokens"
-    )
+    plot = _plot(words, width=6.4, height=2.6)
+    axes = _axes(plot, words, x="code, most used first", y="share of tokens")
     axes.bar(np.arange(used), share, width=1.0, color=BLUE)
     if used < len(counts):
         axes.axvspan(used - 0.5, len(counts) - 0.5, color="#EEEEEE", zorder=0)
@@ -259,15 +241,12 @@ def probe_curve(
 ) -> Plot:
     """Accuracy of a linear probe on the features of each block of the prior.
 
-    Args:
-        block_accuracies: [L] in [0, 1]; block 1 is the first.
-        baselines: name -> accuracy in [0, 1], drawn as dashed lines.
-        chosen: index (from 0) of the block chosen on held-out training data.
+    block_accuracies: [L] in [0, 1]; baselines: name -> accuracy, drawn as dashed lines;
+    chosen: index (from 0) of the block chosen on held-out training data.
     """
     accuracies = np.asarray(block_accuracies, np.float64)
     blocks = np.arange(1, len(accuracies) + 1)
-    parts = [f"{accuracy:.1%}" for accuracy in accuracies]
-    alt = f"probe accuracy per block: {', '.join(parts)}"
+    alt = f"probe accuracy per block: {', '.join(f'{x:.1%}' for x in accuracies)}"
     alt += "" if chosen is None else f"; chosen block {chosen + 1}"
     alt += "".join(f"; {name} {value:.1%}" for name, value in baselines.items())
     plot = _plot(alt, width=6.4, height=3.0)
@@ -279,11 +258,10 @@ def probe_curve(
             markerfacecolor="none", markeredgecolor=RED, markeredgewidth=1.8,
             label=f"chosen: {accuracies[chosen]:.1%}",
         )  # fmt: skip
-    for (name, value), colour in zip(
-        baselines.items(), (ORANGE, GREEN, PURPLE, GREY) * len(baselines), strict=False
-    ):
-        label = f"{name}: {value:.1%}"
-        axes.axhline(100 * value, color=colour, linestyle="--", label=label)
+    colours = (ORANGE, GREEN, PURPLE, GREY)
+    for number, (name, value) in enumerate(baselines.items()):
+        style: Any = {"color": colours[number % 4], "linestyle": "--"}
+        axes.axhline(100 * value, label=f"{name}: {value:.1%}", **style)
     axes.set_xticks(blocks)
     low = min([*accuracies, *baselines.values()])
     axes.set_ylim(max(0, 100 * low - 8), 102)
@@ -294,19 +272,12 @@ def probe_curve(
 def loss_curves(rows: Sequence[Mapping], *, keys: Sequence[str] = ("loss",)) -> Plot:
     """Metrics over training steps, one panel per key.
 
-    Args:
-        rows: the lines of metrics.jsonl, each with "step" and some of `keys`.
-        keys: what to draw; rows without a key are left out of its panel.
-
-    Raises:
-        ValueError: if no row has one of the keys.
+    rows: the lines of metrics.jsonl, each with "step" and some of `keys`.
     """
-    series = {
-        key: [(row["step"], row[key]) for row in rows if row.get(key) is not None]
-        for key in keys
-    }
-    for key, points in series.items():
-        if not points:
+    series = {}
+    for key in keys:
+        series[key] = [(r["step"], r[key]) for r in rows if r.get(key) is not None]
+        if not series[key]:
             raise ValueError(f"no row has the key {key!r}")
     ends = [f"{key} {points[-1][1]:.4g}" for key, points in series.items()]
     alt = f"training to step {rows[-1]['step']}: {', '.join(ends)}"
@@ -324,31 +295,23 @@ def code_map(
     """The raster of an image's codes: a colour and a number per code.
 
     Neighbouring code numbers get unlike colours on purpose: codes have no order.
-
-    Args:
-        codes: int [N] in raster order, or [h, w].
-        grid: (h, w); a square if left out.
-        numbers: writes each code into its cell.
-        cell: width of a cell in pixels.
-
-    Raises:
-        ValueError: if the codes do not fill the grid.
+    codes: int [N] in raster order, or [h, w]; grid: (h, w), a square if left out;
+    cell: its width in pixels.
     """
     codes = _on_grid(np.asarray(codes), grid)
     height, width = codes.shape
-    plot = Plot(figsize=(width * cell / _DPI, height * cell / _DPI), dpi=_DPI)
-    plot.alt = f"{height} x {width} codes, {len(np.unique(codes))} different"
+    alt = f"{height} x {width} codes, {len(np.unique(codes))} different"
+    plot = _plot(alt, width=width * cell / _DPI, height=height * cell / _DPI)
     axes = plot.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     colours = _code_colours(codes)
     axes.imshow(colours, interpolation="nearest", aspect="auto")
-    if numbers:
-        for (row, column), code in np.ndenumerate(codes):
-            light = colours[row, column, :3] @ (0.299, 0.587, 0.114) > 0.5
-            axes.text(
-                column, row, str(code), ha="center", va="center", fontsize=cell / 4.6,
-                color="black" if light else "white",
-            )  # fmt: skip
+    for (row, column), code in np.ndenumerate(codes) if numbers else ():
+        light = colours[row, column, :3] @ (0.299, 0.587, 0.114) > 0.5
+        axes.text(
+            column, row, str(code), ha="center", va="center", fontsize=cell / 4.6,
+            color="black" if light else "white",
+        )  # fmt: skip
     return plot
 
 
@@ -377,12 +340,9 @@ def attention_map(
 ) -> Plot:
     """How much one position attends to each position of the grid.
 
-    Args:
-        weights: [N] in raster order (without the class token), or [h, w].
-        grid: (h, w); a square if left out.
-        query: raster index of the attending position, outlined.
-        image: [H, W, C], shown beside the map.
-        title: above the map.
+    weights: [N] in raster order (without the class token), or [h, w]; grid: (h, w), a
+    square if left out; query: raster index of the attending position, outlined; image:
+    [H, W, C], shown beside the map.
     """
     weights = _on_grid(np.asarray(weights, np.float64), grid)
     height, width = weights.shape
@@ -417,18 +377,13 @@ def attention_map(
 def codebook_patches(
     patches, *, columns: int = 32, counts=None, scale: int = 4
 ) -> Plot:
-    """The picture patch of every code, in the given order or most used first.
+    """The picture patch [K, h, w, C] of every code, in order.
 
-    Args:
-        patches: [K, h, w, C], the patch that each code decodes to.
-        columns: patches per row.
-        counts: [K]; sorts by use, most used first.
-        scale: pixels on screen per pixel, a whole number.
+    With counts [K] the most used stand first.
     """
     patches = np.asarray(patches)
-    order = np.arange(len(patches))
-    if counts is not None:
-        order = np.argsort(-np.asarray(counts), kind="stable")
     how = "in order" if counts is None else "most used first"
+    if counts is not None:
+        patches = patches[np.argsort(-np.asarray(counts), kind="stable")]
     alt = f"patches of {len(patches)} codes, {how}"
-    return _mosaic(_rows(patches[order], columns), alt=alt, scale=scale)
+    return _mosaic(_rows(patches, columns), alt=alt, scale=scale)

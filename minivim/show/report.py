@@ -5,43 +5,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from minivim.show.picture import Picture, png_size, to_png
+from minivim.show.picture import Picture, to_png
 
 LIMIT = 5_000_000
 """Bytes allowed per report, so that it can be mailed and opened at once."""
-
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1d2430; --soft: #566072; --page: #f6f7f9;
-  --card: #ffffff; --line: #dfe3ea; --accent: #0072b2; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ef; --soft: #a3adbd;
-  --page: #14171c; --card: #1d2229; --line: #333a45; --accent: #56b4e9; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink);
-  font: 16px/1.55 system-ui, "Segoe UI", Roboto, Helvetica, Arial, sans-serif; }
-main { max-width: 62rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
-h1 { font-size: 1.8rem; line-height: 1.2; margin: .5rem 0 1rem;
-  border-bottom: 3px solid var(--accent); padding-bottom: .6rem; }
-h2 { font-size: 1.25rem; margin: 2.2rem 0 .4rem; }
-p { margin: .4rem 0 .9rem; max-width: 44rem; overflow-wrap: anywhere; }
-figure { margin: 1rem 0; padding: .8rem; background: #fff; color: #1d2430;
-  border: 1px solid var(--line); border-radius: .5rem; overflow-x: auto;
-  width: fit-content; max-width: 100%; }
-figure img { display: block; max-width: 100%; height: auto;
-  min-width: min(var(--width), 30rem); }
-figcaption { margin-top: .5rem; font-size: .9rem; color: #566072; max-width: 44rem; }
-.table { overflow-x: auto; background: var(--card); border: 1px solid var(--line);
-  border-radius: .5rem; margin: 1rem 0; width: fit-content; max-width: 100%; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .45rem .8rem; text-align: right; border-top: 1px solid var(--line); }
-td:not(:first-child) { white-space: nowrap; }
-thead th { border-top: 0; color: var(--soft); font-size: .88rem; }
-th:first-child, td:first-child { text-align: left; font-weight: 500; }
-caption { caption-side: bottom; padding: .5rem .8rem; text-align: left;
-  font-size: .9rem; color: var(--soft); border-top: 1px solid var(--line); }
-@media (max-width: 30rem) { main { padding: .8rem .7rem 3rem; }
-  h1 { font-size: 1.45rem; } figure { padding: .4rem; }
-  th, td { padding: .4rem .5rem; } }
-"""
 
 _PAGE = """\
 <!DOCTYPE html>
@@ -51,7 +18,29 @@ _PAGE = """\
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <link rel="icon" href="data:,">
-<style>{style}</style>
+<style>
+:root {{ color-scheme: light dark; --page: #f6f7f9; --card: #fff; --line: #dfe3ea; }}
+@media (prefers-color-scheme: dark) {{
+  :root {{ --page: #14171c; --card: #1d2229; --line: #333a45; }} }}
+body {{ margin: 0; background: var(--page);
+  font: 16px/1.55 system-ui, "Segoe UI", Roboto, Helvetica, Arial, sans-serif; }}
+main {{ max-width: 62rem; margin: 0 auto; padding: .8rem .7rem 3rem; }}
+h1 {{ border-bottom: 3px solid #0072b2; padding-bottom: .6rem; line-height: 1.2; }}
+h2 {{ margin: 2.2rem 0 .4rem; }}
+p, figcaption {{ max-width: 44rem; overflow-wrap: anywhere; }}
+figure, .table {{ margin: 1rem 0; border: 1px solid var(--line); border-radius: .5rem;
+  overflow-x: auto; width: fit-content; max-width: 100%; background: var(--card); }}
+figure {{ padding: .6rem; background: #fff; color: #1d2430; }}
+figure img {{ display: block; max-width: 100%; height: auto;
+  min-width: min(var(--width), 30rem); }}
+table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
+th, td {{ padding: .45rem .7rem; text-align: right;
+  border-top: 1px solid var(--line); }}
+td:not(:first-child) {{ white-space: nowrap; }}
+th:first-child, td:first-child {{ text-align: left; }}
+caption {{ caption-side: bottom; padding: .5rem .7rem; text-align: left; }}
+caption, figcaption, thead {{ font-size: .9rem; opacity: .8; }}
+</style>
 </head>
 <body>
 <main>
@@ -88,29 +77,24 @@ class Report:
     def table(
         self, rows: Sequence[Mapping[str, object]], *, caption: str = ""
     ) -> "Report":
-        """Adds a table: one mapping per row, whose keys are the columns.
+        """Adds a table: one mapping per row, all with the keys of the first, in order.
 
-        The columns are the keys of the first row. Floats are shown with four
-        significant digits, None as a dash.
-
-        Raises:
-            ValueError: without rows, or if a row has other keys than the first.
+        Floats are shown with four significant digits, None as a dash. Raises ValueError
+        without rows, or if a row has other keys than the first.
         """
         if not rows:
             raise ValueError("a table needs at least one row")
         names = list(rows[0])
+        body = ""
         for row in rows:
             if list(row) != names:
                 raise ValueError(f"columns {list(row)} differ from {names}")
+            body += "<tr>" + "".join(map(_cell, row.values())) + "</tr>\n"
         head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
-        body = "\n".join(
-            "<tr>" + "".join(f"<td>{_cell(row[name])}</td>" for name in names) + "</tr>"
-            for row in rows
-        )
         below = f"<caption>{escape(caption)}</caption>" if caption else ""
         return self._add(
             f'<div class="table" tabindex="0"><table>{below}'
-            f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
+            f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>"
         )
 
     def figure(
@@ -119,15 +103,13 @@ class Report:
         """Adds a picture: a figure, pixels or PNG bytes (see `to_png`).
 
         `alt` says in words what it shows; plots of `minivim.show` bring their own.
-
-        Raises:
-            ValueError: if there is no description.
+        Raises ValueError if there is no description.
         """
         alt = alt or getattr(picture, "alt", "")
         if not alt:
             raise ValueError("a figure needs alt=: say in words what it shows")
         png = to_png(picture)
-        width, height = png_size(png)
+        width, height = (int.from_bytes(png[at : at + 4]) for at in (16, 20))
         data = b64encode(png).decode("ascii")
         below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
         return self._add(
@@ -138,15 +120,13 @@ class Report:
 
     def html(self) -> str:
         """The whole page."""
-        body = "\n".join(self._pieces)
-        return _PAGE.format(title=escape(self._title), style=_STYLE, body=body)
+        return _PAGE.format(title=escape(self._title), body="\n".join(self._pieces))
 
     def write(self, path: str | Path) -> Path:
         """Writes the page as one file and returns its path.
 
-        Raises:
-            ValueError: if it would be larger than `LIMIT` bytes.
-            OSError: if the file cannot be written.
+        Raises ValueError if it would be larger than `LIMIT` bytes, and OSError if the
+        file cannot be written.
         """
         page = self.html().encode()
         if len(page) > LIMIT:
@@ -161,6 +141,5 @@ class Report:
 
 
 def _cell(value: object) -> str:
-    if value is None:
-        return "&ndash;"
-    return escape(f"{value:.4g}" if isinstance(value, float) else str(value))
+    shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"<td>{'&ndash;' if value is None else escape(shown)}</td>"

@@ -176,16 +176,15 @@ class Run:
 
     def _tokenizer_figures(self) -> dict[str, Any]:
         tokenizer, judge = weights.load(self.folder), weights.load(self.options.judge)
-        found = evaluate.tokenizer_figures(
-            tokenizer, self.source("test"), count=self.family.images, judge=judge
-        )
+        how = evaluate.Options(count=self.family.images, judge=judge)
+        found = evaluate.tokenizer_figures(tokenizer, self.source("test"), how)
         return found | {"parameters": count_parameters(tokenizer)}
 
     def _prior_figures(self) -> dict[str, Any]:
         tokenizer, model = weights.load_pair(self.folder)
-        nats = evaluate.prior_figures(
-            model, tokenizer, self.source("test"), count=self.family.images
-        )["nll"]
+        how = evaluate.Options(count=self.family.images)
+        found = evaluate.prior_figures(model, tokenizer, self.source("test"), how)
+        nats = found["nll"]
         return {
             "nll": nats,
             # Grids of different lengths compare by the image.
@@ -197,11 +196,14 @@ class Run:
         """The judge on samples at temperature 1 and on as many test images."""
         tokenizer, model = weights.load_pair(self.folder)
         count = self.family.samples
-        found = evaluate.judged_figures(
-            model, tokenizer, weights.load(self.options.judge), self.source("test"),
-            samples=count, count=count, seed=self.seed, quiet=self.options.quiet,
-            drawn=self.drawn(tokenizer, model, count=count),
+        how = evaluate.Options(
+            judge=weights.load(self.options.judge), samples=count, count=count,
+            seed=self.seed, quiet=self.options.quiet,
         )  # fmt: skip
+        drawn = self.drawn(tokenizer, model, count=count)
+        found = evaluate.judged_figures(
+            model, tokenizer, self.source("test"), how, drawn=drawn
+        )
         names = {
             "samples": "samples",
             "judge_distance_samples": "sample_distance",
@@ -214,7 +216,8 @@ class Run:
     ) -> Iterable[tuple[np.ndarray, np.ndarray]]:
         """Images and labels, with or without rejection, in parts."""
         if self.row.acceptance == 1:
-            return evaluate.draw(model, tokenizer, samples=count, seed=self.seed)
+            how = evaluate.Options(samples=count, seed=self.seed)
+            return evaluate.draw(model, tokenizer, how)
         labels = np.arange(count, dtype=np.int32) % model.config.num_classes
         found = reject(
             model, tokenizer, weights.load(self.options.classifier),
@@ -244,7 +247,7 @@ def check_networks(options: Options) -> None:
     shape = {"image_size": size, "channels": 3}
     for option, ref in (("judge", options.judge), ("classifier", options.classifier)):
         network = evaluate.load_network(option, ref)
-        evaluate.check_fits(option, network, shape, classes=classes)
+        evaluate.check_fits(f"the {option}", network, classes, shape)
 
 
 def _pace(seed: int, options: Options) -> Measure:

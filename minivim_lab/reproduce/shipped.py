@@ -130,15 +130,15 @@ def _renamed(value: Any, spec: str, name: str) -> Any:
 
 def _tokenizer(options: Options) -> dict[str, Any]:
     tokenizer, judge = load(options, "tokenizer"), load(options, "judge")
-    return evaluate.tokenizer_figures(
-        tokenizer, source(options, "test"), judge=judge, seed=SEED, quiet=options.quiet
-    )
+    how = evaluate.Options(judge=judge, seed=SEED, quiet=options.quiet)
+    return evaluate.tokenizer_figures(tokenizer, source(options, "test"), how)
 
 
 def _prior(options: Options) -> dict[str, Any]:
     tokenizer, prior = weights.load_pair(f"{options.family}/prior")
     test = source(options, "test")
-    return evaluate.prior_figures(prior, tokenizer, test, quiet=options.quiet)
+    how = evaluate.Options(quiet=options.quiet)
+    return evaluate.prior_figures(prior, tokenizer, test, how)
 
 
 def _drawn(options: Options, count: int) -> tuple[Any, np.ndarray, list[str]]:
@@ -159,12 +159,13 @@ def _samples(options: Options) -> dict[str, Any]:
     tokenizer, prior = weights.load_pair(f"{options.family}/prior")
     judge = load(options, "judge")
     train, test = (source(options, split) for split in ("train", "test"))
+    how = evaluate.Options(judge=judge, samples=SAMPLES, seed=SEED, quiet=options.quiet)
 
     def judged(images: np.ndarray) -> dict[str, Any]:
+        drawn = [(images, labels)]
         return evaluate.judged_figures(
-            prior, tokenizer, judge, test, samples=SAMPLES, seed=SEED, train=train,
-            drawn=[(images, labels)], quiet=options.quiet,
-        )  # fmt: skip
+            prior, tokenizer, test, how, train=train, drawn=drawn
+        )
 
     return {
         "acceptance": ACCEPTANCE,

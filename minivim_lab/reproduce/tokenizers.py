@@ -18,11 +18,10 @@ import jax
 import numpy as np
 from tqdm.auto import tqdm
 
-from minivim import data, recipes, show, weights
+from minivim import data, evaluate, recipes, show, weights
 from minivim.config import TokenizerRecipe, with_overrides
 from minivim.data import Source
 from minivim.describe import count_parameters
-from minivim.evaluate import tokenizer_figures
 from minivim.train import frozen_network, setup
 from minivim.training import make_step, new_state, read_metrics, train_seconds
 from minivim_lab.reproduce import stored, verdicts
@@ -144,7 +143,8 @@ def run_row(row: Row, study: Study, seed: int, options: Options) -> dict[str, An
 def measured(folder: Path, test: Source, *, judge: str) -> dict[str, Any]:
     """Figures of a finished run on the test split."""
     tokenizer, network = weights.load(folder), weights.load(judge)
-    found = tokenizer_figures(tokenizer, test, count=IMAGES, judge=network)
+    how = evaluate.Options(count=IMAGES, judge=network)
+    found = evaluate.tokenizer_figures(tokenizer, test, how)
     rows = read_metrics(folder)
     if "right_on_fake" in rows[-1]:
         found["health"] = show.gan_health(rows).alt

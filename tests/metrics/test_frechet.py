@@ -8,7 +8,7 @@ from minivim import classifier, data, metrics, weights
 from minivim.config import ClassifierConfig
 from minivim.errors import UserError
 from minivim.metrics import frechet_distance, gaussian, judge_distance
-from minivim.metrics.features import features_and_logits
+from minivim.metrics.judged import features_and_logits
 from tests import tiny
 
 RNG = np.random.default_rng(0)
@@ -66,9 +66,18 @@ def test_gaussian_is_mean_and_unbiased_covariance():
     assert gaussian(rows[:, :1])[1].shape == (1, 1)
 
 
+def test_sums_of_squares_would_lose_it():
+    """The other formula, E x^2 - (E x)^2, of features far from zero."""
+    rows = 1e8 + np.random.default_rng(0).standard_normal((500, 2))
+    found = np.diag(gaussian(rows)[1])
+    np.testing.assert_allclose(found, rows.var(0, ddof=1), rtol=1e-9)
+    bad = (np.square(rows).mean(0) - np.square(rows.mean(0))) * 500 / 499
+    assert np.abs(bad / found - 1).max() > 1e-2
+
+
 @pytest.mark.parametrize("count", [0, 1])
 def test_a_single_row_has_no_covariance(count):
-    with pytest.raises(UserError, match="give more images"):
+    with pytest.raises(UserError, match=f"two images or more, got {count}; give more"):
         gaussian(np.zeros((count, 3)))
 
 

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from minivim.errors import UserError
-from minivim.metrics.features import features_and_logits
+from minivim.metrics.judged import features_and_logits
 from minivim_lab import inception
 from minivim_lab.inception import inception_from_torch
 from tests import tiny
