@@ -65,5 +65,6 @@ def share_nearer(
     P(d < h) + P(d = h) / 2 over all pairs: 1/2 where they are alike, 1 for copies
     """
     ordered = np.sort(held_out)
-    ranks = (np.searchsorted(ordered, samples, side=side) for side in ("left", "right"))
-    return float(1 - sum(ranks).mean() / (2 * len(ordered)))
+    below = np.searchsorted(ordered, samples, side="left")
+    below_or_equal = np.searchsorted(ordered, samples, side="right")
+    return float(1 - (below + below_or_equal).mean() / (2 * len(ordered)))

@@ -77,15 +77,17 @@ def gan_health(rows: Sequence[Row]) -> Plot:
     pull.set_yscale("log")
     norms: dict[str, float] = {}
     for name, colour in zip(AT_PIXELS, COLOURS, strict=False):
-        values = [row.get(f"grad_norm_{name}") for row in rows]
-        if values[-1] is not None:
-            label = name.replace("_", "-")
+        key, label = f"grad_norm_{name}", name.replace("_", "-")
+        if key in rows[-1]:
+            values = [row[key] for row in rows]
             pull.plot(steps, values, color=colour, linewidth=1.4, label=label)
             norms[label] = values[-1]
     least, most = pull.get_ylim()
     pull.set_ylim(least, most * (most / least) ** 0.4)  # room for the legend
-    for axes, place in ((says, "right"), (right, "right"), (pull, "center")):
-        axes.legend(frameon=False, fontsize=8, ncols=2, loc=f"upper {place}")
+    legend: Any = {"frameon": False, "fontsize": 8, "ncols": 2}
+    for axes in (says, right):
+        axes.legend(loc="upper right", **legend)
+    pull.legend(loc="upper center", **legend)
     lines = ", ".join(f"{name} {value:.2g}" for name, value in norms.items())
     plot.alt = (
         f"discriminator after {steps[-1]} steps {gan_verdict(rows)}; gradient norms at "

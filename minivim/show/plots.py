@@ -94,7 +94,7 @@ def _mosaic(
     plot = _plot(alt, width=wide / _DPI, height=tall / _DPI)
 
     def write(at: tuple, words: str, **style: Any) -> None:
-        plot.text(*at, words, **style).set_transform(IdentityTransform())
+        plot.text(at[0], at[1], words, **style).set_transform(IdentityTransform())
 
     bottom = tall + _GAP
     for r, row in enumerate(rows):
