@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from einops import rearrange, repeat
 from flax import nnx
 from jaxtyping import Array, Float
 
-from minivim.config.checks import require
+from minivim.config.checks import Config, Count, Rule
 from minivim_lab.convert import Weights, take
 
 SIDE = 299
@@ -145,18 +145,11 @@ POOLS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class InceptionConfig:
+class InceptionConfig(Config):
     """The number of classes; tests divide all widths by `divisor`."""
 
-    classes: int = 1008
-    divisor: int = 1
-
-    def __post_init__(self) -> None:
-        require(
-            self.classes > 0 and self.divisor in (1, 2, 4, 8, 16),
-            f"classes={self.classes} and divisor={self.divisor} make no network; use "
-            "1008 and 1",
-        )
+    classes: Count = 1008
+    divisor: Annotated[int, Rule(lambda x: x in (1, 2, 4, 8, 16), "must divide 16")] = 1
 
 
 class Inception(nnx.Module):

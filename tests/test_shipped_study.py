@@ -63,6 +63,8 @@ def place(tmp_path_factory):
         ))  # fmt: skip
         out = tmp_path_factory.mktemp("runs")
         patch.setattr(shipped, "SAMPLES", 12)
+        # As many for three classes, so that no other program is compiled.
+        patch.setattr(shipped, "PICTURES", 4)
         yield Options(
             family="tiny", data="tiny", out=out, judge="", classifier="", quiet=True
         )
@@ -134,24 +136,26 @@ def test_options_that_it_does_not_have_are_refused():
 
 
 @pytest.mark.parametrize("spec", ["data", "my", "/mnt/my pictures"])
-def test_where_the_pictures_lie_is_not_said_and_nothing_else_changes(
-    place, monkeypatch, tmp_path, spec
-):
+def test_where_the_pictures_lie_is_not_said_and_nothing_else_changes(spec):
     part = {
         "data": f"{spec} (test)",
         "train": f"50 of {spec} (train)",
         "my": ["data", f"{spec}/judge", {"mydata": 1.5, "real": f"{spec} (train)"}],
     }
-    for name in ("_tokenizer", "_prior", "_samples", "_probe", "_igpt"):
-        monkeypatch.setattr(shipped, name, lambda _: part)
-    monkeypatch.setitem(weights.DATA, "tiny", "owner/pictures")
-    found = shipped.run(replace(place, data=spec, out=tmp_path))
-    assert found["probe"] == {
+    assert shipped._renamed(part, spec, "owner/pictures") == {
         "data": "owner/pictures (test)",
         "train": "50 of owner/pictures (train)",
         "my": [
             "data", f"{spec}/judge", {"mydata": 1.5, "real": "owner/pictures (train)"}
         ],
     }  # fmt: skip
+
+
+def test_the_public_name_of_the_data_is_stored(place, monkeypatch, tmp_path):
+    for name in ("_tokenizer", "_prior", "_samples", "_probe", "_igpt"):
+        monkeypatch.setattr(shipped, name, lambda _: {"data": "/mnt/mine (test)"})
+    monkeypatch.setitem(weights.DATA, "tiny", "owner/pictures")
+    found = shipped.run(replace(place, data="/mnt/mine", out=tmp_path))
     assert set(found) == {"origin", "tokenizer", "prior", "samples", "probe", "igpt"}
     assert set(found["origin"]) == {"family", "of", "data", "samples", "seed"}
+    assert found["probe"] == {"data": "owner/pictures (test)"}

@@ -134,14 +134,8 @@ def judged(claim: Claim, found: Found) -> dict[str, str]:
         ours = f"{title}: {one} against {other}"
         ours += " (by pairs)" if by == "pairs" else ""
         ours += "" if len(both[0]) > 2 else f" ({len(both[0])} seeds)"
-    return {
-        "statement": claim.statement,
-        "where": claim.where,
-        "paper": claim.paper,
-        "ours": ours,
-        "verdict": verdict,
-        "note": claim.note,
-    }
+    said = {"statement": claim.statement, "where": claim.where, "paper": claim.paper}
+    return {**said, "ours": ours, "verdict": verdict, "note": claim.note}
 
 
 def gain(claim: Claim, found: Found) -> list[float]:
