@@ -8,11 +8,11 @@ make only those; `--data` says where a family's images are.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from minivim import recipes
 from minivim.evaluate import Options, shipped_figures
+from minivim.files import write_json
 from minivim.train import train
 from minivim.weights import CARD, DATA, HERE, load, read_card, save
 
@@ -62,9 +62,9 @@ def write_figures(names: list[str], *, spec: str) -> None:
         # The public name of the data, not where a copy of it lies.
         origin = figures["provenance"]
         origin["data"] = origin["data"].replace(spec, DATA[family])
-        path = HERE / name / CARD
-        card = json.loads(path.read_text()) | {"figures": figures}
-        path.write_text(json.dumps(card, indent=1) + "\n")
+        write_json(
+            HERE / name / CARD, read_card(HERE / name).values | {"figures": figures}
+        )
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from minivim import data, evaluate, recipes, show, weights
+from minivim import data, evaluate, files, recipes, show, weights
 from minivim.config import with_overrides
 from minivim.data import Source
 from minivim.encode import decode_all, encode_all
@@ -112,7 +112,7 @@ def run(options: Options) -> dict[str, Any]:
             file.parent.mkdir(parents=True, exist_ok=True)
             # The public name of the data, not where a copy of it lies.
             said = _renamed(found, options.data, weights.DATA[options.family])
-            file.write_text(json.dumps(said, indent=1) + "\n")
+            files.write_json(file, said)
     return json.loads(file.read_text())
 
 

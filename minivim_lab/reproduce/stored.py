@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from minivim import data, show, weights
+from minivim import data, files, show, weights
 from minivim.config import PaletteRecipe, PriorRecipe, ProbeRecipe, TokenizerRecipe
 from minivim.data import Source
 from minivim.errors import UserError
@@ -125,7 +125,7 @@ def measured(file: Path, of: dict[str, Any], measure: Callable[[], Any]) -> Any:
         seconds.unlink(missing_ok=True)
     with metered(seconds):
         found = measure()
-    file.write_text(json.dumps({"of": of, "figures": found}, indent=1) + "\n")
+    files.write_json(file, {"of": of, "figures": found})
     return read(file, of)
 
 
@@ -185,14 +185,14 @@ def write_page(
 ) -> None:
     """Write `NAME.json`, `NAME.md` and the pictures; delete a picture that is None."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(figures, indent=1) + "\n")
-    (folder / f"{name}.md").write_text(text)
+    files.write_json(folder / f"{name}.json", figures)
+    files.write(folder / f"{name}.md", text)
     for title, plot in pictures.items():
         file = folder / f"{title}.png"
         if plot is None:
             file.unlink(missing_ok=True)
         else:
-            file.write_bytes(show.to_png(plot))
+            files.write(file, show.to_png(plot))
 
 
 def strips(images: Mapping[str, np.ndarray]) -> show.Plot:
