@@ -39,14 +39,18 @@ def multiple_of(number: int) -> Rule:
 
 
 Count = Annotated[int, Rule(lambda x: x > 0, "must be above zero")]
+Counts = Annotated[
+    tuple[int, ...],
+    Rule(lambda x: bool(x) and min(x) > 0, "must be whole numbers above zero"),
+]
 Several = Annotated[int, Rule(lambda x: x >= 2, "must be 2 or more")]
 Natural = Annotated[int, Rule(lambda x: x >= 0, "must not be negative")]
 # JAX keeps the low 32 bits: two larger seeds could be one run.
 Seed = Annotated[int, Rule(lambda x: 0 <= x < 2**32, f"is not in 0..{2**32 - 1}")]
 Positive = Annotated[float, Rule(lambda x: x > 0, "must be above zero")]
 NotNegative = Annotated[float, Rule(lambda x: x >= 0, "must not be negative")]
-# A probability, or the decay of a moving average; a share of a whole.
 Rate = Annotated[float, Rule(lambda x: 0 <= x < 1, "is not in [0, 1)")]
+Part = Annotated[float, Rule(lambda x: 0 < x < 1, "is not in (0, 1)")]
 Share = Annotated[float, Rule(lambda x: 0 < x <= 1, "is not in (0, 1]")]
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from minivim.config import checks
 from minivim.config.checks import Config
+from minivim.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,15 +29,9 @@ class StackConfig(Config):
     # What the backward pass of a block recomputes: nothing, all but the products with
     # weights ("dots"), or everything ("full").
     remat: Literal["none", "dots", "full"] = "none"
-    # Of the matrix products; parameters, norms and softmax stay in float32.
+    # Of the matrix products; parameters, norms and softmax stay in float32. float16 is
+    # left out because it overflows in the l2 norms and losses.
     precision: Literal["float32", "bfloat16"] = "float32"
-
-    def __post_init__(self) -> None:
-        checks.require(
-            self.precision != "float16",
-            "precision=float16 overflows in the l2 norms and losses; use bfloat16",
-        )
-        super().__post_init__()
 
     @property
     def parameters(self) -> int:
@@ -66,19 +61,11 @@ class CNNConfig(Config):
     # At the image's size; the paper's "channels x1" and "x2" (Table 1) vary this.
     channels: checks.Count = 128
     # Of `channels` at each size, from the image's down to the grid of tokens.
-    multipliers: tuple[int, ...] = (1, 1, 2, 4)
+    multipliers: checks.Counts = (1, 1, 2, 4)
     res_blocks: checks.Count = 2
     # Of the group norms.
     groups: Annotated[checks.Count, checks.Divides("channels")] = 32
     norm_eps: checks.Positive = 1e-6
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.require(
-            bool(self.multipliers) and min(self.multipliers) > 0,
-            f"multipliers={self.multipliers} must be whole numbers above zero, one for "
-            "each size; use 1,1,2,4",
-        )
 
     @property
     def patch_size(self) -> int:
@@ -209,35 +196,32 @@ class TokenizerConfig(Patches):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.require(
-            self.pixel_map == "clamp" or self.output == "laplace",
-            "pixel_map=affine belongs to the logit-laplace density; set output=laplace",
-        )
-        q = self.quantizer
-        checks.require(
-            q.factorised or q.code_dim == self.encoder.width == self.decoder.width,
-            f"factorised=False needs codes as wide as both networks; set code_dim="
-            f"{self.encoder.width} and equal widths",
-        )
+        if self.pixel_map == "affine" and self.output != "laplace":
+            raise UserError("pixel_map=affine needs a logit scale; set output=laplace")
+        q, widths = self.quantizer, (self.encoder.width, self.decoder.width)
+        if not q.factorised and not q.code_dim == widths[0] == widths[1]:
+            raise UserError(
+                f"factorised=False needs codes as wide as both networks; set code_dim="
+                f"{widths[0]} and equal widths"
+            )
         for name, size in (("encoder", self.encoder), ("decoder", self.decoder)):
             if isinstance(size, CNNConfig):
-                checks.require(
-                    size.patch_size == self.patch_size,
-                    f"{name}.multipliers={size.multipliers} halve the image to "
-                    f"patches of {size.patch_size}, but patch_size="
-                    f"{self.patch_size}; give log2(patch_size) + 1 multipliers",
+                if size.patch_size != self.patch_size:
+                    raise UserError(
+                        f"{name}.multipliers={size.multipliers} halve the image to "
+                        f"patches of {size.patch_size}, but patch_size="
+                        f"{self.patch_size}; give log2(patch_size) + 1 multipliers"
+                    )
+            elif size.dropout:
+                raise UserError(
+                    f"{name}.dropout={size.dropout}: the tokenizer has no dropout, as "
+                    f"in Table 2 of the paper; set {name}.dropout=0"
                 )
-                continue
-            checks.require(
-                size.dropout == 0,
-                f"{name}.dropout={size.dropout}: the tokenizer has no dropout, as in "
-                f"Table 2 of the paper; set {name}.dropout=0",
-            )
-            checks.require(
-                self.positions == "learnt" or size.width % 4 == 0,
-                f"{name}.width={size.width} must be a multiple of 4 for sincos "
-                "positions; change it or use positions=learnt",
-            )
+            elif self.positions == "sincos" and size.width % 4:
+                raise UserError(
+                    f"{name}.width={size.width} must be a multiple of 4 for sincos "
+                    "positions; change it or use positions=learnt"
+                )
 
     @property
     def patch_dim(self) -> int:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from minivim.config import checks, models
 from minivim.config.checks import Config
+from minivim.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,15 +39,13 @@ class OptimConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         start = max(self.warmup_steps, self.decay_start)
-        checks.require(
-            self.decay_end == 0 or self.decay_end > start,
-            f"decay_end={self.decay_end} comes before the decay starts at {start}; set "
-            "decay_end=0 for the last step",
-        )
-        checks.require(
-            self.schedule != "exponential" or self.final_lr > 0,
-            "schedule=exponential needs final_lr above zero; set final_lr=1e-5",
-        )
+        if self.decay_end and self.decay_end <= start:
+            raise UserError(
+                f"decay_end={self.decay_end} comes before the decay starts at {start}; "
+                "set decay_end=0 for the last step"
+            )
+        if self.schedule == "exponential" and not self.final_lr:
+            raise UserError("schedule=exponential needs a final_lr; set final_lr=1e-5")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,22 +106,16 @@ class TokenizerRecipe(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.require(
-            not self.loss.logit_laplace or self.model.output == "laplace",
-            f"loss.logit_laplace={self.loss.logit_laplace} needs a scale for every "
-            "pixel; set model.output=laplace",
-        )
-        checks.require(
-            not self.loss.perceptual or bool(self.perceptual_net),
-            f"loss.perceptual={self.loss.perceptual} needs a network; set "
-            "perceptual_net=FOLDER",
-        )
+        if self.loss.logit_laplace and self.model.output != "laplace":
+            raise UserError("loss.logit_laplace needs scales; set model.output=laplace")
+        if self.loss.perceptual and not self.perceptual_net:
+            raise UserError("loss.perceptual needs a net; set perceptual_net=FOLDER")
         size = self.model.image_size
-        checks.require(
-            not self.loss.adversarial or (size >= 8 and size & (size - 1) == 0),
-            f"image_size={size}: the discriminator halves the image down to 4 x 4; use "
-            "a power of two from 8 on, or loss.adversarial=0",
-        )
+        if self.loss.adversarial and (size < 8 or size & (size - 1)):
+            raise UserError(
+                f"image_size={size}: the discriminator halves the image down to 4 x 4; "
+                "use a power of two from 8 on, or loss.adversarial=0"
+            )
 
     # Paper, section 5.1: the same Adam for the discriminator
     @property
@@ -130,14 +123,10 @@ class TokenizerRecipe(Config):
         """The optimizer of the tokenizer, or one for each of the two networks."""
         if not self.loss.adversarial:
             return self.optim
-        critic = self.discriminator
-        other = replace(
-            self.optim,
-            peak_lr=critic.lr_ratio * self.optim.peak_lr,
-            final_lr=critic.lr_ratio * self.optim.final_lr,
-            b1=critic.beta1,
-            b2=critic.beta2,
-        )
+        critic, ratio = self.discriminator, self.discriminator.lr_ratio
+        lr, final = ratio * self.optim.peak_lr, ratio * self.optim.final_lr
+        decays = {"b1": critic.beta1, "b2": critic.beta2}
+        other = replace(self.optim, peak_lr=lr, final_lr=final, **decays)
         return {"tokenizer": self.optim, "discriminator": other}
 
 
@@ -182,25 +171,21 @@ class PriorRecipe(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.require(
-            not self.label_dropout or self.model.num_classes > 0,
-            "label_dropout needs a class token; set num_classes or label_dropout=0",
-        )
+        if self.label_dropout and not self.model.num_classes:
+            raise UserError("label_dropout needs a class token; set num_classes")
         augments = self.flip or self.crop < 1
-        checks.require(
-            not augments or self.codes == "fly" or self.views > 1,
-            f"flip={self.flip}, crop={self.crop} augment images, which one cached view "
-            "of each is not; set codes=fly or views=8",
-        )
-        checks.require(
-            self.views == 1 or self.codes == "cache",
-            f"views={self.views} are of cached codes; set codes=cache or views=1",
-        )
-        checks.require(
-            self.views == 1 or augments,
-            f"views={self.views} of an image that nothing changes are the same; set "
-            "flip=true or views=1",
-        )
+        if augments and self.codes == "cache" and self.views == 1:
+            raise UserError(
+                f"flip={self.flip}, crop={self.crop} augment images, which one cached "
+                "view of each is not; set codes=fly or views=8"
+            )
+        if self.views > 1 and self.codes == "fly":
+            raise UserError("views are of cached codes; set codes=cache or views=1")
+        if self.views > 1 and not augments:
+            raise UserError(
+                f"views={self.views} of an image that nothing changes are the same; "
+                "set flip=true or views=1"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,15 +198,9 @@ class ProbeRecipe(Config):
     train_size: checks.Count = 4096
     test_size: checks.Count = 2048
     # Share of the training images on which block and L2 strength are chosen.
-    held_out: float = 0.2
+    held_out: checks.Part = 0.2
     seed: checks.Seed = 0
     stage: Literal["probe"] = field(default="probe", init=False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.require(
-            0 < self.held_out < 1, f"held_out={self.held_out} is not in (0, 1); use 0.2"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

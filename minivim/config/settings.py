@@ -43,7 +43,7 @@ def as_dict(config: Any) -> dict[str, Any]:
 def from_dict(kind: type, values: dict) -> Any:
     """Inverse of `as_dict`; raises `UserError` for a key that `kind` has not."""
     fields = {f.name: f for f in dataclasses.fields(kind)}
-    unknown = sorted(set(values) - set(fields) - {"class"})
+    unknown = sorted(set(values) - {*fields, "class"})
     require(
         not unknown,
         f"{kind.__name__} has no {', '.join(unknown)}; the file was written by another "
@@ -63,18 +63,12 @@ def _class_of(hint: Any, values: dict) -> type:
 
     Subclasses of what the type hint names count, each after its base.
     """
-    hints = [h for h in get_args(hint) or (hint,) if isinstance(h, type)]
-    kinds = [k for h in hints for k in (h, *h.__subclasses__())]
+    hints = get_args(hint) or (hint,)
+    kinds: list[Any] = [k for hint in hints for k in (hint, *hint.__subclasses__())]
     kinds = [k for k in kinds if dataclasses.is_dataclass(k)]
-    if "class" in values:
-        kinds = [k for k in kinds if k.__name__ == values["class"]]
-        require(
-            bool(kinds),
-            f"the settings are of the class {values['class']}, which is not defined; "
-            "import its module first",
-        )
+    named = [k for k in kinds if k.__name__ == values.get("class")]
     fits = [k for k in kinds if set(values) <= {f.name for f in dataclasses.fields(k)}]
-    return (fits or kinds)[0]
+    return (named or fits or kinds)[0]
 
 
 def with_overrides(recipe: AnyConfig, settings: list[str]) -> AnyConfig:
@@ -94,11 +88,9 @@ def with_overrides(recipe: AnyConfig, settings: list[str]) -> AnyConfig:
             hint = (
                 f"did you mean {', '.join(close)}?" if close else "see minivim recipes"
             )
-            raise UserError(f"{leaves(recipe)['name']} has no setting {key!r}; {hint}")
-        require(
-            len(matches) == 1,
-            f"{key!r} is ambiguous; write one of {', '.join(matches)}",
-        )
+            raise UserError(f"{known['name']} has no setting {key!r}; {hint}")
+        one_of = f"write one of {', '.join(matches)}"
+        require(len(matches) == 1, f"{key!r} is ambiguous; {one_of}")
         changes[matches[0]] = _parsed(matches[0], text, known[matches[0]])
     return _replaced(recipe, changes)
 
@@ -115,18 +107,17 @@ def _replaced(config: Any, changes: dict[str, Any], prefix: str = "") -> Any:
     return type(config)(**found)
 
 
-def _parsed(key: str, text: str, old: object) -> object:
+def _parsed(key: str, text: str, old: Any) -> object:
     """`text` as a value of the type that the setting has."""
-    if isinstance(old, bool):
-        require(text.lower() in ("true", "false"), f"{key}={text}: write true or false")
-        return text.lower() == "true"
     if isinstance(old, tuple):
         words = text.strip("()[] ").split(",")
         return tuple(_parsed(key, word.strip(), 0) for word in words if word.strip())
-    for kind, words in ((int, "a whole number"), (float, "a number")):
-        if isinstance(old, kind):
-            try:
-                return kind(text)
-            except ValueError:
-                raise UserError(f"{key}={text} is not {words}") from None
-    return text
+    if isinstance(old, str):
+        return text
+    words = {bool: "true or false", int: "a whole number", float: "a number"}[type(old)]
+    try:
+        if isinstance(old, bool):
+            return {"true": True, "false": False}[text.lower()]
+        return type(old)(text)
+    except (KeyError, ValueError):
+        raise UserError(f"{key}={text} is not {words}") from None
