@@ -58,17 +58,21 @@ def from_dict(kind: type, values: dict) -> Any:
     return kind(**found)
 
 
-def _class_of(hint: Any, values: dict) -> type:
+def _class_of(hint: Any, values: dict) -> Any:
     """The class of a field's plain values: as they name it, or the first with the keys.
 
     Subclasses of what the type hint names count, each after its base.
     """
-    hints = get_args(hint) or (hint,)
-    kinds: list[Any] = [k for hint in hints for k in (hint, *hint.__subclasses__())]
+    kinds = [k for kind in get_args(hint) or (hint,) for k in _family(kind)]
     kinds = [k for k in kinds if dataclasses.is_dataclass(k)]
     named = [k for k in kinds if k.__name__ == values.get("class")]
     fits = [k for k in kinds if set(values) <= {f.name for f in dataclasses.fields(k)}]
     return (named or fits or kinds)[0]
+
+
+def _family(kind: Any) -> list[Any]:
+    """A class and all that inherit from it."""
+    return [kind, *(k for inner in kind.__subclasses__() for k in _family(inner))]
 
 
 def with_overrides(recipe: AnyConfig, settings: list[str]) -> AnyConfig:
