@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from minivim.config import OptimConfig, StackConfig
+from minivim.config import OptimConfig, leaves
 from minivim.describe import count_parameters
 from minivim.errors import UserError
 from minivim.sharding import MeshShape, make_mesh
@@ -158,11 +158,10 @@ def plan(
 ) -> Plan:
     """Compile the recipe's train step for a slice that is not there.
 
-    `quick` asks the compiler for little effort: the program may need somewhat more than
-    it could. `say` hears what is being compiled; `settings` are those that made the
-    recipe, for the record. Raises `UserError` for a topology, mesh or batch that cannot
-    be, and where the TPU compiler is not installed. Out of memory is no error: see
-    `fits`.
+    `quick` asks the compiler for little effort: the program may need more memory. `say`
+    hears what is being compiled; `settings` are those that made the recipe, for the
+    record. Raises `UserError` for an impossible topology, mesh or batch, and without
+    the TPU compiler. Out of memory is no error: see `fits`.
     """
     if not 0 < mfu <= 1:
         raise UserError(f"--mfu {mfu} is not in (0, 1]; use 0.5")
@@ -170,7 +169,8 @@ def plan(
     devices = where.devices()
     over = make_mesh(mesh, devices=devices)
     given, programs, run = inputs(recipe, over), [], recipe.run
-    frozen = given.objective.frozen
+    frozen = sum(leaf.size for leaf in jax.tree.leaves(given.objective.frozen))
+    kind = "tokenizer" if recipe.stage == "prior" else "perceptual"
     for name, (due, share) in schedule(given.objective).items():
         say(f"compiling the {name} of {recipe.name} for {where.chips} x {where.name}")
         program = compiled(given, name, due=due, share=share, quick=quick)
@@ -191,13 +191,7 @@ def plan(
         accumulate=run.accumulate,
         steps=run.steps,
         parameters=count_parameters(given.objective.model),
-        frozen={}
-        if frozen is None
-        else {
-            "tokenizer" if recipe.stage == "prior" else "perceptual": sum(
-                leaf.size for leaf in jax.tree.leaves(frozen)
-            )
-        },
+        frozen={kind: frozen} if frozen else {},
         state_bytes=given.state_bytes,
         argument_bytes=given.argument_bytes,
         available_bytes=available_bytes(devices),
@@ -213,19 +207,16 @@ def plan(
 
 def _all(recipe: TrainableRecipe, name: str) -> str:
     """A setting of every Transformer of a recipe: one word, or one for each."""
-    model: Any = recipe.model
-    stacks = (getattr(model, part, None) for part in ("stack", "encoder", "decoder"))
-    words = [str(getattr(s, name)) for s in stacks if isinstance(s, StackConfig)]
+    found = leaves(recipe.model).items()
+    words = [str(value) for key, value in found if key.split(".")[-1] == name]
     return "/".join(dict.fromkeys(words)) or "-"
 
 
 def optimiser_words(config: OptimConfig) -> str:
-    """The optimiser by what it keeps for every parameter."""
+    """The optimizer by what it keeps for every parameter."""
     first, second = config.first_moment, config.second_moment
-    if (first, second) == ("float32", "full"):
-        return "AdamW"
-    kept = {"full": "full second moment", "factored": "factored second moment"}
-    return f"AdamW, {first} first and {kept[second]}"
+    plain = (first, second) == ("float32", "full")
+    return "AdamW" if plain else f"AdamW, {first} first and {second} second moment"
 
 
 def gib(count: int) -> str:

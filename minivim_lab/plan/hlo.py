@@ -11,7 +11,7 @@ import math
 import re
 from dataclasses import dataclass, field
 
-from minivim_lab.plan.products import Window
+from minivim_lab.plan.products import window_pairs
 from minivim_lab.plan.text import Array, Computation, Instruction, Module, parse
 
 COLLECTIVES = (
@@ -62,16 +62,10 @@ class Costs:
         self.hbm_bytes += times * other.hbm_bytes
         self.unknown_loops += other.unknown_loops
         for kind, traffic in other.collectives.items():
-            self.exchange(kind, traffic.bytes, traffic.wire, traffic.count, times)
-
-    def exchange(
-        self, kind: str, size: int, wire: float, count: int = 1, times: int = 1
-    ) -> None:
-        """Add so many collectives of a kind, so often."""
-        total = self.collectives.setdefault(kind, Traffic())
-        total.count += times * count
-        total.bytes += times * size
-        total.wire += times * wire
+            total = self.collectives.setdefault(kind, Traffic())
+            total.count += times * traffic.count
+            total.bytes += times * traffic.bytes
+            total.wire += times * traffic.wire
 
 
 def costs(text: str) -> Costs:
@@ -158,8 +152,8 @@ class _Counter:
         else:
             arrays = _results(op) if kind == "all-gather" else _operands(op, within)
             sizes[kind] = sum(array.bytes for array in arrays)
-        for named, size in sizes.items():
-            total.exchange(named, size, size * wire)
+        each = {name: Traffic(1, size, size * wire) for name, size in sizes.items()}
+        total.add(Costs(collectives=each))
 
     def _is_part(self, name: str, within: Computation) -> bool:
         """Whether an array is zero but for this chip's part: its sum is a gather."""
@@ -221,9 +215,8 @@ def _operands(op: Instruction, within: Computation) -> list[Array]:
 def _results(op: Instruction) -> tuple[Array, ...]:
     """Arrays that an instruction makes.
 
-    The start of an asynchronous one names results, operands and counters together:
-    `copy-start` and `slice-start` as (result, operand, ...), collectives as (operands,
-    results, ...), an `all-reduce-start` as results only.
+    An asynchronous start names more: a `copy-start` (result, operand, ...), collectives
+    (operands, results, ...); an `all-reduce-start` results only.
     """
     if not op.opcode.endswith("-start") or op.opcode == "all-reduce-start":
         return op.shape
@@ -341,8 +334,14 @@ def convolution_flops(op: Instruction, within: Computation) -> int:
         for letters, array in zip(labels, arrays, strict=True)
     )
     spatial = sorted(data.keys() - set("bf"))
-    window = Window.parse(op.attribute("window"))
-    pairs = window.pairs([(data[axis], kernel[axis], out[axis]) for axis in spatial])
+    axes = [(data[axis], kernel[axis], out[axis]) for axis in spatial]
+    # Such as {size=3x3 stride=2x2 pad=1_1x1_1 lhs_dilate=1x2}.
+    numbers = {
+        name: [int(part.split("_")[0]) for part in values.split("x")]
+        for name, values in re.findall(r"(\w+)=([\w\-]+)", op.attribute("window"))
+    }
+    names = ("stride", "pad", "lhs_dilate", "rhs_dilate")
+    pairs = window_pairs(axes, *(numbers.get(name, ()) for name in names))
     groups = int(op.attribute("feature_group_count") or 1)
     batch = data["b"] // int(op.attribute("batch_group_count") or 1)
     return 2 * batch * (data["f"] // groups) * kernel["o"] * pairs

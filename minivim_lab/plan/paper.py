@@ -88,11 +88,7 @@ PRINTED = {"vit-vqgan-ss": 1520, "vit-vqgan-bb": 960, "vit-vqgan-sl": 384}
 
 
 def planned(row: Row, *, out: Path, limit: int) -> Plan:
-    """The row's plan: read from its file, or made by a process of its own.
-
-    Raises `UserError` where it takes more than `limit` seconds, or is refused for
-    another reason than memory.
-    """
+    """The row's plan, from its file or a process of its own; may raise `UserError`."""
     file = out / f"{row.name}.json"
     if not file.exists():
         out.mkdir(parents=True, exist_ok=True)

@@ -7,51 +7,32 @@ two share only the arithmetic of a convolution's window.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from jax.extend import core as jex
 
 
-@dataclass(frozen=True)
-class Window:
-    """How a convolution's kernel moves, one number for each axis."""
+def window_pairs(
+    axes: Iterable[tuple[int, int, int]],
+    stride: Sequence[int] = (),
+    low: Sequence[int] = (),
+    lhs_dilate: Sequence[int] = (),
+    rhs_dilate: Sequence[int] = (),
+) -> int:
+    """Pairs of result and kernel position of a convolution that meet a number.
 
-    stride: Sequence[int] = ()
-    low: Sequence[int] = ()
-    lhs_dilate: Sequence[int] = ()
-    rhs_dilate: Sequence[int] = ()
-
-    @classmethod
-    def parse(cls, text: str) -> Window:
-        """From `{size=3x3 stride=2x2 pad=1_1x1_1 lhs_dilate=1x2}`; less is possible."""
-        numbers = {
-            name: [int(part.split("_")[0]) for part in values.split("x")]
-            for name, values in re.findall(r"(\w+)=([\w\-]+)", text)
-        }
-        names = ("stride", "pad", "lhs_dilate", "rhs_dilate")
-        return cls(*(numbers.get(name, ()) for name in names))
-
-    def pairs(self, axes: Sequence[tuple[int, int, int]]) -> int:
-        """Pairs of result and kernel position that meet a number of the data.
-
-        axes: the sizes of data, kernel and result along each axis.
-        """
-        total = 1
-        for axis, (base, kernel, results) in enumerate(axes):
-
-            def at(values: Sequence[int], default: int, axis: int = axis) -> int:
-                return values[axis] if values else default
-
-            hole = at(self.lhs_dilate, 1)
-            start = np.arange(results)[:, None] * at(self.stride, 1) - at(self.low, 0)
-            place = start + np.arange(kernel)[None] * at(self.rhs_dilate, 1)
-            inside = (place >= 0) & (place <= (base - 1) * hole) & (place % hole == 0)
-            total *= int(inside.sum())
-        return total
+    axes: the sizes of data, kernel and result along each axis. The others have a number
+    for each axis, or none where it is the usual one; `low` is the padding before.
+    """
+    total, usual = 1, ((stride, 1), (low, 0), (lhs_dilate, 1), (rhs_dilate, 1))
+    for axis, (base, kernel, results) in enumerate(axes):
+        step, pad, hole, spread = (given[axis] if given else n for given, n in usual)
+        place = np.arange(results)[:, None] * step - pad + np.arange(kernel) * spread
+        inside = (place >= 0) & (place <= (base - 1) * hole) & (place % hole == 0)
+        total *= int(inside.sum())
+    return total
 
 
 def product_flops(jaxpr: Any) -> int:
@@ -92,14 +73,14 @@ def _convolution(equation: Any) -> int:
     params, (left, right) = equation.params, (v.aval.shape for v in equation.invars)
     data, kernel, out = params["dimension_numbers"]
     result = equation.outvars[0].aval.shape
-    window = Window(
-        stride=params["window_strides"],
-        low=[low for low, _ in params["padding"]],
-        lhs_dilate=params["lhs_dilation"],
-        rhs_dilate=params["rhs_dilation"],
-    )
     axes = zip(data[2:], kernel[2:], out[2:], strict=True)
-    pairs = window.pairs([(left[d], right[k], result[o]) for d, k, o in axes])
+    pairs = window_pairs(
+        [(left[d], right[k], result[o]) for d, k, o in axes],
+        params["window_strides"],
+        [low for low, _ in params["padding"]],
+        params["lhs_dilation"],
+        params["rhs_dilation"],
+    )
     batch = left[data[0]] // params["batch_group_count"]
     inputs = left[data[1]] // params["feature_group_count"]
     return 2 * batch * inputs * right[kernel[0]] * pairs

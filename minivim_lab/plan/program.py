@@ -117,8 +117,8 @@ def schedule(objective: Setup) -> dict[str, tuple[bool, float]]:
     every = objective.lazy_every
     if not every:
         return {"step": (False, 1.0)}
-    rest = {"step": (False, 1 - 1 / every)} if every > 1 else {}
-    return rest | {"step with R1": (True, 1 / every)}
+    both = {"step": (False, 1 - 1 / every), "step with R1": (True, 1 / every)}
+    return {name: program for name, program in both.items() if program[1]}
 
 
 def model_flops(recipe: TrainableRecipe) -> float:
@@ -140,10 +140,9 @@ def without_remat(recipe: TrainableRecipe) -> TrainableRecipe:
 def compiled(
     given: Inputs, name: str, *, due: bool, share: float, quick: bool
 ) -> Program:
-    """Trace, lower and compile; out of memory is an answer.
+    """Compile, `quick` with little effort; out of memory is an answer.
 
-    `quick`: with the compiler's least effort for a fast program. Raises `UserError` for
-    whatever else the compiler refuses.
+    Raises `UserError` for whatever else the compiler refuses.
     """
     traced = given.trace(due)
     wall, processor = time.perf_counter(), time.process_time()

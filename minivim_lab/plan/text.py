@@ -8,12 +8,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 
-BITS = {
-    "pred": 8, "s2": 2, "u2": 2, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "s16": 16,
-    "u16": 16, "s32": 32, "u32": 32, "s64": 64, "u64": 64, "f16": 16, "bf16": 16,
-    "f32": 32, "f64": 64, "c64": 64, "c128": 128,
-}  # fmt: skip
-
 _ARRAY = re.compile(r"([a-z][a-z0-9]*)\[([0-9,<=]*)\](?:\{([^{}]*)\})?")
 _SPACE = re.compile(r"S\((\d+)\)")
 _HEAD = re.compile(r"^(ENTRY\s+)?%?([\w.\-]+)\s+\(.*\)\s*->\s*.*\{\s*$")
@@ -32,9 +26,9 @@ class Array:
 
     @property
     def bytes(self) -> int:
-        """Without padding; tokens and other types without elements have none."""
-        bits = BITS.get(self.dtype, 8 if self.dtype.startswith("f8") else 0)
-        return math.prod(self.sizes) * bits // 8
+        """Without padding, by the bits in a type's name; a token has none."""
+        bits = [8] if self.dtype == "pred" else re.findall(r"\d+", self.dtype)
+        return math.prod(self.sizes) * int(bits[0]) // 8 if bits else 0
 
 
 @dataclass(frozen=True)
@@ -70,7 +64,7 @@ class Instruction:
 
 @dataclass
 class Computation:
-    """Instructions by name, in order."""
+    """Instructions by name, in order; `root` is the name of the last."""
 
     name: str
     instructions: dict[str, Instruction] = field(default_factory=dict)
