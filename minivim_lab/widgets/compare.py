@@ -58,7 +58,7 @@ def seeds(
     without a value.
     """
     found = {name: np.ravel(values) for name, values in ours.items()}
-    if not any(len(values) for values in found.values()):
+    if not any(map(len, found.values())):
         raise ValueError("there is no value to draw")
     printed = {name: value for name, value in (paper or {}).items() if name in ours}
     alt = f"{title}: {'; '.join(f'{n} {_spread(v)}' for n, v in found.items())}"
@@ -121,11 +121,11 @@ def bands(curves: Mapping[str, ArrayLike], *, x: str, y: str) -> Plot:
     if not curves:
         raise ValueError("there is no curve to draw")
     found = {name: np.atleast_2d(curve) for name, curve in curves.items()}
-    words = (
+    words = [
         f"{name}: {', '.join(f'{value:.3g}' for value in curve.mean(0))}"
         for name, curve in found.items()
-    )
-    plot = plots._plot(f"{y} by {x}, " + "; ".join(words), width=5.6, height=3.0)
+    ]
+    plot = plots._plot(f"{y} by {x}, {'; '.join(words)}", width=5.6, height=3.0)
     axes = plots._axes(plot, "", x=x, y=y)
     for i, (name, curve) in enumerate(found.items()):
         at, colour = np.arange(1, curve.shape[1] + 1), COLOURS[i % len(COLOURS)]

@@ -81,20 +81,10 @@ class TokenEditor(Page):
             raise ValueError(f"patches {self._patches.shape}, not {wanted}")
         if not (0 <= start < count and 0 <= token < tokens):
             raise ValueError(f"no picture {start} or no token {token}")
-        self._codes = self._originals[start].copy()
-        self._decoded = self._decode()
-        super().__init__(self._parts())
-
-    def _decode(self) -> np.ndarray:
-        """The picture of the original codes, and that of the present ones."""
-        both = np.stack([self._originals[self._picture], self._codes])
-        return np.asarray(self._tokenizer.decode(both))
-
-    def _parts(self) -> tuple[ipywidgets.Widget, ...]:
         cell = ipywidgets.Layout(width="2.9em", height="2.1em", margin="0", padding="0")
         style = ipywidgets.ButtonStyle()  # one for all keeps the saved notebook small
         self._buttons = [
-            ipywidgets.Button(layout=cell, style=style) for _ in self._codes
+            ipywidgets.Button(layout=cell, style=style) for _ in range(tokens)
         ]
         self._choice = ipywidgets.Dropdown(
             options=[(name, i) for i, name in enumerate(self._names)],
@@ -108,34 +98,32 @@ class TokenEditor(Page):
         )
         reset = ipywidgets.Button(description="reset")
         self._shown = ipywidgets.HTML()
-        self._update()
+        self._start(start)
         for place, button in enumerate(self._buttons):
-            button.on_click(lambda _, place=place: self._choose(token=place))
-        self._choice.observe(lambda c: self._choose(picture=c["new"]), names="value")
+            button.on_click(lambda _, place=place: self._choose(place))
+        self._choice.observe(lambda c: self._start(c["new"]), names="value")
         self._code.observe(lambda c: self._exchange(c["new"]), names="value")
-        reset.on_click(lambda _: self._choose(picture=self._picture))
+        reset.on_click(lambda _: self._start(self._picture))
         columns = f"repeat({self._grid}, max-content)"
         grid = ipywidgets.GridBox(
             self._buttons, layout={"grid_template_columns": columns, "grid_gap": "1px"}
         )
         wrap = {"flex_flow": "row wrap", "align_items": "flex-start"}
-        return (
-            ipywidgets.HBox([self._choice, reset]),
-            ipywidgets.HBox([grid, self._shown], layout=wrap),
-            self._code,
-        )
+        above = ipywidgets.HBox([self._choice, reset])
+        shown = ipywidgets.HBox([grid, self._shown], layout=wrap)
+        super().__init__((above, shown, self._code))
 
-    def _choose(self, *, picture: int | None = None, token: int | None = None) -> None:
-        if picture is not None:
-            self._picture, self._codes = picture, self._originals[picture].copy()
-            self._decoded = self._decode()
-        self._token = self._token if token is None else token
+    def _start(self, picture: int) -> None:
+        self._picture, self._codes = picture, self._originals[picture].copy()
+        self._update()
+
+    def _choose(self, token: int) -> None:
+        self._token = token
         self._update()
 
     def _exchange(self, code: int) -> None:
         if code != self._codes[self._token]:
             self._codes[self._token] = code
-            self._decoded = self._decode()
             self._update()
 
     def _update(self) -> None:
@@ -144,7 +132,8 @@ class TokenEditor(Page):
             button.tooltip = self._place(place)
             button.button_style = "primary" if place == self._token else ""
         self._code.value = int(self._codes[self._token])
-        before, after = self._decoded
+        both = np.stack([self._originals[self._picture], self._codes])
+        self._decoded = before, after = np.asarray(self._tokenizer.decode(both))
         change = np.clip(2 * np.abs(after - before), 0, 1)
         patch = enlarge(self._patches[self._codes[self._token]], self._grid)
         titles = ["decoded", "change, twice as bright", "mean patch of the code"]
