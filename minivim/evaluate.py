@@ -1,9 +1,9 @@
 """The figures of trained models, each with what it was measured on.
 
-Figures are a dictionary by name. Two entries are dictionaries themselves: `real`, what
-some of the figures are for real images in place of the model's, and `provenance`, on
-which images, by which networks and from which seed they were measured. Reported figures
-come from `judge`, which no method may use. Images are read in batches and not kept.
+Figures are a dictionary by name. Two entries are dictionaries themselves: `real`, some
+of the figures for real images in place of the model's, and `provenance`, the images,
+networks and seed that they come from. Reported figures come from `judge`, which no
+method may use. Images are read in batches and not kept.
 """
 
 from __future__ import annotations
@@ -23,18 +23,14 @@ from minivim.data import Source
 from minivim.encode import decode_all, encode_all, encode_batches, nats_per_token
 from minivim.errors import UserError
 from minivim.metrics.image import SSIM_WINDOW
-from minivim.metrics.judged import SPLITS, Views, features_and_logits
+from minivim.metrics.judged import SPLITS, Figures, Views, features_and_logits
 from minivim.metrics.neighbours import nearest, pixels, share_nearer
 from minivim.prior import Prior, check_labels, knows_null, sample
 from minivim.tokenizer import Tokenizer
 from minivim.train import probe
 
-# Samples of one call, and hence what is drawn: no setting.
-DRAWN = 512
-# Samples and real images, at most, whose neighbours are sought.
-SOUGHT = 1024
-
-Figures = dict[str, Any]
+DRAWN = 512  # samples of one call, and hence what is drawn: no setting
+SOUGHT = 1024  # samples and real images, at most, whose neighbours are sought
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +58,10 @@ class Options:
     def images(self, source: Source) -> int:
         return min(self.count or len(source), len(source))
 
-    def read(self, source: Source, desc: str) -> Iterator[data.Batch]:
+    def reading(self, source: Source) -> dict[str, Any]:
         count = self.images(source)
         size = min(self.batch_size, count)
-        return data.in_order(
-            source, count=count, batch_size=size, desc=desc, quiet=self.quiet
-        )
+        return {"count": count, "batch_size": size, "quiet": self.quiet}
 
 
 def tokenizer_figures(
@@ -91,14 +85,13 @@ def tokenizer_figures(
         measures["ssim"] = metrics.ssim_per_image
     if how.lpips is not None:
         measures["lpips"] = partial(metrics.lpips_per_image, how.lpips)
-    sums, parts = dict.fromkeys(measures, 0.0), []
-    for batch in how.read(source, "tokenizer"):
+    values, parts = {name: [] for name in measures}, []
+    for batch in data.in_order(source, desc="tokenizer", **how.reading(source)):
         images, labels = batch["image"], batch["label"]
         parts.append(encode_all(tokenizer, images, batch_size=size))
         recon = decode_all(tokenizer, parts[-1], batch_size=size)
         for name, measure in measures.items():
-            each = np.asarray(measure(images, recon), np.float64)
-            sums[name] += float(each.sum())
+            values[name].append(np.asarray(measure(images, recon), np.float64))
         views.add("real", images, labels)
         views.add("recon", recon, labels)
     codes = np.concatenate(parts)
@@ -108,7 +101,7 @@ def tokenizer_figures(
         "images": count,
         "tokens": tokenizer.config.num_tokens,
         "codes": num_codes,
-        **{name: total / count for name, total in sums.items()},
+        **{name: float(np.concatenate(x).mean()) for name, x in values.items()},
         **apart,
         "usage": usage.usage,
         "perplexity": usage.perplexity,
@@ -130,12 +123,8 @@ def prior_figures(
     null = conditional and knows_null(prior)
     if conditional:
         check_labels(prior, np.arange(source.num_classes))
-    size = min(how.batch_size, count)
-    read = encode_batches(
-        tokenizer, source, count=count, batch_size=size, quiet=how.quiet
-    )
     nll = without = 0.0
-    for rows in read:
+    for rows in encode_batches(tokenizer, source, **how.reading(source)):
         codes = rows["codes"]
         labels = check_labels(prior, rows["label"]) if conditional else None
         nll += len(codes) * nats_per_token(prior, codes, labels)
@@ -159,11 +148,10 @@ def judged_figures(
 ) -> Figures:
     """What networks say of real images, of reconstructions and of samples.
 
-    Samples come from `draw`, with `sampling` for `sample`. Or they are `drawn`
-    otherwise: images and labels, the classes in turn, `how.samples` in all.
-    `judge_agrees` is the share that the judge takes for their class. Figures that end
-    in `_samples` compare them with as many real images, or are of them. What needs a
-    judge, or classes, is left out where there are none.
+    Samples come from `draw`, or are `drawn` otherwise: images and labels, the classes
+    in turn, `how.samples` in all. `judge_agrees` is the share that the judge takes for
+    their class. Figures that end in `_samples` compare them with as many real images,
+    or are of them. What needs a judge, or classes, is left out where there are none.
 
     With training images, the median distance of the first 1,024 samples from the
     nearest of these, by `how.neighbours` (by default pixels). Beside it stands that of
@@ -178,7 +166,7 @@ def judged_figures(
     views, on_recon = Views(networks, batch_size=size), 0.0
     chosen = np.random.default_rng(how.seed).permutation(count) < min(samples, SOUGHT)
     ours, theirs = [], []
-    for batch in how.read(source, "real images"):
+    for batch in data.in_order(source, desc="real images", **how.reading(source)):
         images, labels = batch["image"], batch["label"]
         views.add("real", images, labels)
         if graded or train is not None:
@@ -232,10 +220,10 @@ def _neighbours(
 
     both = look(np.stack([*samples, *recon]))
     found = nearest(both, train, look, batch_size=size, quiet=how.quiet).distances
-    parts = ours, theirs = np.split(found, [len(samples)])
-    name = f"neighbour_distance_{by}"
+    ours, theirs = np.split(found, [len(samples)])
     figures, real = (
-        {"neighbours_of": len(part), name: float(np.median(part))} for part in parts
+        {"neighbours_of": len(part), f"neighbour_distance_{by}": float(np.median(part))}
+        for part in (ours, theirs)
     )
     return figures | {"neighbours_nearer": share_nearer(ours, theirs)}, real
 
@@ -267,7 +255,7 @@ def draw(
 def classifier_figures(model: Any, source: Source, how: Options = Options()) -> Figures:
     """Share of images that a classifier names rightly."""
     right = 0.0
-    for rows in how.read(source, "classifier"):
+    for rows in data.in_order(source, desc="classifier", **how.reading(source)):
         labels = rows["label"]
         right += len(labels) * classifier.accuracy(model, rows["image"], labels)
     count = how.images(source)
@@ -292,8 +280,6 @@ def _with_origin(
         figures, origin["score_parts"] = {**figures, "real": real}, SPLITS
     return {**figures, "provenance": origin}
 
-
-# --- named weights, as `minivim evaluate` prints them --------------------------------
 
 # Kinds of weights that an option has figures for.
 USES = {
@@ -377,17 +363,16 @@ def load_network(option: str, ref: str | None) -> Any:
 def check_fits(
     what: str, model: Any, classes: int, shape: dict[str, int] | None = None
 ) -> None:
-    """A network that knows labels can only be asked of its own classes.
+    """Raise `UserError` for a network that knows other classes than the data have.
 
-    With a shape it only looks: it must read such images, and do without labels where
-    `classes` is 0. Raises `UserError` for one that does not fit.
+    With a shape it must also read such images, and does without labels (0 classes).
     """
     if shape and not _reads(model, shape):
-        side, channels = shape["image_size"], shape["channels"]
+        size = "{image_size} x {image_size} x {channels}".format(**shape)
         raise UserError(
             f"{what} reads images of {model.config.channels} channels and of sides "
-            f"that are multiples of 8, not {side} x {side} x {channels}; give "
-            f"--{what.removeprefix('the ')} one for these images"
+            f"that are multiples of 8, not {size}; give --{what.removeprefix('the ')} "
+            "one for these images"
         )
     known = model.config.num_classes
     if known and classes != known and (classes or not shape):
@@ -430,7 +415,8 @@ def _figures(ref: str, kind: str, how: Options, asked: bool) -> Figures:
     if kind == "classifier":
         figures = classifier_figures(model, source, how)
     elif kind == "prior":
-        figures = _figures_of_prior(model, tokenizer, source, how)
+        opened = partial(data.open_source, how.spec, **shape)
+        figures = _figures_of_prior(model, tokenizer, source, how, opened)
     else:
         figures = tokenizer_figures(model, source, how)
     figures["provenance"] |= {
@@ -442,9 +428,8 @@ def _figures(ref: str, kind: str, how: Options, asked: bool) -> Figures:
 
 
 def _figures_of_prior(
-    prior: Prior, tokenizer: Tokenizer, source: Source, how: Options
+    prior: Prior, tokenizer: Tokenizer, source: Source, how: Options, opened: Any
 ) -> Figures:
-    opened = partial(data.open_source, how.spec, **tokenizer.config.image_shape)
     figures = prior_figures(prior, tokenizer, source, how)
     train = opened(split="train") if how.neighbours else None
     if how.judge is not None or how.inception is not None or train is not None:

@@ -113,20 +113,23 @@ def compare(
     """
     distance, score = names
     many, more = len(real[2]), len(others[2])
-    one = evenly(real[2], min(many, more) / many, seed=seed)
-    other = evenly(others[2], min(many, more) / more, seed=seed)
-    turn = evenly(real[2], 2 * min(more, many // 2) / many, seed=seed)
-    halves = [real[0][(turn >= 0) & (turn % 2 == i)] for i in (0, 1)]
-    figures: Figures = {distance: _apart(real[0][one >= 0], others[0][other >= 0])}
-    beside: Figures = {}
-    for into, seen, numbers in ((figures, others, other), (beside, real, one)):
-        kept = numbers >= 0
-        parts = numbers[kept] % SPLITS
+
+    def drawn(seen: Seen, share: float) -> Seen:
+        numbers = evenly(seen[2], share, seed=seed)
+        return seen[0][numbers >= 0], seen[1][numbers >= 0], numbers[numbers >= 0]
+
+    ours = drawn(real, min(many, more) / many)
+    theirs = drawn(others, min(many, more) / more)
+    halves = drawn(real, 2 * min(more, many // 2) / many)
+    one, other = (halves[0][halves[2] % 2 == turn] for turn in (0, 1))
+    figures: Figures = {distance: _apart(ours[0], theirs[0])}
+    beside: Figures = {"images": len(ours[0]), "halves": [len(one), len(other)]}
+    for into, (_, logits, numbers) in ((figures, theirs), (beside, ours)):
+        parts = numbers % SPLITS
         if np.bincount(parts, minlength=SPLITS).all():
-            into[score] = inception_score(probabilities(seen[1][kept]), parts=parts)
-    if min(map(len, halves)) >= 2:
-        beside[distance] = _apart(*halves)
-    beside |= {"images": int((one >= 0).sum()), "halves": [len(h) for h in halves]}
+            into[score] = inception_score(probabilities(logits), parts=parts)
+    if min(len(one), len(other)) >= 2:
+        beside[distance] = _apart(one, other)
     return figures, beside
 
 

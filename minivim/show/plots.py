@@ -82,30 +82,28 @@ def _mosaic(
     *,
     alt: str,
     scale: int,
-    titles: Mapping[int, Sequence[str]] | None = None,
+    titles: Sequence[Sequence[str]] = (),
     names: Sequence[str] = (),
 ) -> Plot:
-    """Pictures in rows; `titles` maps a row to the lines above its pictures."""
-    titles = titles or {}
+    """Pictures in rows, the first of which have titles above their pictures."""
     height, width = (side * scale for side in rows[0][0].shape[:2])
     left = 18 + max(map(_name_width, names)) if names else 0
     wide = left + (width + _GAP) * max(map(len, rows)) - _GAP
-    tall = (height + _GAP) * len(rows) - _GAP + _HEAD * len(titles)
-    plot = _plot(alt, width=wide / _DPI, height=tall / _DPI)
+    bottom = (height + _GAP) * len(rows) + _HEAD * len(titles)
+    plot = _plot(alt, width=wide / _DPI, height=(bottom - _GAP) / _DPI)
 
     def write(at: tuple, words: str, **style: Any) -> None:
         plot.text(at[0], at[1], words, **style).set_transform(IdentityTransform())
 
-    bottom = tall + _GAP
     for r, row in enumerate(rows):
-        bottom -= _GAP + height + (_HEAD if r in titles else 0)
+        bottom -= _GAP + height + (_HEAD if r < len(titles) else 0)
         if names:
             at = (left - 7, bottom + height / 2)
             write(at, names[r], fontsize=9, ha="right", va="center")
         for c, picture in enumerate(row):
             x = left + c * (width + _GAP)
             plot.figimage(enlarge(to_uint8(picture), scale), xo=x, yo=bottom)
-            if r in titles:
+            if r < len(titles):
                 at = (x + width / 2, bottom + height + 3)
                 write(at, titles[r][c], fontsize=8, ha="center")
     return plot
@@ -122,28 +120,19 @@ def image_grid(
     lines = [str(title) for title in titles or ()]
     if titles is not None and len(lines) != len(images):
         raise ValueError(f"{len(images)} images, but {len(lines)} titles")
-    return _mosaic(
-        _rows(images, columns),
-        alt=f"{len(images)} images in rows of {columns}",
-        scale=scale,
-        titles=dict(enumerate(_rows(lines, columns))),
-    )
+    alt = f"{len(images)} images in rows of {columns}"
+    rows, words = _rows(images, columns), _rows(lines, columns)
+    return _mosaic(rows, alt=alt, scale=scale, titles=words)
 
 
 def reconstructions(
-    originals,
-    recons,
-    *,
-    columns: int = 8,
-    error: bool = False,
-    titles: Iterable[object] | None = None,
-    scale: int = 3,
+    originals, recons, *, columns: int = 8, error: bool = False, scale: int = 3
 ) -> Plot:
     """Originals above their reconstructions and, if asked, the error between them.
 
     The error row shows the mean over channels of |original - reconstruction|, four
     times as bright: white is a difference of a quarter or more. `columns` pairs stand
-    in a row, `titles` above the originals.
+    in a row.
     """
     if np.shape(originals) != np.shape(recons):
         raise ValueError(
@@ -156,15 +145,11 @@ def reconstructions(
     if error:
         difference = np.abs(before - after).mean(-1, keepdims=True)
         kinds["error x 4"] = np.clip(4 * difference, 0, 1)
-    starts = range(0, len(before), columns)
-    lines = _rows([str(title) for title in titles or ()], columns)
-    return _mosaic(
-        [list(kind[i : i + columns]) for i in starts for kind in kinds.values()],
-        alt=f"{len(before)} originals above their reconstructions",
-        scale=scale,
-        names=[name for _ in starts for name in kinds],
-        titles={len(kinds) * i: line for i, line in enumerate(lines)},
-    )
+    rows = zip(*(_rows(kind, columns) for kind in kinds.values()), strict=True)
+    rows = [row for block in rows for row in block]
+    names = list(kinds) * (len(rows) // len(kinds))
+    alt = f"{len(before)} originals above their reconstructions"
+    return _mosaic(rows, alt=alt, scale=scale, names=names)
 
 
 def samples_by_class(
@@ -195,12 +180,9 @@ def completions(originals, found: Any, *, scale: int = 3) -> Plot:
     given[:, round(share * given.shape[1]) :] = _HIDDEN
     rows = [[a, b, *c] for a, b, c in zip(whole, given, found.images, strict=True)]
     count = found.images.shape[1]
-    return _mosaic(
-        rows,
-        alt=f"{len(rows)} images, the part given, and {count} completions",
-        scale=scale,
-        titles={0: ["original", "given", "completed", *[""] * (count - 1)]},
-    )
+    alt = f"{len(rows)} images, the part given, and {count} completions"
+    words = ["original", "given", "completed", *[""] * (count - 1)]
+    return _mosaic(rows, alt=alt, scale=scale, titles=[words])
 
 
 def usage_histogram(counts, *, title: str = "Codebook") -> Plot:
@@ -289,16 +271,13 @@ def loss_curves(rows: Sequence[Mapping], *, keys: Sequence[str] = ("loss",)) -> 
     return _fit(plot)
 
 
-def code_map(
-    codes, grid: tuple[int, int] | None = None, *, numbers: bool = True, cell: int = 34
-) -> Plot:
+def code_map(codes, *, cell: int = 34) -> Plot:
     """The raster of an image's codes: a colour and a number per code.
 
     Neighbouring code numbers get unlike colours on purpose: codes have no order.
-    codes: int [N] in raster order, or [h, w]; grid: (h, w), a square if left out;
-    cell: its width in pixels.
+    codes: int [N] in raster order of a square, or [h, w]; cell: its width in pixels.
     """
-    codes = _on_grid(np.asarray(codes), grid)
+    codes = _on_grid(np.asarray(codes))
     height, width = codes.shape
     alt = f"{height} x {width} codes, {len(np.unique(codes))} different"
     plot = _plot(alt, width=width * cell / _DPI, height=height * cell / _DPI)
@@ -306,7 +285,7 @@ def code_map(
     axes.set_axis_off()
     colours = _code_colours(codes)
     axes.imshow(colours, interpolation="nearest", aspect="auto")
-    for (row, column), code in np.ndenumerate(codes) if numbers else ():
+    for (row, column), code in np.ndenumerate(codes):
         light = colours[row, column, :3] @ (0.299, 0.587, 0.114) > 0.5
         axes.text(
             column, row, str(code), ha="center", va="center", fontsize=cell / 4.6,
@@ -321,36 +300,29 @@ def _code_colours(codes: np.ndarray) -> np.ndarray:
     return colormaps["viridis"](0.08 + 0.92 * golden)
 
 
-def _on_grid(values: np.ndarray, grid: tuple[int, int] | None) -> np.ndarray:
-    if grid is None:
-        side = round(values.size**0.5)
-        grid = values.shape if values.ndim == 2 else (side, side)
-    if values.size != grid[0] * grid[1]:
-        raise ValueError(f"{values.size} values do not fill a grid of {grid}")
-    return values.reshape(grid)
+def _on_grid(values: np.ndarray) -> np.ndarray:
+    side = round(values.size**0.5)
+    if values.ndim != 2 and values.size != side**2:
+        raise ValueError(f"{values.size} values do not fill a square; give [h, w]")
+    return values if values.ndim == 2 else values.reshape(side, side)
 
 
 def attention_map(
-    weights,
-    *,
-    grid: tuple[int, int] | None = None,
-    query: int | None = None,
-    image=None,
-    title: str = "Attention",
+    weights, *, query: int | None = None, image=None, title: str = "Attention"
 ) -> Plot:
     """How much one position attends to each position of the grid.
 
-    weights: [N] in raster order (without the class token), or [h, w]; grid: (h, w), a
-    square if left out; query: raster index of the attending position, outlined; image:
-    [H, W, C], shown beside the map.
+    weights: [N] in raster order of a square (without the class token), or [h, w];
+    query: raster index of the attending position, outlined; image: [H, W, C], shown
+    beside the map.
     """
-    weights = _on_grid(np.asarray(weights, np.float64), grid)
+    weights = _on_grid(np.asarray(weights, np.float64))
     height, width = weights.shape
     most = np.unravel_index(weights.argmax(), weights.shape)
     alt = f"{title}: most, {weights.max():.3f}, to row {most[0]}, column {most[1]}"
-    panels = 1 if image is None else 2
-    plot = _plot(alt, width=3.3 * panels, height=2.8)
-    axes = plot.add_subplot(1, panels, panels)
+    count = 1 if image is None else 2
+    plot = _plot(alt, width=3.3 * count, height=2.8)
+    axes = plot.add_subplot(1, count, count)
     drawn = axes.imshow(weights, cmap="viridis", vmin=0, interpolation="nearest")
     axes.set_title(title, fontsize=10, loc="left", color=INK)
     axes.set_xlabel("column", fontsize=9)
@@ -358,19 +330,18 @@ def attention_map(
     axes.tick_params(labelsize=8)
     bar = plot.colorbar(drawn, ax=axes, fraction=0.046)
     bar.ax.tick_params(labelsize=8)
-    boxes = [(axes, 1.0, 1.0)]
+    panels = [axes]
     if image is not None:
-        pixels = to_uint8(image)
-        left = plot.add_subplot(1, panels, 1)
-        left.imshow(pixels, interpolation="nearest")
-        left.set_axis_off()
-        boxes.append((left, pixels.shape[1] / width, pixels.shape[0] / height))
+        panels.append(plot.add_subplot(1, 2, 1))
+        place = (-0.5, width - 0.5, height - 0.5, -0.5)
+        panels[1].imshow(to_uint8(image), interpolation="nearest", extent=place)
+        panels[1].set_axis_off()
     if query is not None:
         row, column = divmod(query, width)
-        for where, wide, tall in boxes:
-            corner = (column * wide - 0.5, row * tall - 0.5)
-            box = Rectangle(corner, wide, tall, fill=False, edgecolor=RED, linewidth=2)
-            where.add_patch(box)
+        for panel in panels:
+            corner = (column - 0.5, row - 0.5)
+            box = Rectangle(corner, 1, 1, fill=False, edgecolor=RED, linewidth=2)
+            panel.add_patch(box)
     return _fit(plot)
 
 

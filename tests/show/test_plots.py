@@ -19,9 +19,7 @@ ROWS = [{"step": s, "loss": 1 / (s + 1), "usage": s / 10} for s in range(10)]
 
 PLOTS = {
     "grid": lambda: show.image_grid(IMAGES, columns=4, titles=range(6)),
-    "pairs": lambda: show.reconstructions(
-        IMAGES, IMAGES[::-1], columns=4, error=True, titles=range(6)
-    ),
+    "pairs": lambda: show.reconstructions(IMAGES, IMAGES[::-1], columns=4, error=True),
     "usage": lambda: show.usage_histogram([5, 0, 3, 1]),
     "samples": lambda: show.samples_by_class(IMAGES, [0, 2, 0, 2, 2, 0], "abc"),
     "probe": lambda: show.probe_curve([0.5, 0.75], {"pixels": 0.4, "codes": 0.3}, 1),
