@@ -18,8 +18,7 @@ from flax import nnx
 
 from benchmarks import flops, twins
 from minivim.config import PriorConfig
-from minivim.prior import Prior, prior_loss, sample
-from minivim.prior.decoding import generate
+from minivim.prior import Prior, generate, prior_loss, sample
 from minivim.recipes import shapes_prior, shapes_tokenizer
 from minivim.tokenizer import Tokenizer, tokenizer_loss
 from minivim.training import learning_rate, make_step, new_state

@@ -102,14 +102,14 @@ CHANGES = (
     ),
     Change(
         what="the temperature",
-        module="prior/filters.py",
+        module="prior/sampling.py",
         old="logits = logits / temperature",
         new="logits = logits * temperature",
         chapter="07_sampling",
     ),
     Change(
         what="guidance: 1 is none",
-        module="prior/filters.py",
+        module="prior/sampling.py",
         old="return null + scale * (conditional - null)",
         new="return null + (1 + scale) * (conditional - null)",
         chapter="06_prior",

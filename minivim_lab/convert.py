@@ -19,8 +19,10 @@ from safetensors import SafetensorError
 from safetensors.flax import load_file
 
 from minivim.config import QuantizerConfig, StackConfig, TokenizerConfig
+from minivim.config.checks import require
 from minivim.errors import UserError
 from minivim.tokenizer.model import Tokenizer
+from minivim.tokenizer.perceptual import LPIPS, PerceptualConfig
 from minivim.tokenizer.vit import sincos_positions
 
 SAVE_AGAIN = (
@@ -31,6 +33,10 @@ OTHER_LAYOUT = (
     "only the whole state of the public PyTorch ViT-VQGAN can be converted; if this "
     f"is one, {SAVE_AGAIN}"
 )
+# Indices of the convolutions in torchvision's vgg16.
+VGG16_CONVS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+VGG16 = "give the state dict of torchvision's vgg16 (not vgg16_bn)"
+LPIPS_HEADS = "give weights/v0.1/vgg.pth of the lpips package"
 HEAD_DIM = 64  # the width of every attention head in that layout
 
 Weights = dict[str, np.ndarray]
@@ -88,6 +94,30 @@ def take(weights: Weights, name: str, *shape: int | None, remedy: str) -> np.nda
         wanted = "x".join("?" if n is None else str(n) for n in shape)
         raise UserError(f"{name!r} has shape {has}, not {wanted}; {remedy}")
     return value
+
+
+def lpips_from_torch(vgg: Weights, heads: Weights) -> LPIPS:
+    """LPIPS from torchvision's `vgg16` and the heads of the `lpips` package.
+
+    vgg: `features.N.weight` [O, I, 3, 3] and `.bias`; heads: `linN.model.1.weight`
+    [1, C, 1, 1]; other keys are ignored. Raises `UserError` where one is missing or of
+    another shape, or a head is negative.
+    """
+    model = nnx.eval_shape(lambda: LPIPS(PerceptualConfig(), rngs=nnx.Rngs(0)))
+    vgg, heads = dict(vgg), dict(heads)
+    for conv, index in zip(model.convs, VGG16_CONVS, strict=True):
+        h, w, inputs, outputs = conv.kernel.shape
+        name = f"features.{index}"
+        kernel = take(vgg, f"{name}.weight", outputs, inputs, h, w, remedy=VGG16)
+        conv.kernel = nnx.Param(jnp.asarray(kernel.transpose(2, 3, 1, 0)))
+        bias = take(vgg, f"{name}.bias", outputs, remedy=VGG16)
+        conv.bias = nnx.Param(jnp.asarray(bias))
+    for i, width in enumerate(model.config.widths):
+        name = f"lin{i}.model.1.weight"
+        head = take(heads, name, 1, width, 1, 1, remedy=LPIPS_HEADS).ravel()
+        require(bool(head.min() >= 0), f"{name} is negative somewhere; {LPIPS_HEADS}")
+        model.heads[i] = nnx.Param(jnp.asarray(head))
+    return model
 
 
 def tokenizer_from_torch(state: Weights) -> Tokenizer:

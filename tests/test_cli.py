@@ -26,7 +26,7 @@ from minivim.prior import complete, sample
 from minivim.tokenizer import perceptual
 from minivim.tokenizer.perceptual import PerceptualConfig
 from minivim.training import read_metrics
-from minivim_lab import inception
+from minivim_lab import convert, inception
 from minivim_lab.igpt import Palette
 from minivim_lab.inception import Inception, InceptionConfig
 from tests import tiny
@@ -565,7 +565,7 @@ def test_convert_writes_lpips_that_loads(tmp_path, monkeypatch):
         seen.extend([sorted(vgg), sorted(heads)])
         return tiny.build(perceptual.LPIPS, small)
 
-    monkeypatch.setattr(perceptual, "lpips_from_torch", lpips_of)
+    monkeypatch.setattr(convert, "lpips_from_torch", lpips_of)
     for name in ("vgg", "heads"):
         torch.save({f"{name}.weight": torch.ones(2)}, tmp_path / f"{name}.pth")
     command = [

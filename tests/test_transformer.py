@@ -8,12 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
 from minivim.config import StackConfig
-from minivim.transformer import Stack, argmax, dropout
+from minivim.transformer import Stack, dropout
 from tests import tiny
 
 CONFIG = replace(tiny.STACK, blocks=3)
@@ -142,19 +139,3 @@ def test_closed_form_counts_the_stack():
     leaves = jax.tree.leaves(nnx.state(stack(), nnx.Param))
     assert sum(leaf.size for leaf in leaves) == CONFIG.parameters
     assert isinstance(CONFIG, StackConfig)
-
-
-@settings(deadline=None, max_examples=30)
-@given(
-    arrays(
-        np.float32,
-        st.tuples(st.integers(1, 4), st.integers(1, 9)),
-        elements=st.sampled_from([-np.inf, -1.0, 0.0, 1.0, np.inf]),
-    )
-)
-def test_argmax_is_numpys_ties_included(x):
-    np.testing.assert_array_equal(argmax(jnp.asarray(x)), x.argmax(-1))
-
-
-def test_argmax_of_nan_stays_in_range():
-    assert int(argmax(jnp.full(5, jnp.nan))) == 4

@@ -11,7 +11,6 @@ from minivim.cli import arguments as args
 from minivim.cli.arguments import command, option
 from minivim.errors import UserError
 from minivim.files import write_json
-from minivim.tokenizer import perceptual
 
 
 @command(
@@ -102,7 +101,7 @@ def _convert(options: argparse.Namespace) -> None:
         model, kind = inception.inception_from_torch(*states), "inception"
         origin, seen = "InceptionV3 of 2015, as pytorch-fid has it", "ImageNet"
     else:
-        model, kind = perceptual.lpips_from_torch(*states), "perceptual"
+        model, kind = convert.lpips_from_torch(*states), "perceptual"
         origin, seen = "VGG16 and the linear heads of LPIPS", "ImageNet"
     card = {"converted_from": origin, "labels_seen": seen}
     weights.save(options.out, model, kind=kind, card=card)

@@ -14,16 +14,3 @@ from minivim.tokenizer.quantizer import (
     straight_through,
     vq_terms,
 )
-
-__all__ = [
-    "Players",
-    "Quantizer",
-    "Tokenizer",
-    "adversarial_loss",
-    "l2_normalise",
-    "nearest_code",
-    "straight_through",
-    "zeros_of",
-    "tokenizer_loss",
-    "vq_terms",
-]

@@ -1,11 +1,12 @@
 """VQGAN's convolutional encoder and decoder, the baseline of the paper's Table 4.
 
-After Esser et al. 2021 (arXiv 2012.09841, appendix). Between image and features the
-same interface as `vit`, so that the quantiser and all else stay as they are.
+After Esser et al. 2021 (arXiv 2012.09841, appendix), with the interface of `vit`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -16,7 +17,9 @@ from jaxtyping import Array, Float
 
 from minivim.config import CNNConfig, TokenizerConfig
 from minivim.tokenizer.vit import reconstruction
-from minivim.transformer import attention
+from minivim.transformer import Tokens, attention
+
+Maps = Float[Array, "B _H _W _C"]
 
 
 def conv(inputs: int, outputs: int, rngs: nnx.Rngs, size: int = 3) -> nnx.Conv:
@@ -28,7 +31,7 @@ def group_norm(config: CNNConfig, width: int, rngs: nnx.Rngs) -> nnx.GroupNorm:
     """GroupNorm with the two-pass variance, over a group's channels and positions."""
     return nnx.GroupNorm(
         width,
-        num_groups=config.groups,
+        config.groups,
         epsilon=config.norm_eps,
         use_fast_variance=False,
         rngs=rngs,
@@ -38,7 +41,7 @@ def group_norm(config: CNNConfig, width: int, rngs: nnx.Rngs) -> nnx.GroupNorm:
 class ResidualBlock(nnx.Module):
     """`skip(x) + conv(swish(norm(conv(swish(norm(x))))))`.
 
-    The skip is a 1 x 1 convolution where the widths differ.
+    `skip` is a 1 x 1 convolution if the widths differ.
     """
 
     def __init__(self, config: CNNConfig, inputs: int, outputs: int, *, rngs: nnx.Rngs):
@@ -50,7 +53,7 @@ class ResidualBlock(nnx.Module):
             conv(inputs, outputs, rngs, size=1) if inputs != outputs else None
         )
 
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W O"]:
+    def __call__(self, x: Maps) -> Maps:
         y = self.first(jax.nn.silu(self.first_norm(x)))
         y = self.second(jax.nn.silu(self.second_norm(y)))
         return y + (x if self.skip is None else self.skip(x))
@@ -64,7 +67,7 @@ class SpatialAttention(nnx.Module):
         self.qkv = conv(width, 3 * width, rngs, size=1)
         self.out = conv(width, width, rngs, size=1)
 
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+    def __call__(self, x: Maps) -> Maps:
         _, height, width, _ = x.shape
         rows = rearrange(self.qkv(self.norm(x)), "b h w c -> b 1 (h w) c")
         mixed = attention(*jnp.split(rows, 3, axis=-1))
@@ -79,7 +82,7 @@ class Halve(nnx.Module):
         ends = ((0, 1), (0, 1))
         self.conv = nnx.Conv(width, width, (3, 3), strides=2, padding=ends, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 C"]:
+    def __call__(self, x: Maps) -> Maps:
         return self.conv(x)
 
 
@@ -89,7 +92,7 @@ class Double(nnx.Module):
     def __init__(self, width: int, *, rngs: nnx.Rngs):
         self.conv = conv(width, width, rngs)
 
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H2 W2 C"]:
+    def __call__(self, x: Maps) -> Maps:
         return self.conv(repeat(x, "b h w c -> b (h p) (w q) c", p=2, q=2))
 
 
@@ -100,37 +103,27 @@ class Output(nnx.Module):
         self.norm = group_norm(config, inputs, rngs)
         self.conv = conv(inputs, outputs, rngs)
 
-    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W O"]:
+    def __call__(self, x: Maps) -> Maps:
         return self.conv(jax.nn.silu(self.norm(x)))
 
 
 def blocks(
-    config: CNNConfig,
-    *,
-    inputs: int,
-    outputs: int,
-    count: int,
-    attend: bool,
-    rngs: nnx.Rngs,
+    config: CNNConfig, widths: Sequence[int], *, attend: bool, rngs: nnx.Rngs
 ) -> list[nnx.Module]:
-    """The residual blocks of one size, with an attention after each if asked."""
-    found: list[nnx.Module] = []
-    for _ in range(count):
-        found.append(ResidualBlock(config, inputs, outputs, rngs=rngs))
+    """Residual blocks from each width to the next, with attention after each or not."""
+    layers: list[nnx.Module] = []
+    for inputs, outputs in pairwise(widths):
+        layers.append(ResidualBlock(config, inputs, outputs, rngs=rngs))
         if attend:
-            found.append(SpatialAttention(config, outputs, rngs=rngs))
-        inputs = outputs
-    return found
+            layers.append(SpatialAttention(config, outputs, rngs=rngs))
+    return layers
 
 
 def middle(config: CNNConfig, *, rngs: nnx.Rngs) -> list[nnx.Module]:
     """Residual block, attention, residual block, at the smallest size."""
-    width = config.width
-    return [
-        ResidualBlock(config, width, width, rngs=rngs),
-        SpatialAttention(config, width, rngs=rngs),
-        ResidualBlock(config, width, width, rngs=rngs),
-    ]
+    widths = (config.width, config.width)
+    first = blocks(config, widths, attend=True, rngs=rngs)
+    return first + blocks(config, widths, attend=False, rngs=rngs)
 
 
 # Paper, Table 1: VQGAN's convolutional networks as rivals
@@ -140,25 +133,19 @@ class CNNEncoder(nnx.Module):
     def __init__(self, config: TokenizerConfig, *, rngs: nnx.Rngs):
         size = config.encoder
         assert isinstance(size, CNNConfig)
-        inputs, smallest = size.channels, len(size.widths) - 1
+        width, smallest = size.channels, len(size.widths) - 1
         layers: list[nnx.Module] = []
-        self.stem = conv(config.channels, inputs, rngs)
+        self.stem = conv(config.channels, width, rngs)
         for i, outputs in enumerate(size.widths):
-            layers += blocks(
-                size,
-                inputs=inputs,
-                outputs=outputs,
-                count=size.res_blocks,
-                attend=i == smallest,
-                rngs=rngs,
-            )
+            widths = [width] + [outputs] * size.res_blocks
+            layers += blocks(size, widths, attend=i == smallest, rngs=rngs)
             if i < smallest:
                 layers.append(Halve(outputs, rngs=rngs))
-            inputs = outputs
+            width = outputs
         self.layers = nnx.List(layers + middle(size, rngs=rngs))
-        self.out = Output(size, size.width, size.width, rngs=rngs)
+        self.out = Output(size, width, width, rngs=rngs)
 
-    def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B N D"]:
+    def __call__(self, images: Maps) -> Tokens:
         x = self.stem(2 * images - 1)
         for layer in self.layers:
             x = layer(x)
@@ -166,38 +153,26 @@ class CNNEncoder(nnx.Module):
 
 
 class CNNDecoder(nnx.Module):
-    """Features to pixels: the encoder mirrored, with one more block at every size.
-
-    `aux` as of `vit.Decoder`.
-    """
+    """The encoder mirrored, with one more block at every size; see `reconstruction`."""
 
     def __init__(self, config: TokenizerConfig, *, rngs: nnx.Rngs):
         size = config.decoder
         assert isinstance(size, CNNConfig)
         self.config = config
-        inputs, smallest = size.width, len(size.widths) - 1
-        self.stem = conv(inputs, inputs, rngs)
+        width, smallest = size.width, len(size.widths) - 1
+        self.stem = conv(width, width, rngs)
         layers = middle(size, rngs=rngs)
-        for i in range(smallest, -1, -1):
-            layers += blocks(
-                size,
-                inputs=inputs,
-                outputs=size.widths[i],
-                count=size.res_blocks + 1,
-                attend=i == smallest,
-                rngs=rngs,
-            )
-            inputs = size.widths[i]
+        for i, outputs in reversed(list(enumerate(size.widths))):
+            widths = [width] + [outputs] * (size.res_blocks + 1)
+            layers += blocks(size, widths, attend=i == smallest, rngs=rngs)
             if i > 0:
-                layers.append(Double(inputs, rngs=rngs))
+                layers.append(Double(outputs, rngs=rngs))
+            width = outputs
         self.layers = nnx.List(layers)
-        self.out = Output(size, inputs, config.output_channels, rngs=rngs)
+        self.out = Output(size, width, config.output_channels, rngs=rngs)
 
-    def __call__(
-        self, x: Float[Array, "B N D"]
-    ) -> tuple[Float[Array, "B H W C"], dict[str, Any]]:
-        grid = self.config.grid
-        x = self.stem(rearrange(x, "b (h w) d -> b h w d", h=grid))
+    def __call__(self, x: Tokens) -> tuple[Maps, dict[str, Any]]:
+        x = self.stem(rearrange(x, "b (h w) d -> b h w d", h=self.config.grid))
         for layer in self.layers:
             x = layer(x)
         return reconstruction(self.out(x), self.config)

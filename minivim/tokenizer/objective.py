@@ -1,8 +1,8 @@
-"""What stage 1 descends: the named terms together (paper section 3.3).
+"""The objective of stage 1: all terms of the loss together (paper section 3.3).
 
-One scalar for both networks: the tokenizer's loss sees a discriminator whose parameters
-are stopped, the discriminator's loss a reconstruction that is stopped, so that the
-gradients of the sum fall on disjoint parameters and one step is one update of each.
+One scalar trains both networks. In the tokenizer's loss no gradient reaches the
+discriminator's parameters, in the discriminator's loss none reaches the reconstruction,
+so that each term trains one network and one step is one update of each.
 """
 
 from __future__ import annotations
@@ -18,36 +18,22 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from minivim.config import DiscriminatorConfig, LossConfig, TokenizerRecipe
 from minivim.context import NO_CONTEXT, Context
 from minivim.data.augment import augment
-from minivim.tokenizer import discriminator
-from minivim.tokenizer.losses import (
-    hinge_discriminator_loss,
-    hinge_generator_loss,
-    l1_loss,
-    l2_loss,
-    logistic_discriminator_loss,
-    logistic_generator_loss,
-    logit_laplace_loss,
-    pixels_of,
-    r1_penalty,
-    total_loss,
-)
+from minivim.tokenizer import discriminator, losses
 from minivim.tokenizer.model import Tokenizer
 
-# (recon=, target=) -> one distance per image.
-Perceptual = Callable[..., Float[Array, " B"]]
 # Terms with a gradient at the reconstruction.
 AT_PIXELS = ("l2", "l1", "logit_laplace", "perceptual", "adversarial")
-GENERATOR = {"logistic": logistic_generator_loss, "hinge": hinge_generator_loss}
-DISCRIMINATOR = {
-    "logistic": logistic_discriminator_loss,
-    "hinge": hinge_discriminator_loss,
+# The loss of the generator and that of the discriminator.
+ADVERSARIAL = {
+    "logistic": (losses.logistic_generator_loss, losses.logistic_discriminator_loss),
+    "hinge": (losses.hinge_generator_loss, losses.hinge_discriminator_loss),
 }
-# Of the histograms of logits; the outer bins hold what lies beyond.
+# Histograms of logits; the outer bins also hold all logits beyond the range.
 LOGIT_RANGE, LOGIT_BINS = 5.0, 20
 
 
 class Players(nnx.Module):
-    """Tokenizer and discriminator, one model to the step, each with its optimiser."""
+    """Tokenizer and discriminator, as one model with an optimizer each."""
 
     def __init__(self, recipe: TokenizerRecipe):
         seed, model = recipe.run.seed, recipe.model
@@ -62,7 +48,7 @@ class Players(nnx.Module):
 
 
 def zeros_of(weights: LossConfig) -> Callable[[dict], dict[str, Array]] | None:
-    """Zero arrays that are added to the decoder's mean, one per loss term.
+    """Zero arrays added to the decoder's mean, one per loss term.
 
     Their gradients show how hard each term pulls. None for a single term.
     """
@@ -84,11 +70,11 @@ def tokenizer_loss(
 ) -> tuple[Float[Array, ""], dict[str, Any]]:
     """`sum_t w_t L_t` on a batch, with every term and the codes' counts as metrics.
 
-    The perceptual term is measured by `context.frozen`, where there is one.
+    The perceptual term is measured by `context.frozen`, if there is one.
     """
     images = augment(batch["image"], flip=flip, crop=crop, key=key)
     terms, counts, _ = _terms(tokenizer, images, context, key)
-    return total_loss(weights, terms), terms | {"counts": counts}
+    return losses.total_loss(weights, terms), terms | {"counts": counts}
 
 
 # Paper, section 3.3: the adversarial loss, two networks and one step
@@ -105,24 +91,24 @@ def adversarial_loss(
 ) -> tuple[Float[Array, ""], dict[str, Any]]:
     """`sum_t w_t L_t(G; sg D) + L_D(D; sg x_hat) + gamma/2 k R1` (section 3.3).
 
-    R1 on every `k`-th step, where `context.due`. Both networks see
-    the same images, augmented or not. Metrics: the terms, `g_loss`
-    (the first sum), `d_loss`, `r1` on the steps that have it (`r1_due`), the share of
-    real and fake images that the discriminator gets right, and histograms of its
-    logits. Before step `config.start` both adversarial losses are zero.
+    R1 on every `k`-th step, if `context.due`. Both networks see the same images,
+    augmented or not. Before step `config.start` both adversarial losses are zero.
+    Metrics: the terms, `g_loss` (the first sum), `d_loss`, `r1` on the steps that have
+    it (`r1_due`), the share of real and fake images that the discriminator gets right,
+    and histograms of its logits.
     """
     images = augment(batch["image"], flip=flip, crop=crop, key=key)
     terms, counts, seen = _terms(players.tokenizer, images, context, key)
     on = jnp.where(context.step < config.start, 0.0, 1.0)
+    generator_loss, discriminator_loss = ADVERSARIAL[config.loss]
     critic, fake = players.discriminator, seen("adversarial")
-    fooled = stopped(critic)(fake)
-    terms["adversarial"] = on * GENERATOR[config.loss](fake=fooled)
+    terms["adversarial"] = on * generator_loss(fake=stopped(critic)(fake))
     on_real, on_fake = critic(images), critic(jax.lax.stop_gradient(fake))
-    d_loss = on * DISCRIMINATOR[config.loss](real=on_real, fake=on_fake)
+    d_loss = on * discriminator_loss(real=on_real, fake=on_fake)
     due = bool(config.r1_gamma) and context.due
-    r1 = r1_penalty(critic, images) if due else jnp.zeros(())
+    r1 = losses.r1_penalty(critic, images) if due else jnp.zeros(())
     penalty = on * config.r1_gamma / 2 * config.r1_interval * r1
-    g_loss = total_loss(weights, terms)
+    g_loss = losses.total_loss(weights, terms)
     metrics = terms | {
         "counts": counts,
         "g_loss": g_loss,
@@ -138,32 +124,31 @@ def adversarial_loss(
 
 
 def _terms(
-    tokenizer: Tokenizer,
-    images: Float[Array, "B H W C"],
-    context: Context,
-    key: PRNGKeyArray,
+    tokenizer: Tokenizer, images: losses.Images, context: Context, key: PRNGKeyArray
 ) -> tuple[dict[str, Array], Array, Callable[[str], Array]]:
-    """The terms, how often each code is used, the reconstruction as a term sees it."""
-    config, zeros = tokenizer.config, context.zeros
+    """The terms, the uses of every code, and the pixels that a named term sees."""
+    config = tokenizer.config
     _, aux = tokenizer(images, key=jax.random.fold_in(key, 1))
 
     def mean(name: str) -> Array:
-        return aux["mean"] + zeros[name] if name in zeros else aux["mean"]
+        zeros = context.zeros.get(name)
+        return aux["mean"] if zeros is None else aux["mean"] + zeros
 
     def pixels(name: str) -> Array:
-        return pixels_of(mean(name), output=config.output, pixel_map=config.pixel_map)
+        kind = {"output": config.output, "pixel_map": config.pixel_map}
+        return losses.pixels_of(mean(name), **kind)
 
     def seen(name: str) -> Array:
-        # Other networks know pixels in [0, 1] only; "linear" and "affine" may leave it.
+        # Other networks take pixels in [0, 1]; "linear" and "affine" may leave it.
         return jnp.clip(pixels(name), 0, 1)
 
     terms = {
         "vq": aux["vq_loss"],
-        "l2": l2_loss(recon=pixels("l2"), target=images),
-        "l1": l1_loss(recon=pixels("l1"), target=images),
+        "l2": losses.l2_loss(recon=pixels("l2"), target=images),
+        "l1": losses.l1_loss(recon=pixels("l1"), target=images),
     }
     if "log_scale" in aux:
-        terms["logit_laplace"] = logit_laplace_loss(
+        terms["logit_laplace"] = losses.logit_laplace_loss(
             mean=mean("logit_laplace"),
             log_scale=aux["log_scale"],
             target=images,
@@ -177,7 +162,7 @@ def _terms(
 
 
 def stopped(module: nnx.Module) -> Any:
-    """The same network with parameters that no gradient reaches."""
+    """The same network, with no gradient to its parameters."""
     graph, state = nnx.split(module)
     return nnx.merge(graph, jax.tree.map(jax.lax.stop_gradient, state))
 

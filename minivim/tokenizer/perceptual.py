@@ -3,40 +3,40 @@
 Section 3.3 names a VGG and cites Johnson et al. 2016 and Zhang et al. 2018; we take the
 latter's LPIPS (arXiv 1801.03924, equation 1). Its weights come from files that the user
 has; without them the features of the small `Classifier` serve. Both networks are frozen
-and have no dropout, so that an image is at distance 0 from itself, but for rounding.
+and have no dropout, so that an image is at distance 0 from itself, up to rounding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange, reduce
+from einops import reduce
 from flax import nnx
 from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from minivim import fast
 from minivim.classifier import Classifier, require_no_judge
 from minivim.config.checks import require
 from minivim.transformer import at_least_float32
 
-# LPIPS's own, for images in [-1, 1]: ImageNet's mean and deviation, rounded.
+Maps = Float[Array, "B _H _W _C"]
+# LPIPS's constants for images in [-1, 1]: ImageNet's mean and deviation, rounded.
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 EPS = 1e-10  # outside the root, as in LPIPS
 TOLERANCE = 1e-3  # by which an image may leave [0, 1]
-# Where torchvision's vgg16 has its convolutions.
-VGG16_CONVS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PerceptualConfig:
-    """Channels and number of convolutions of each size; by default those of VGG16."""
+    """Channels and number of convolutions at each size; by default those of VGG16."""
 
     widths: tuple[int, ...] = (64, 128, 256, 512, 512)
     convs: tuple[int, ...] = (2, 2, 3, 3, 3)
@@ -56,27 +56,17 @@ class LPIPS(nnx.Module):
 
         d = sum_l mean_hw sum_c w_lc (u_lc - v_lc)^2,   u_l = f_l / (|f_l| + eps)
 
-    Features `f_l` are the last of each size before it is halved (relu1_2, 2_2, 3_3, 4_3
-    and 5_3), `w_l >= 0` the heads (section 3.3; Zhang et al. 2018).
+    Features `f_l` are the last maps of each size before it is halved (relu1_2, 2_2,
+    3_3, 4_3 and 5_3), `w_l >= 0` the heads (section 3.3; Zhang et al. 2018).
     """
 
     def __init__(self, config: PerceptualConfig, *, rngs: nnx.Rngs):
         self.config = config
-        widths = [
-            w
-            for w, n in zip(config.widths, config.convs, strict=True)
-            for _ in range(n)
-        ]
+        widths = np.repeat(config.widths, config.convs).tolist()
+        init = nnx.initializers.he_normal()
         self.convs = nnx.List(
-            nnx.Conv(
-                a,
-                b,
-                (3, 3),
-                padding=1,
-                kernel_init=nnx.initializers.he_normal(),
-                rngs=rngs,
-            )
-            for a, b in zip([3, *widths], widths, strict=False)
+            nnx.Conv(a, b, (3, 3), kernel_init=init, rngs=rngs)
+            for a, b in pairwise([3, *widths])
         )
         self.heads = nnx.List(nnx.Param(jnp.ones(w)) for w in config.widths)
 
@@ -85,10 +75,10 @@ class LPIPS(nnx.Module):
 
         recon, target: float [B, H, W, C] in [0, 1]; a single channel counts as three
         equal ones. Gradients reach `recon` only. Raises `ValueError` for images of
-        unequal shape, of integers or, where they are known, out of range, and
-        `UserError` for images that are too small or of other channels.
+        unequal shape, of integers or (outside of `jit`) out of range, and `UserError`
+        for images that are too small or have other channels.
         """
-        x, y = _checked(recon=recon, target=target)
+        x, y = _checked(recon, target)
         least = 2 ** (len(self.config.widths) - 1)
         require(
             min(x.shape[1:3]) >= least,
@@ -103,25 +93,27 @@ class LPIPS(nnx.Module):
         weights = [jax.lax.stop_gradient(head[...]) for head in self.heads]
         return weighted_distance(self.features(x), self.features(y), weights)
 
-    def features(self, images: Float[Array, "B H W C"]) -> list[Array]:
-        """The tapped maps [B, h, w, width], from the image's size down."""
-        x, convs, found = normalised(images), iter(self.convs), []
+    def features(self, images: Maps) -> list[Maps]:
+        """The feature maps [B, h, w, width], from the image's size down."""
+        x, convs, maps = normalised(images), iter(self.convs), []
         for size, count in enumerate(self.config.convs):
             if size:
                 x = halved(x)
             for conv in islice(convs, count):
-                x = jax.nn.relu(convolved(x, conv))
-            found.append(x)
-        return found
+                bias: Any = conv.bias
+                y = fast.conv(x, conv.kernel[...], padding=(1, 1)) + bias[...]
+                x = jax.nn.relu(y)
+            maps.append(x)
+        return maps
 
 
 # Paper silent, section 3.3: the same on features of our own classifier
 class FeatureDistance(nnx.Module):
-    """The same distance over a `Classifier`'s feature maps, all heads alike.
+    """The same distance over a `Classifier`'s feature maps, with equal heads.
 
     The mean over layers and positions of `|u - v|^2 / 2 = 1 - cos`, between 0 and 1, so
     that the paper's weight 0.1 means about what it means for LPIPS. Raises `UserError`
-    for a `Judge`, which alone grades and so may serve no method, and for any other
+    for a `Judge`, which reports figures and so may serve no method, and for any other
     network.
     """
 
@@ -135,8 +127,8 @@ class FeatureDistance(nnx.Module):
         self.network = network
 
     def __call__(self, *, recon: ArrayLike, target: ArrayLike) -> Float[Array, " B"]:
-        """One distance per image; arguments and errors as of `LPIPS`."""
-        x, y = _checked(recon=recon, target=target)
+        """One distance per image; arguments and errors as for `LPIPS`."""
+        x, y = _checked(recon, target)
         channels, *size = self.network.config.channels, *x.shape[1:3]
         require(
             x.shape[3] == channels and not any(side % 8 for side in size),
@@ -149,57 +141,35 @@ class FeatureDistance(nnx.Module):
 
 
 def perceptual_net(model: Any) -> LPIPS | FeatureDistance:
-    """What compares images by a loaded model: LPIPS itself, or a classifier's features.
-
-    Raises `UserError` for anything else, the judge among them.
-    """
+    """The distance that a loaded model gives; `UserError` for any but LPIPS and cnn."""
     return model if isinstance(model, LPIPS) else FeatureDistance(model)
 
 
-def normalised(images: Float[Array, "B H W C"]) -> Float[Array, "B H W 3"]:
+def normalised(images: Maps) -> Maps:
     """`(2 x - 1 - shift) / scale` per channel, as VGG was trained."""
     return (2 * images - 1 - jnp.array(SHIFT)) / jnp.array(SCALE)
 
 
-def convolved(x: Float[Array, "B H W C"], conv: nnx.Conv) -> Float[Array, "B H W O"]:
-    """`conv(x)`, 3 x 3 with a margin of zeros.
-
-    On maps smaller than its kernel the library's is eighty times slower on a CPU than
-    one product of gathered rows, and VGG ends with such maps for images of 32 x 32.
-    """
-    height, width = x.shape[1:3]
-    if min(height, width) >= 3:
-        return conv(x)
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    parts = [
-        padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)
-    ]
-    kernel, bias = rearrange(conv.kernel[...], "i j c o -> (i j c) o"), conv.bias
-    return jnp.concatenate(parts, axis=-1) @ kernel + bias[...]  # type: ignore[index]
-
-
-def halved(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
-    """The largest of 2 x 2; an odd last row or column is left out."""
+def halved(x: Maps) -> Maps:
+    """Max-pooling over 2 x 2; an odd last row or column is left out."""
     even = x[:, : x.shape[1] // 2 * 2, : x.shape[2] // 2 * 2]
     return reduce(even, "b (h p) (w q) c -> b h w c", "max", p=2, q=2)
 
 
-def unit(x: Float[Array, "B h w C"]) -> Float[Array, "B h w C"]:
+def unit(x: Maps) -> Maps:
     """`x / (|x| + eps)` over channels."""
     square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    # The root's slope at 0 is infinite: without this the gradient is nan where no
-    # feature fires, and only a rectifier below would stop it.
+    # The slope of the root at 0 is infinite: without this the gradient is nan where no
+    # feature fires.
     alive = square > 0
     norm = jnp.where(alive, jnp.sqrt(jnp.where(alive, square, 1)), 0)
     return x / (norm + EPS)
 
 
 def weighted_distance(
-    recon: Sequence[Float[Array, "B _h _w _C"]],
-    target: Sequence[Float[Array, "B _h _w _C"]],
-    heads: Sequence[Float[Array, " _C"]],
+    recon: Sequence[Maps], target: Sequence[Maps], heads: Sequence[Array]
 ) -> Float[Array, " B"]:
-    """`sum_l mean_hw w_l . (u_l - v_l)^2` of feature maps; no slope at `target`."""
+    """`sum_l mean_hw w_l . (u_l - v_l)^2`; no gradient reaches `target`."""
     total = jnp.zeros(recon[0].shape[0])
     for f, g, head in zip(recon, target, heads, strict=True):
         apart = jnp.square(unit(f) - jax.lax.stop_gradient(unit(g)))
@@ -207,66 +177,26 @@ def weighted_distance(
     return total
 
 
-def lpips_from_torch(vgg: dict[str, Any], heads: dict[str, Any]) -> LPIPS:
-    """LPIPS from torchvision's `vgg16` and the heads of the `lpips` package.
-
-    vgg: `features.N.weight` [O, I, 3, 3] and `.bias`; heads: `linN.model.1.weight`
-    [1, C, 1, 1]; both as arrays by name, other keys are ignored. Raises `UserError`
-    where one is missing or of another shape, or a head is negative.
-    """
-    model = nnx.eval_shape(lambda: LPIPS(PerceptualConfig(), rngs=nnx.Rngs(0)))
-    for conv, index in zip(model.convs, VGG16_CONVS, strict=True):
-        h, w, inputs, outputs = conv.kernel.shape
-        name = f"features.{index}"
-        kernel = _found(vgg, f"{name}.weight", (outputs, inputs, h, w), VGG_REMEDY)
-        bias = _found(vgg, f"{name}.bias", (outputs,), VGG_REMEDY)
-        conv.kernel = nnx.Param(jnp.asarray(kernel.transpose(2, 3, 1, 0)))
-        conv.bias = nnx.Param(jnp.asarray(bias))
-    for i, width in enumerate(model.config.widths):
-        name = f"lin{i}.model.1.weight"
-        head = _found(heads, name, (1, width, 1, 1), HEADS_REMEDY).ravel()
-        require(bool(head.min() >= 0), f"{name} is negative somewhere; {HEADS_REMEDY}")
-        model.heads[i] = nnx.Param(jnp.asarray(head))
-    return model
-
-
-VGG_REMEDY = "give the state dict of torchvision's vgg16 (not vgg16_bn)"
-HEADS_REMEDY = "give weights/v0.1/vgg.pth of the lpips package"
-
-
-def _found(
-    tensors: dict[str, Any], name: str, shape: tuple[int, ...], remedy: str
-) -> np.ndarray:
-    require(name in tensors, f"there is no {name} among the weights; {remedy}")
-    value = np.asarray(tensors[name], np.float32)
-    require(
-        value.shape == shape, f"{name} has shape {value.shape}, not {shape}; {remedy}"
-    )
-    return value
-
-
-def _checked(*, recon: ArrayLike, target: ArrayLike) -> tuple[Array, Array]:
+def _checked(recon: ArrayLike, target: ArrayLike) -> tuple[Array, Array]:
     """Both as float32; inside a compiled function values cannot be checked."""
-    images = {"recon": jnp.asarray(recon), "target": jnp.asarray(target)}
-    shapes = [x.shape for x in images.values()]
-    if shapes[0] != shapes[1] or len(shapes[0]) != 4:
+    recon, target = jnp.asarray(recon), jnp.asarray(target)
+    if recon.shape != target.shape or recon.ndim != 4:
         raise ValueError(
-            f"images must be two equal [B, H, W, C] arrays, got {shapes[0]} and "
-            f"{shapes[1]}"
+            f"images must be two equal [B, H, W, C] arrays, got {recon.shape} and "
+            f"{target.shape}"
         )
-    for name, x in images.items():
+    for name, x in (("recon", recon), ("target", target)):
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise ValueError(
                 f"{name} must be floats in [0, 1], got {x.dtype}; divide by 255"
             )
         low, high = (x.min(), x.max()) if x.size else (0.0, 1.0)
-        # Not of `x`: in a compiled function even a constant's least is a tracer.
+        # In a compiled function the least value even of a constant is a tracer.
         if isinstance(low, Tracer):
             continue
-        low, high = float(low), float(high)
-        if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):
+        if not -TOLERANCE <= float(low) <= float(high) <= 1 + TOLERANCE:
             raise ValueError(
                 f"{name} must lie in [0, 1], got values from {low:.3g} to {high:.3g}; "
                 "scale or clip it"
             )
-    return at_least_float32(images["recon"]), at_least_float32(images["target"])
+    return at_least_float32(recon), at_least_float32(target)

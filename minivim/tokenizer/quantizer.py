@@ -1,7 +1,7 @@
-"""The codebook: factorised, l2-normalised, learnt by gradient (paper section 3.2).
+"""The codebook: factorized, l2-normalized, learnt by gradient (paper section 3.2).
 
-Beside it what the paper compares with or leaves out: no projections, a codebook of
-moving averages, codes brought back into use; and the place to register another.
+Also variants that the paper compares with or leaves out (no projections, an EMA
+codebook, revival of dead codes), and the table in which to register another quantizer.
 """
 
 from __future__ import annotations
@@ -13,49 +13,47 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from minivim import fast
 from minivim.config import QuantizerConfig
-from minivim.transformer import argmax, at_least_float32, linear
+from minivim.transformer import at_least_float32, linear
 
-# Of the Laplace smoothing of an EMA codebook's counts.
+Vectors = Float[Array, "*b d"]
+# Laplace smoothing of an EMA codebook's counts.
 EPS = 1e-5
 
 
 # Paper, section 3.2: vectors and codes on the unit sphere
-def l2_normalise(x: Float[Array, "*b d"], eps: float = 1e-12) -> Float[Array, "*b d"]:
+def l2_normalise(x: Vectors, eps: float = 1e-12) -> Vectors:
     """`x / max(|x|, eps)`; the gradient at zero is finite."""
     squared = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(squared, eps**2))
 
 
 # Paper, section 3.2: the nearest code, on the sphere the largest cosine
-def nearest_code(
-    z: Float[Array, "*b d"], codebook: Float[Array, "K d"]
-) -> Int[Array, "*b"]:
+def nearest_code(z: Vectors, codebook: Float[Array, "K d"]) -> Int[Array, "*b"]:
     """`argmin_k |z - e_k|^2`, the lowest k on a tie.
 
     Expanded to `|e|^2 - 2 z.e`, so that on the unit sphere it is the largest cosine.
     """
     scores = 2 * z @ codebook.T - jnp.sum(jnp.square(codebook), axis=-1)
-    return argmax(scores)
+    return fast.argmax(scores)
 
 
 # Paper, section 3: the straight-through gradient
-def straight_through(
-    z: Float[Array, "*b d"], z_q: Float[Array, "*b d"]
-) -> Float[Array, "*b d"]:
+def straight_through(z: Vectors, z_q: Vectors) -> Vectors:
     """`z + sg[z_q - z]`: the value of `z_q`, the gradient of `z`."""
     return z + jax.lax.stop_gradient(z_q - z)
 
 
 # Paper, section 3.2: L_VQ, a codebook term and a commitment term
 def vq_terms(
-    *, z_e: Float[Array, "*b d"], z_q: Float[Array, "*b d"], reduction: str
+    *, z_e: Vectors, z_q: Vectors, reduction: str
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Both halves of `L_VQ = |sg[z_e] - e|^2 + beta |z_e - sg[e]|^2` (section 3.2).
 
-    The first moves the codebook, the second, which `beta` multiplies, the encoder.
-    Mean over tokens; over the `d` code dimensions the sum, as printed, or the mean,
-    which is `d` times smaller.
+    The first term trains the codebook; the second, weighted by `beta`, trains the
+    encoder. Mean over tokens; over the `d` code dimensions the sum, as printed, or the
+    mean, which is `d` times smaller.
 
     >>> z_e, z_q = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]])
     >>> [float(t) for t in vq_terms(z_e=z_e, z_q=z_q, reduction="sum")]
@@ -76,19 +74,14 @@ def vq_terms(
 class Quantizer(nnx.Module):
     """Project to `d` dimensions, look up the nearest code, project back.
 
-    The codebook starts from a normal distribution. By default the loss moves it and
-    nothing else does, as in the paper. With `codebook="ema"` it is a parameter without
-    a gradient, `e_k = m_k / N_k` over moving averages of the vectors that chose `k`
-    (arXiv 1711.00937, appendix A.1); with `revive_after` codes out of use are moved.
+    By default the codebook is trained by the loss alone, as in the paper. With
+    `codebook="ema"` it is a parameter without a gradient, `e_k = m_k / N_k` over moving
+    averages of the vectors that chose `k` (arXiv 1711.00937, appendix A.1); with
+    `revive_after` dead codes are moved onto vectors of the batch.
     """
 
     def __init__(
-        self,
-        config: QuantizerConfig,
-        *,
-        in_width: int,
-        out_width: int,
-        rngs: nnx.Rngs,
+        self, config: QuantizerConfig, *, in_width: int, out_width: int, rngs: nnx.Rngs
     ):
         self.config = config
         if config.factorised:
@@ -97,8 +90,7 @@ class Quantizer(nnx.Module):
         shape = (config.num_codes, config.code_dim)
         # Paper, section 3.2: a codebook that starts from a normal distribution
         self.codebook = nnx.Param(jax.random.normal(rngs.params(), shape))
-        # All statistics start at zero: `weights.load`, whose files lack them, relies
-        # on it.
+        # `weights.load` relies on zeros here: its files hold no statistics.
         if config.codebook == "ema":
             self.sums = nnx.BatchStat(jnp.zeros(shape))
             self.counts = nnx.BatchStat(jnp.zeros(config.num_codes))
@@ -106,27 +98,27 @@ class Quantizer(nnx.Module):
             self.idle = nnx.BatchStat(jnp.zeros(config.num_codes, jnp.int32))
 
     def embeddings(self) -> Float[Array, "K d"]:
-        """The codes as the lookup sees them: on the unit sphere when normalised."""
+        """The codes as the lookup sees them: on the unit sphere if normalized."""
         codebook = self.codebook[...]
         if self.config.codebook == "ema":
             codebook = jax.lax.stop_gradient(codebook)
         return l2_normalise(codebook) if self.config.l2_normalise else codebook
 
     def embed(self, codes: Int[Array, "B N"]) -> Float[Array, "B N out"]:
-        """What the decoder receives for given codes."""
+        """The decoder's input for given codes."""
         return self._project_back(self.embeddings()[codes])
 
     def __call__(
         self, features: Float[Array, "B N in"], *, key: PRNGKeyArray | None = None
     ) -> tuple[Float[Array, "B N out"], dict[str, Any]]:
-        """Quantise; `aux` holds `codes`, `z_e`, `z_q` and both loss terms.
+        """Quantize; `aux` holds `codes`, `z_e`, `z_q` and the loss terms.
 
-        `vq_loss` is what is descended: with an EMA codebook the commitment alone. A
-        key means training: statistics and codes follow the batch, for the next call.
+        `vq_loss` is the term to minimize (with an EMA codebook the commitment alone).
+        Passing `key` selects training mode: EMA statistics and dead codes are updated
+        after the lookup, for the next call.
         """
         config = self.config
-        raw = self.down(features) if config.factorised else features
-        raw = at_least_float32(raw)
+        raw = at_least_float32(self.down(features) if config.factorised else features)
         z_e = l2_normalise(raw) if config.l2_normalise else raw
         embeddings = self.embeddings()
         codes = nearest_code(z_e, embeddings)
@@ -137,7 +129,6 @@ class Quantizer(nnx.Module):
         vq_loss = config.beta * commitment_loss
         if config.codebook == "gradient":
             vq_loss = codebook_loss + vq_loss
-        carrier = z_e if config.straight_through == "project" else raw
         aux = {
             "codes": codes,
             "z_e": z_e,
@@ -148,25 +139,19 @@ class Quantizer(nnx.Module):
         }
         if key is not None:
             z = jax.lax.stop_gradient(z_e).reshape(-1, config.code_dim)
-            self._follow(z, codes.ravel(), key)
+            # In a program over a mesh these are statistics of the whole batch.
+            uses = jnp.bincount(codes.ravel(), length=config.num_codes)
+            if config.codebook == "ema":
+                self._update_averages(z, codes.ravel(), uses)
+            if config.revive_after:
+                self._revive(z, uses, key)
+        carrier = z_e if config.straight_through == "project" else raw
         return self._project_back(straight_through(carrier, z_q)), aux
 
     def _project_back(self, z: Float[Array, "B N d"]) -> Float[Array, "B N out"]:
         return self.up(z) if self.config.factorised else z
 
-    def _follow(
-        self, z: Float[Array, "M d"], codes: Int[Array, " M"], key: PRNGKeyArray
-    ) -> None:
-        """What training changes without a gradient."""
-        # Sums and draws run over the whole batch even where it is split over devices:
-        # inside `jit` an array is one array, and XLA adds up the parts.
-        uses = jnp.bincount(codes, length=self.config.num_codes)
-        if self.config.codebook == "ema":
-            self._average(z, codes, uses)
-        if self.config.revive_after:
-            self._revive(z, uses, key)
-
-    def _average(
+    def _update_averages(
         self, z: Float[Array, "M d"], codes: Int[Array, " M"], uses: Int[Array, " K"]
     ) -> None:
         """`N <- g N + (1 - g) n`, `m <- g m + (1 - g) sum z`, `e = m / N` smoothed."""
@@ -176,7 +161,7 @@ class Quantizer(nnx.Module):
         sums = decay * self.sums[...] + (1 - decay) * added
         total = jnp.sum(counts)
         smoothed = (counts + EPS) / (total + size * EPS) * total
-        # The average of a code that is out of use is lost in rounding: it stays.
+        # The average of an unused code is lost in rounding; such a code stays in place.
         known = counts > EPS
         averages = sums / smoothed[:, None]
         self.codebook[...] = jnp.where(known[:, None], averages, self.codebook[...])
@@ -185,7 +170,7 @@ class Quantizer(nnx.Module):
     def _revive(
         self, z: Float[Array, "M d"], uses: Int[Array, " K"], key: PRNGKeyArray
     ) -> None:
-        """Move each code out of use for `revive_after` calls onto a vector of `z`."""
+        """Move codes unused for `revive_after` calls onto random vectors of `z`."""
         idle = jnp.where(uses > 0, 0, self.idle[...] + 1)
         dead = idle >= self.config.revive_after
         drawn = z[jax.random.randint(key, dead.shape, 0, len(z))]
@@ -196,5 +181,5 @@ class Quantizer(nnx.Module):
             self.sums[...] = jnp.where(dead[:, None], 0, self.sums[...])
 
 
-# The quantiser of each kind of settings; what it must have says `AnyQuantizerConfig`.
+# The quantizer for each class of settings; `AnyQuantizerConfig` lists its interface.
 QUANTIZERS: dict[type, type] = {QuantizerConfig: Quantizer}

@@ -7,13 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float
 
+from minivim import fast
 from minivim.config import StackConfig, TokenizerConfig
-from minivim.tokenizer.losses import floored_log_scale, pixels_of
-from minivim.transformer import Stack, linear, patchify, unpatchify
+from minivim.tokenizer.losses import Images, floored_log_scale, pixels_of
+from minivim.transformer import Stack, Tokens, linear, patchify, unpatchify
 
 
 def sincos_positions(grid: int, width: int) -> Float[np.ndarray, "N D"]:
@@ -38,7 +38,7 @@ class Positions(nnx.Module):
             shape = (config.num_tokens, width)
             self.table = nnx.Param(0.02 * jax.random.normal(rngs.params(), shape))
 
-    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N D"]:
+    def __call__(self, x: Tokens) -> Tokens:
         if self.kind == "learnt":
             return x + self.table[...]
         return x + jnp.asarray(sincos_positions(self.grid, self.width))
@@ -46,22 +46,21 @@ class Positions(nnx.Module):
 
 # Paper, section 3.1: a two-layer tanh network at the output of the blocks
 class TanhHead(nnx.Module):
-    """`W_2 tanh(W_1 x)`, the two-layer network at the output of the blocks."""
+    """`W_2 tanh(W_1 x)`."""
 
     def __init__(self, width: int, hidden: int, outputs: int, *, rngs: nnx.Rngs):
         self.hidden = linear(width, hidden, rngs)
         self.out = linear(hidden, outputs, rngs)
 
-    def __call__(self, x: Float[Array, "B N D"]) -> Float[Array, "B N O"]:
-        flat = rearrange(x, "b n d -> (b n) d")
-        y = self.out(jnp.tanh(self.hidden(flat)))
-        return rearrange(y, "(b n) o -> b n o", b=x.shape[0])
+    def __call__(self, x: Tokens) -> Tokens:
+        y = self.out(jnp.tanh(self.hidden(fast.rows(x))))
+        return fast.tokens(y, len(x))
 
 
 def reconstruction(
     maps: Float[Array, "B H W M"], config: TokenizerConfig
-) -> tuple[Float[Array, "B H W C"], dict[str, Any]]:
-    """Images of a decoder's last maps: those of the mean, then those of the scale.
+) -> tuple[Images, dict[str, Any]]:
+    """Images from a decoder's last maps: first the mean, then the scale if learnt.
 
     `aux` holds `mean`, the pixels before the sigmoid, and with `output="laplace"` the
     `log_scale` of their density.
@@ -90,7 +89,7 @@ class Encoder(nnx.Module):
             else None
         )
 
-    def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B N D"]:
+    def __call__(self, images: Images) -> Tokens:
         x = self.positions(self.embed(patchify(2 * images - 1, self.patch_size)))
         x, _ = self.stack(x, causal=False)
         return x if self.head is None else self.head(x)
@@ -98,10 +97,7 @@ class Encoder(nnx.Module):
 
 # Paper, section 3.1: the decoder, the same in reverse
 class Decoder(nnx.Module):
-    """Features to pixels: positions, blocks, tanh head, patches regrouped.
-
-    `aux` as of `reconstruction`.
-    """
+    """Features to pixels: positions, blocks, tanh head; see `reconstruction`."""
 
     def __init__(self, config: TokenizerConfig, *, rngs: nnx.Rngs):
         size = config.decoder
@@ -115,9 +111,7 @@ class Decoder(nnx.Module):
             else linear(size.width, config.output_dim, rngs)
         )
 
-    def __call__(
-        self, x: Float[Array, "B N D"]
-    ) -> tuple[Float[Array, "B H W C"], dict[str, Any]]:
+    def __call__(self, x: Tokens) -> tuple[Images, dict[str, Any]]:
         c = self.config
         x, _ = self.stack(self.positions(x), causal=False)
         maps = unpatchify(self.head(x), grid=c.grid, patch=c.patch_size)

@@ -7,8 +7,8 @@ from flax import nnx
 
 from minivim.metrics import lpips_per_image
 from minivim.tokenizer import perceptual
-from minivim.tokenizer.perceptual import LPIPS, lpips_from_torch
-from minivim_lab.convert import read_state_dict
+from minivim.tokenizer.perceptual import LPIPS
+from minivim_lab.convert import VGG16_CONVS, lpips_from_torch, read_state_dict
 
 torch = pytest.importorskip("torch")
 
@@ -115,4 +115,4 @@ def test_images_that_are_not_normalised_would_be_noticed(twin, ours, monkeypatch
 def test_torchvision_names_its_convolutions_so(torchvision):
     vgg = torchvision.models.vgg16(weights=None).features.state_dict()
     convs = [int(k.split(".")[0]) for k in vgg if k.endswith("weight")]
-    assert tuple(convs) == perceptual.VGG16_CONVS
+    assert tuple(convs) == VGG16_CONVS

@@ -16,8 +16,7 @@ from minivim.config import (
     StackConfig,
     TokenizerConfig,
 )
-from minivim.prior import Prior, prior_loss
-from minivim.prior.decoding import generate
+from minivim.prior import Prior, generate, prior_loss
 from minivim.tokenizer import Tokenizer, tokenizer_loss
 from minivim.training import learning_rate, make_step, new_state
 from minivim.transformer import Block

@@ -13,7 +13,7 @@ import minivim
 from minivim import classifier
 from minivim.config import ClassifierConfig
 from minivim.errors import UserError
-from minivim.prior.rejection import best_of_each, candidates
+from minivim.prior.methods import best_of_each, candidates
 from tests import tiny
 
 KEY = jax.random.key(3)

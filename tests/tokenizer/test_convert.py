@@ -5,6 +5,7 @@ The network below is that architecture written again from its facts.
 
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -12,10 +13,17 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
+from minivim import weights
 from minivim.errors import UserError
+from minivim.tokenizer.perceptual import PerceptualConfig
 from minivim.tokenizer.vit import sincos_positions
 from minivim_lab import convert
-from minivim_lab.convert import read_state_dict, tokenizer_from_torch
+from minivim_lab.convert import (
+    VGG16_CONVS,
+    lpips_from_torch,
+    read_state_dict,
+    tokenizer_from_torch,
+)
 from tests import tiny
 
 WIDTH, HIDDEN, PATCH, SIDE, CODES, CODE_DIM = 128, 96, 4, 16, 40, 8
@@ -321,3 +329,51 @@ def test_without_torch_the_extra_is_named(tmp_path, monkeypatch):
     )
     with pytest.raises(UserError, match=r"pip install -e '\.\[convert\]'"):
         read_state_dict(tmp_path / "weights.pt")
+
+
+# --- LPIPS -----------------------------------------------------------------------
+
+
+def vgg_and_heads() -> tuple[dict, dict]:
+    """Tensors of the real names and shapes, all zero, with keys that are not ours."""
+    config, vgg = PerceptualConfig(), {"classifier.0.weight": np.zeros((2, 2))}
+    widths = [
+        w for w, n in zip(config.widths, config.convs, strict=True) for _ in range(n)
+    ]
+    for n, a, b in zip(VGG16_CONVS, [3, *widths], widths, strict=False):
+        vgg[f"features.{n}.weight"] = np.broadcast_to(np.float32(n), (b, a, 3, 3))
+        vgg[f"features.{n}.bias"] = np.zeros(b, np.float32)
+    heads = {
+        f"lin{i}.model.1.weight": np.full((1, w, 1, 1), i, np.float32)
+        for i, w in enumerate(config.widths)
+    }
+    return vgg, heads | {"lins.0.model.1.weight": np.ones(1)}
+
+
+def test_conversion_fills_every_leaf():
+    net = lpips_from_torch(*vgg_and_heads())
+    assert [float(c.kernel[0, 0, 0, 0]) for c in net.convs] == list(VGG16_CONVS)
+    assert [float(h[0]) for h in net.heads] == [0, 1, 2, 3, 4]
+    leaves = weights.flat_weights(net)
+    assert sum(leaf.size for leaf in leaves.values()) == 14_714_688 + 1_472
+    assert all(isinstance(leaf, jax.Array) for leaf in leaves.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("features.28.bias", None, "no 'features.28.bias'.*torchvision's vgg16"),
+        ("features.0.weight", np.zeros((8, 3, 3, 3)), "shape 8x3x3x3, not"),
+        ("lin4.model.1.weight", None, "no 'lin4.*v0.1/vgg.pth"),
+        ("lin1.model.1.weight", np.zeros((1, 192, 1, 1)), "192.*v0.1/vgg.pth"),
+        ("lin1.model.1.weight", np.full((1, 128, 1, 1), -1.0), "negative somewhere"),
+    ],
+)
+def test_files_of_another_network_are_refused(name, value, message):
+    vgg, heads = vgg_and_heads()
+    part = vgg if name in vgg else heads
+    part[name] = value
+    if value is None:
+        del part[name]
+    with pytest.raises(UserError, match=message):
+        lpips_from_torch(vgg, heads)

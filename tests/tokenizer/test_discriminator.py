@@ -16,11 +16,9 @@ from minivim.tokenizer import discriminator as module
 from minivim.tokenizer.discriminator import (
     EqualisedConv,
     EqualisedLinear,
-    blur,
     build,
     leaky_relu,
     minibatch_stddev,
-    strided_conv,
 )
 from minivim.tokenizer.losses import (
     hinge_discriminator_loss,
@@ -105,33 +103,6 @@ def test_a_head_from_outside_the_gradient_would_never_train():
             part[...] = jax.lax.stop_gradient(part[...])
 
     assert untrained(made(), spoil) == ["['out']['bias']", "['out']['kernel']"]
-
-
-def test_blur_is_the_outer_product_of_its_taps():
-    dot = jnp.zeros((1, 7, 7, 2)).at[0, 3, 3, 1].set(1)
-    found = np.asarray(blur(dot, (2, 1)))
-    taps = np.array([1, 3, 3, 1]) / 8
-    np.testing.assert_allclose(found[0, 2:6, 2:6, 1], np.outer(taps, taps), atol=1e-6)
-    assert found[..., 0].max() == 0
-    assert found.sum() == pytest.approx(1)
-
-
-@pytest.mark.parametrize("size", [1, 3])
-def test_strided_convolution_is_the_library_s(size):
-    """Value and both gradients of the gathered form."""
-    x = jax.random.normal(jax.random.key(3), (2, 7, 9, 3))
-    kernel = jax.random.normal(jax.random.key(4), (size, size, 3, 5))
-
-    def plain(x, kernel):
-        return jax.lax.conv_general_dilated(
-            x, kernel, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-
-    want, pull = jax.vjp(plain, x, kernel)
-    found, push = jax.vjp(strided_conv, x, kernel)
-    np.testing.assert_allclose(found, want, atol=1e-4)
-    for a, b in zip(push(want), pull(want), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-3)
 
 
 @pytest.mark.parametrize("size", [1, 3])

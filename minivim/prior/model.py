@@ -13,18 +13,11 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from minivim import fast
 from minivim.config import PriorConfig
+from minivim.config.checks import require
 from minivim.context import NO_CONTEXT, Context
-from minivim.errors import UserError
-from minivim.transformer import (
-    Block,
-    Cache,
-    Stack,
-    argmax,
-    at_least_float32,
-    dropout,
-    linear,
-)
+from minivim.transformer import Block, Cache, Stack, at_least_float32, dropout, linear
 
 
 # Paper, section 4: a causal Transformer over codes in raster order
@@ -68,17 +61,6 @@ class Prior(nnx.Module):
         row, column = jnp.divmod(positions, self.config.grid)
         return self.codes[...][codes] + self.rows[...][row] + self.columns[...][column]
 
-    def _run(
-        self, codes: Array, labels: Array, key: PRNGKeyArray | None
-    ) -> tuple[Array, Array]:
-        keys = jax.random.split(key, 2) if key is not None else (None, None)
-        positions = jnp.arange(codes.shape[1])
-        embedded = self.embed(codes, jnp.broadcast_to(positions, codes.shape))
-        x = jnp.concatenate([self.start(labels)[:, None], embedded], axis=1)
-        # Paper silent. GPT's practice, beside the three places of every block.
-        x = dropout(x, self.config.stack.dropout, keys[0])
-        return self.stack(x, causal=True, key=keys[1])
-
     def __call__(
         self,
         codes: Int[Array, "B N"],
@@ -91,9 +73,23 @@ class Prior(nnx.Module):
         `aux["blocks"]` is the output of every block at the input positions (class
         token, then all codes but the last), `[L, B, N, D]`.
         """
-        labels = self._labels(labels, codes.shape[0])
         x, blocks = self._run(codes[:, :-1], labels, key)
         return at_least_float32(self.head(x)), {"blocks": blocks}
+
+    def _run(
+        self, codes: Array, labels: Array | None, key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "B M D"], Float[Array, "L B M D"]]:
+        """The stack on the class token and all of `codes`."""
+        batch, length = codes.shape
+        if labels is None:
+            labels = jnp.full((batch,), self.null_class, jnp.int32)
+        keys = jax.random.split(key, 2) if key is not None else (None, None)
+        positions = jnp.broadcast_to(jnp.arange(length), codes.shape)
+        start = self.start(jnp.asarray(labels, jnp.int32))[:, None]
+        x = jnp.concatenate([start, self.embed(codes, positions)], axis=1)
+        # Paper silent. GPT's practice, beside the three places of every block.
+        x = dropout(x, self.config.stack.dropout, keys[0])
+        return self.stack(x, causal=True, key=keys[1])
 
     # Paper, section 4.2: the mean over all tokens of one block's output
     def features(self, codes: Int[ArrayLike, "B N"]) -> Float[Array, "L B D"]:
@@ -118,50 +114,41 @@ class Prior(nnx.Module):
         x, cache = self.stack.step(x, cache, position, blocks)
         return at_least_float32(self.head(x)), cache
 
-    def _labels(self, labels: Array | None, batch: int) -> Array:
-        if labels is None:
-            return jnp.full((batch,), self.null_class, jnp.int32)
-        return jnp.asarray(labels, jnp.int32)
-
 
 @jax.jit
 def _features(prior: Prior, codes: Array) -> Array:
-    labels = jnp.full((codes.shape[0],), prior.null_class, jnp.int32)
-    _, blocks = prior._run(codes, labels, None)
+    _, blocks = prior._run(codes, None)
     return jnp.mean(blocks[:, :, 1:].astype(jnp.float32), axis=2)
 
 
 def check_labels(prior: Prior, labels: Any) -> Int[np.ndarray, " B"]:
-    """Labels as an array, or a `UserError` that says which one cannot be."""
-    labels = np.asarray(labels)
-    count = prior.config.num_classes
-    if count == 0:
-        raise UserError(
-            "labels were given, but this prior has no class token; leave them out or "
-            "load a class-conditional prior"
-        )
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise UserError(
-            f"labels of type {labels.dtype} and shape {labels.shape} are none; give "
-            "one whole number for each picture, such as [0, 1]"
-        )
-    wrong = labels[(labels < 0) | (labels >= count)]
-    if wrong.size:
-        raise UserError(
-            f"label {int(wrong.flat[0])} is out of range; this prior knows 0 to "
-            f"{count - 1}"
+    """Labels as an array; `UserError` for a prior without classes or invalid labels."""
+    labels, count = np.asarray(labels), prior.config.num_classes
+    require(
+        count > 0,
+        "labels were given, but this prior has no class token; leave them out or load "
+        "a class-conditional prior",
+    )
+    require(
+        labels.ndim == 1 and labels.dtype.kind in "iu",
+        f"labels of type {labels.dtype} and shape {labels.shape} are invalid; give one "
+        "whole number for each picture, such as [0, 1]",
+    )
+    for label in labels.tolist():
+        require(
+            0 <= label < count,
+            f"label {label} is out of range; this prior knows 0 to {count - 1}",
         )
     return labels.astype(np.int32)
 
 
 def knows_null(prior: Prior) -> bool:
-    """Whether the null class means anything, as far as the recipe on a card tells.
+    """Whether the null class was trained, as far as the recipe on a card tells.
 
     A labelled prior learns it from dropped labels alone. A model that was built, or
-    whose card has no recipe, is taken at its word.
+    whose card has no recipe, is assumed to know it.
     """
-    card = getattr(prior, "card", None)
-    recipe = card.get("recipe", {}) if card is not None else {}
+    recipe = (getattr(prior, "card", None) or {}).get("recipe", {})
     return not prior.config.num_classes or recipe.get("label_dropout") != 0
 
 
@@ -184,17 +171,15 @@ def prior_loss(
 ) -> tuple[Float[Array, ""], dict[str, Any]]:
     """Mean of `-log p(c_i | class, c_<i)`, nats per token (section 4)."""
     drop_key, dropout_key = jax.random.split(key)
-    labels = None
-    if prior.config.num_classes:
-        labels = batch["label"]
-        if label_dropout:
-            labels = drop_labels(
-                labels, null_class=prior.null_class, rate=label_dropout, key=drop_key
-            )
+    labels = batch["label"] if prior.config.num_classes else None
+    if labels is not None and label_dropout:
+        labels = drop_labels(
+            labels, null_class=prior.null_class, rate=label_dropout, key=drop_key
+        )
     use_dropout = prior.config.stack.dropout > 0
     logits, _ = prior(batch["codes"], labels, key=dropout_key if use_dropout else None)
     nll = optax.losses.softmax_cross_entropy_with_integer_labels(
         logits=logits, labels=batch["codes"]
     )
-    right = jnp.mean(argmax(logits) == batch["codes"])
+    right = jnp.mean(fast.argmax(logits) == batch["codes"])
     return jnp.mean(nll), {"nll": jnp.mean(nll), "accuracy": right}

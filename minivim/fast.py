@@ -1,0 +1,157 @@
+"""Forms of library operations that one kind of device runs faster, all in one place.
+
+The models call them like the library's and need not ask where they run. On a platform
+that is not in `OURS` each is the library's plain operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import repeat
+from jaxtyping import Array, Float, Int
+
+from minivim.config import StackConfig
+from minivim.sharding import split_over_batch
+
+# They were written for a CPU. On a TPU the convolutions cost memory traffic, but the
+# recorded plans are of programs with these forms.
+OURS = ("cpu", "tpu")
+Maps = Float[Array, "B _H _W _C"]
+
+
+def ours() -> bool:
+    """Whether the program being traced is for a platform in `OURS`.
+
+    The mesh says for which, since `minivim plan` compiles for a TPU on a CPU.
+    """
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return (device.platform if device else jax.default_backend()) in OURS
+
+
+# For every device: recomputed in the backward pass, which is cheaper than to keep its
+# tanh in memory and to read it again.
+gelu = jax.checkpoint(lambda x: jax.nn.gelu(x, approximate=True))
+
+
+def materialize(x: Array) -> Array:
+    """`x`, kept in memory. For every device: XLA draws random bits again at every use.
+
+    On a TPU that takes most of the time to compile.
+    """
+    return jax.lax.optimization_barrier(x)
+
+
+def argmax(x: Float[Array, "*b K"]) -> Int[Array, "*b"]:
+    """Index of the largest value of the last axis, the lowest on a tie.
+
+    CPU: two plain reductions, which XLA vectorizes, are several times faster than the
+    library's; where all values are NaN they give the last index.
+    """
+    if not ours():
+        return jnp.argmax(x, axis=-1).astype(jnp.int32)
+    last = x.shape[-1] - 1
+    index = jnp.arange(last + 1, dtype=jnp.int32)
+    largest = jnp.max(x, axis=-1, keepdims=True)
+    return jnp.min(jnp.where(x == largest, index, last), axis=-1)
+
+
+def rows(x: Float[Array, "B N D"]) -> Array:
+    """Tokens as rows `[B * N, D]`, for the layers of a Transformer block.
+
+    CPU: the weight gradient of a product that contracts two leading axes takes 2.5
+    times as long. Elsewhere the tokens stay `[B, N, D]`.
+    """
+    return x.reshape(-1, x.shape[-1]) if ours() else x
+
+
+def tokens(x: Array, batch: int) -> Float[Array, "B N D"]:
+    """Inverse of `rows`."""
+    return x.reshape(batch, -1, x.shape[-1])
+
+
+def blur(x: Maps, taps: Sequence[int], padding: tuple[int, int]) -> Maps:
+    """Each channel convolved with `taps x taps`, scaled to sum to 1.
+
+    CPU: sums of shifted maps; a grouped convolution takes fifty times as long, and its
+    second derivative, which R1 needs, longer still.
+    """
+    if not ours():
+        square = np.outer(taps, taps) / sum(taps) ** 2
+        kernel = repeat(jnp.asarray(square, x.dtype), "p q -> p q 1 c", c=x.shape[-1])
+        return conv(x, kernel, padding=padding, groups=x.shape[-1])
+    x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
+    for axis in (1, 2):
+        length = x.shape[axis] - len(taps) + 1
+        shifted = (
+            tap / sum(taps) * jax.lax.slice_in_dim(x, i, i + length, axis=axis)
+            for i, tap in enumerate(taps)
+        )
+        x = sum(shifted, start=jnp.zeros((), x.dtype))
+    return x
+
+
+def conv(
+    x: Maps,
+    kernel: Float[Array, "k k c O"],
+    *,
+    stride: int = 1,
+    padding: tuple[int, int] = (0, 0),
+    groups: int = 1,
+) -> Maps:
+    """A convolution, after margins of zeros.
+
+    CPU: one product of gathered rows, where the library's is slow: with a stride it
+    takes two to three times as long, on maps smaller than the kernel eighty times.
+    """
+    size, _, _, outputs = kernel.shape
+    if not ours() or (stride == 1 and min(x.shape[1:3]) >= size):
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            (padding, padding),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+        )
+    x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
+    below, right = ((n - size) // stride * stride + 1 for n in x.shape[1:3])
+    parts = [
+        x[:, i : i + below : stride, j : j + right : stride]
+        for i in range(size)
+        for j in range(size)
+    ]
+    x, kernel = jnp.concatenate(parts, axis=-1), kernel.reshape(-1, outputs)
+    # As `rows`, for the weight gradient; the kernels over small maps are frozen.
+    flat = x if stride == 1 else x.reshape(-1, x.shape[-1])
+    return (flat @ kernel).reshape(*x.shape[:-1], outputs)
+
+
+# What a block keeps for its backward pass; the rest is computed again.
+REMAT = {
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+def scan_blocks(
+    block: Callable[[Array, Any], Array], x: Array, params: Any, config: StackConfig
+) -> tuple[Array, Array]:
+    """`block(x, params[i])` for every `i` in one compiled loop; the outputs of all.
+
+    For every device: activations stay split over the batch. Before the loop as well,
+    since with parameters split along two axes of a mesh XLA 0.10 computes a wrong
+    result from a carry whose layout it chooses itself.
+    """
+
+    def body(x: Array, params: Any) -> tuple[Array, Array]:
+        x = split_over_batch(block(x, params))
+        return x, x
+
+    if config.remat != "none":
+        body = jax.checkpoint(body, policy=REMAT[config.remat])
+    return jax.lax.scan(body, split_over_batch(x), params, unroll=config.unroll)

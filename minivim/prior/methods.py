@@ -1,0 +1,213 @@
+"""Two ways to use the sampler: rejection by a classifier, and completion of a picture.
+
+Rejection buys agreement with variety: what the classifier finds odd is thrown away,
+right or wrong. Its figures must come from another network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from tqdm.auto import tqdm
+
+from minivim.classifier import require_no_judge
+from minivim.config.checks import require
+from minivim.prior.model import Prior, check_labels
+from minivim.prior.sampling import sample
+from minivim.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejection:
+    """All candidates, and which of them were kept.
+
+    The first `n` candidates have the `n` labels that were asked for, in their order: a
+    plain draw, to compare with. `chosen` has the kept ones in the same order, the best
+    of each class first. Scores are nats, `log p(label | image)`.
+    """
+
+    codes: Int[np.ndarray, "M N"]
+    images: Float[np.ndarray, "M H W C"]
+    labels: Int[np.ndarray, " M"]
+    scores: Float[np.ndarray, " M"]
+    chosen: Int[np.ndarray, " n"]
+
+    @property
+    def kept(self) -> Bool[np.ndarray, " M"]:
+        """Which candidates were kept."""
+        return np.isin(np.arange(len(self.labels)), self.chosen)
+
+
+# Paper, section 5.2: rejection by a classifier, half of the candidates kept
+def reject(
+    prior: Prior,
+    tokenizer: Tokenizer,
+    classifier: Callable[..., Any],
+    *,
+    key: PRNGKeyArray,
+    labels: ArrayLike | Sequence[int],
+    acceptance: float = 0.5,
+    batch_size: int = 256,
+    quiet: bool = False,
+    **options: Any,
+) -> Rejection:
+    """Draw `n / acceptance` candidates of each class and keep the `n` best.
+
+    `score = log p(label | decode(codes))` by the classifier; the paper has a ResNet-101
+    and keeps 0.5 (Table 6). `labels` are those of the pictures wanted, `options` go to
+    `sample`. The draw follows from `key` and `batch_size`; with one batch and
+    `acceptance=1` it is that of `sample`.
+
+    Raises `UserError` for a judge, which would then grade what it chose; for a
+    classifier of other classes or images; for an acceptance outside (0, 1]; and where
+    `sample` does.
+    """
+    labels = check_labels(prior, labels)
+    require(
+        0 < acceptance <= 1,
+        f"acceptance={acceptance} is the share of candidates that is kept; use a value "
+        "in (0, 1]",
+    )
+    _check_classifier(prior, tokenizer, classifier)
+    drawn = candidates(labels, acceptance)
+    size = min(batch_size, len(drawn))
+    starts = range(0, len(drawn), batch_size)
+    keys = [key] if len(starts) == 1 else list(jax.random.split(key, len(starts)))
+    parts, quiet = [], quiet or len(starts) < 2
+    for key, start in zip(keys, tqdm(starts, desc="draw", disable=quiet), strict=True):
+        part = drawn[start : start + batch_size]
+        # All of one size, so that one compiled program serves every batch.
+        padded = np.resize(part, size)
+        codes = sample(prior, key=key, labels=padded, **options)
+        images = tokenizer.decode(codes)
+        scores = _scores(classifier, images, padded)
+        parts.append([np.asarray(x)[: len(part)] for x in (codes, images, scores)])
+    codes, images, scores = map(np.concatenate, zip(*parts, strict=True))
+    chosen = best_of_each(drawn, scores, wanted=labels)
+    return Rejection(
+        codes=codes, images=images, labels=drawn, scores=scores, chosen=chosen
+    )
+
+
+def candidates(labels: np.ndarray, acceptance: float) -> Int[np.ndarray, " M"]:
+    """The labels, then more of each class: `ceil(n / acceptance)` together."""
+    classes, counts = np.unique(labels, return_counts=True)
+    # 3 / 0.3 is a little more than 10.
+    more = [math.ceil(n / acceptance - 1e-9) - n for n in counts.tolist()]
+    return np.concatenate([labels, np.repeat(classes, more)]).astype(np.int32)
+
+
+def best_of_each(
+    labels: np.ndarray, scores: np.ndarray, *, wanted: np.ndarray
+) -> Int[np.ndarray, " n"]:
+    """For each wanted label the best candidate of that class not yet taken."""
+    chosen = np.empty(len(wanted), np.int64)
+    for label in np.unique(wanted):
+        mine, places = np.flatnonzero(labels == label), wanted == label
+        best = mine[np.argsort(-scores[mine], kind="stable")]
+        chosen[places] = best[: places.sum()]
+    return chosen
+
+
+@nnx.jit
+def _scores(classifier: Callable, images: Array, labels: Any) -> Float[Array, " B"]:
+    nats = jax.nn.log_softmax(classifier(images)[0])
+    return jnp.take_along_axis(nats, labels[:, None], axis=1)[:, 0]
+
+
+def _check_classifier(prior: Prior, tokenizer: Tokenizer, network: Any) -> None:
+    config: Any = getattr(network, "config", None)
+    require(
+        hasattr(config, "kind"),
+        "rejection needs a labelled network; name one that `minivim train classifier` "
+        "made",
+    )
+    require_no_judge(network)
+    require(
+        config.num_classes == prior.config.num_classes,
+        f"the classifier knows {config.num_classes} classes and the prior "
+        f"{prior.config.num_classes}; use one that was trained on the same data",
+    )
+    shape = tokenizer.config.image_shape
+    require(
+        config.channels == shape["channels"] and shape["image_size"] % 8 == 0,
+        f"the classifier reads images of {config.channels} channels, with sides that "
+        f"are multiples of 8; this tokenizer's are {shape}",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """Several completions of each picture.
+
+    `given` are the images as the encoder saw them. The first `known` codes of each
+    completion are those of `given`.
+    """
+
+    given: Float[np.ndarray, "B H W C"]
+    known: int
+    codes: Int[np.ndarray, "B S N"]
+    images: Float[np.ndarray, "B S H W C"]
+
+
+def complete(
+    prior: Prior,
+    tokenizer: Tokenizer,
+    images: ArrayLike,
+    *,
+    key: PRNGKeyArray,
+    rows: int | None = None,
+    labels: ArrayLike | Sequence[int] | None = None,
+    count: int = 1,
+    peek: bool = False,
+    **options: Any,
+) -> Completion:
+    """Keep the codes of the first `rows` rows (by default half), draw the others.
+
+        c_i ~ p(c_i | class, c_1, ..., c_P, ..., c_{i-1}),  i > P
+
+    The encoder sees the whole image, so the codes of its upper half know a little of
+    the lower half, and a completion would be told what it is meant to guess. By default
+    the encoder is shown the upper rows above a plain ground of their mean colour; with
+    `peek` the image as it is. Codes are kept, not pixels: the decoder looks at all of
+    them, and may draw the upper rows a little differently.
+
+    images: uint8, or float in [0, 1], [B, H, W, C]. `labels` are one for each image,
+    by default none; `options` go to `sample`. Raises `UserError` for rows outside the
+    picture, a count below 1, and where `encode` and `sample` do.
+    """
+    grid, size = tokenizer.config.grid, tokenizer.config.image_size
+    rows = grid // 2 if rows is None else rows
+    require(
+        0 < rows < grid,
+        f"rows={rows} of a picture that has {grid} rows of codes; keep 1 to {grid - 1}",
+    )
+    require(count > 0, f"count={count} must be above zero; use 1 or more")
+    given = np.array(images)
+    tokenizer.check_images(given.shape)
+    if given.dtype == np.uint8:
+        given = given.astype(np.float32) / 255
+    if not peek:
+        height = rows * (size // grid)
+        given[:, height:] = given[:, :height].mean((1, 2), keepdims=True)
+    if labels is not None:
+        labels = np.repeat(check_labels(prior, labels), count)
+    known = rows * grid
+    prefix = np.repeat(np.asarray(tokenizer.encode(given))[:, :known], count, axis=0)
+    codes = sample(prior, key=key, prefix=prefix, labels=labels, **options)
+    drawn = np.asarray(tokenizer.decode(codes))
+    return Completion(
+        given=given,
+        known=known,
+        codes=np.asarray(codes).reshape(len(given), count, -1),
+        images=drawn.reshape(len(given), count, *drawn.shape[1:]),
+    )

@@ -1,0 +1,211 @@
+"""Sampling token by token in one compiled call with a key/value cache (section 4.1).
+
+The paper draws at temperature 1 from all codes (section 5.2). Options change the logits
+first, in this order: guidance, temperature, top-k, top-p.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from minivim import fast
+from minivim.config.checks import require
+from minivim.prior.model import Prior, check_labels, knows_null
+
+Logits = Float[Array, "*b K"]
+REFUSED = -jnp.inf
+
+
+# Paper silent, section 4.1: classifier-free guidance
+def guide(*, conditional: Logits, null: Logits, scale: float | Array) -> Logits:
+    """Classifier-free guidance `l_0 + s (l_c - l_0)`; 1 is no guidance."""
+    return null + scale * (conditional - null)
+
+
+def keep_top_k(logits: Logits, k: int) -> Logits:
+    """Keep the `k` largest logits, and those equal to the smallest of them."""
+    smallest = jax.lax.top_k(logits, k)[0][..., -1:]
+    return jnp.where(logits >= smallest, logits, REFUSED)
+
+
+def keep_top_p(logits: Logits, p: float | Array) -> Logits:
+    """Keep the fewest most likely codes whose probabilities add up to `p` or more.
+
+    All of them from `p = 1` on.
+    """
+    order = jnp.argsort(-logits, axis=-1, stable=True)
+    probability = jax.nn.softmax(jnp.take_along_axis(logits, order, axis=-1), axis=-1)
+    before = jnp.cumsum(probability, axis=-1) - probability
+    kept = jnp.put_along_axis(
+        jnp.zeros(logits.shape, bool), order, before < p, axis=-1, inplace=False
+    )
+    # Sums in float32 reach 1 before the last codes do.
+    return jnp.where(kept | (jnp.asarray(p) >= 1), logits, REFUSED)
+
+
+# Paper silent, section 5.2: temperature, top-k and top-p
+def filter_logits(
+    logits: Logits,
+    *,
+    temperature: float | Array = 1.0,
+    top_k: int | None = None,
+    top_p: float | Array | None = None,
+) -> Logits:
+    """Temperature, then top-k, then top-p; refused codes get minus infinity."""
+    logits = logits / temperature
+    if top_k is not None:
+        logits = keep_top_k(logits, top_k)
+    if top_p is not None:
+        logits = keep_top_p(logits, top_p)
+    return logits
+
+
+# Paper silent, section 4.1: a cache that equals the trained model
+@partial(jax.jit, static_argnames=("top_k", "keep_logits"))
+def generate(
+    prior: Prior,
+    *,
+    labels: Int[Array, " B"],
+    codes: Int[Array, "B N"],
+    known: int | Array,
+    key: PRNGKeyArray,
+    temperature: float | Array,
+    top_k: int | None = None,
+    top_p: float | Array | None = None,
+    guidance: float | Array | None = None,
+    keep_logits: bool = False,
+) -> tuple[Int[Array, "B N"], Float[Array, "N B K"] | None]:
+    """The compiled loop: positions below `known` keep their code, the rest are drawn.
+
+    With `keep_logits` also returns the filtered logits of every position.
+    """
+    length = codes.shape[1]
+    if guidance is not None:
+        labels = jnp.concatenate([labels, jnp.full_like(labels, prior.null_class)])
+    blocks = prior.stack.each()
+
+    def body(carry: tuple, inputs: tuple) -> tuple[tuple, tuple]:
+        x, cache = carry
+        position, key, given = inputs
+        logits, cache = prior.step(x, cache, position, blocks)
+        if guidance is not None:
+            conditional, null = jnp.split(logits, 2)
+            logits = guide(conditional=conditional, null=null, scale=guidance)
+        logits = filter_logits(
+            logits, temperature=temperature, top_k=top_k, top_p=top_p
+        )
+        drawn = fast.argmax(logits + jax.random.gumbel(key, logits.shape))
+        code = jnp.where(position < known, given, drawn)
+        x = prior.embed(code, jnp.broadcast_to(position, code.shape))
+        x = x if guidance is None else jnp.concatenate([x, x])
+        return (x, cache), (code, logits if keep_logits else None)
+
+    carry = (prior.start(labels), prior.empty_cache(labels.shape[0]))
+    inputs = (jnp.arange(length), jax.random.split(key, length), codes.T)
+    _, (drawn, logits) = jax.lax.scan(body, carry, inputs)
+    return drawn.T, logits
+
+
+# Paper, section 4.1: code after code, at temperature 1, from all codes
+def sample(
+    prior: Prior,
+    *,
+    key: PRNGKeyArray,
+    labels: ArrayLike | Sequence[int] | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    guidance: float | None = None,
+    prefix: ArrayLike | Sequence[Sequence[int]] | None = None,
+    num_samples: int | None = None,
+) -> Int[Array, "B N"]:
+    """Draw codes in raster order, `c_i ~ p(c_i | class, c_<i)`.
+
+    The paper's sampling is the default: temperature 1 and no filter. `prefix` holds the
+    first `P` codes of each picture, which are kept (the upper half, say). `guidance`
+    mixes the logits with and without label and needs a prior trained with label
+    dropout. The number of samples is that of labels or prefix rows, else `num_samples`.
+
+    Raises `UserError` for a label out of range, `top_k` above the number of codes, an
+    invalid probability or temperature, guidance below 0, or a prefix of another shape.
+    If the card says that no label was dropped in training, also for guidance and for
+    samples without label: both would ask for what was never learnt.
+    """
+    config, untrained = prior.config, "this prior was trained with label_dropout=0"
+    labels = None if labels is None else check_labels(prior, labels)
+    prefix = None if prefix is None else np.asarray(prefix)
+    counts = {len(x) for x in (labels, prefix) if x is not None}
+    counts |= set() if num_samples is None else {num_samples}
+    require(
+        len(counts) < 2,
+        f"labels, prefix and num_samples disagree on how many ({sorted(counts)}); "
+        "give the same number",
+    )
+    count = max(counts, default=0)
+    require(count > 0, "how many samples? give num_samples=N, labels or a prefix")
+    require(
+        temperature > 0,
+        f"temperature={temperature} must be above zero; for greedy decoding use "
+        "top_k=1",
+    )
+    require(
+        top_k is None or 1 <= top_k <= config.num_codes,
+        f"top_k={top_k} is out of range; this prior has {config.num_codes} codes, so "
+        f"use 1 to {config.num_codes}",
+    )
+    require(
+        top_p is None or 0 < top_p <= 1,
+        f"top_p={top_p} is no probability; use a value in (0, 1]",
+    )
+    if guidance is not None:
+        require(
+            labels is not None, "guidance needs labels to guide to; give labels=[...]"
+        )
+        require(
+            0 <= guidance < np.inf,
+            f"guidance={guidance} must be a number from 0 (the label is ignored) on; 1 "
+            "is no guidance",
+        )
+    if not knows_null(prior):
+        require(
+            labels is not None,
+            f"{untrained} and draws nothing without a label; give labels",
+        )
+        require(
+            guidance in (None, 1),
+            f"{untrained}, so there is nothing to guide away from; leave out guidance",
+        )
+    if labels is None:
+        labels = np.full(count, prior.null_class, np.int32)
+    given, known = np.zeros((count, config.num_tokens), np.int32), 0
+    if prefix is not None:
+        require(
+            prefix.ndim == 2 and prefix.shape[1] <= config.num_tokens,
+            f"a prefix of shape {prefix.shape} does not fit; give [B, P] codes with P "
+            f"at most {config.num_tokens}",
+        )
+        require(
+            bool(np.all((prefix >= 0) & (prefix < config.num_codes))),
+            f"a prefix code is out of range; use 0 to {config.num_codes - 1}",
+        )
+        known = prefix.shape[1]
+        given[:, :known] = prefix
+    codes, _ = generate(
+        prior,
+        labels=jnp.asarray(labels),
+        codes=jnp.asarray(given),
+        known=known,
+        key=key,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        guidance=guidance,
+    )
+    return codes

@@ -1,0 +1,109 @@
+"""The fast forms and the library's own: the same numbers, and the platform decides."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from minivim import fast
+from minivim.transformer import Block
+from tests import tiny
+
+
+@pytest.fixture
+def both(monkeypatch):
+    """Compares value and gradients of a function in both forms, not yet compiled."""
+
+    def compare(function, *arguments):
+        found = []
+        for platforms in (("cpu",), ()):
+            monkeypatch.setattr(fast, "OURS", platforms)
+            value, pull = jax.vjp(function, *arguments)
+            found.append((value, pull(jnp.cos(value))))
+        leaves = [jax.tree.leaves(form) for form in found]
+        assert len(leaves[0]) == len(leaves[1]) > 1
+        for ours, theirs in zip(*leaves, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+        return found[0][0]
+
+    return compare
+
+
+def normal(seed: int, *shape: int):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def test_the_platform_of_the_mesh_decides(monkeypatch):
+    """A program for a TPU may be traced on a CPU."""
+    assert fast.ours()
+    monkeypatch.setattr(fast, "OURS", ("tpu",))
+    assert not fast.ours()
+    device = jax.sharding.AbstractDevice("TPU v4", 2, "tpu")
+    mesh = jax.sharding.AbstractMesh((1,), ("data",), abstract_device=device)
+    with jax.sharding.use_abstract_mesh(mesh):
+        assert fast.ours()
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    arrays(
+        np.float32,
+        st.tuples(st.integers(1, 4), st.integers(1, 9)),
+        elements=st.sampled_from([-np.inf, -1.0, 0.0, 1.0, np.inf]),
+    )
+)
+def test_argmax_is_numpys_ties_included(x):
+    np.testing.assert_array_equal(fast.argmax(jnp.asarray(x)), x.argmax(-1))
+
+
+def test_argmax_of_nan_stays_in_range():
+    assert int(fast.argmax(jnp.full(5, jnp.nan))) == 4
+
+
+def test_argmax_of_the_library(both, monkeypatch):
+    monkeypatch.setattr(fast, "OURS", ())
+    found = fast.argmax(jnp.array([[1.0, 3.0, 3.0], [2.0, 1.0, 0.0]]))
+    assert found.dtype == jnp.int32 and found.tolist() == [1, 0]
+
+
+def test_a_block_on_rows_is_a_block_on_tokens(both):
+    graph, params = nnx.split(tiny.build(Block, tiny.STACK))
+
+    def block(params, x):
+        model = nnx.merge(graph, params)
+        cache = jnp.zeros((2, 2, 4, 8))
+        step, *_ = model.step(x[:, :1], cache, cache, jnp.int32(0))
+        return jnp.concatenate([step, model(x, causal=True)], axis=1)
+
+    y = both(block, params, normal(1, 2, 4, 16))
+    assert y.shape == (2, 5, 16)
+    np.testing.assert_allclose(y[:, 0], y[:, 1], atol=1e-5)
+
+
+def test_blur_is_the_outer_product_of_its_taps(both):
+    dot = jnp.zeros((1, 7, 7, 2)).at[0, 3, 3, 1].set(1)
+    found = np.asarray(both(lambda x: fast.blur(x, (1, 3, 3, 1), (2, 1)), dot))
+    taps = np.array([1, 3, 3, 1]) / 8
+    np.testing.assert_allclose(found[0, 2:6, 2:6, 1], np.outer(taps, taps), atol=1e-6)
+    assert found[..., 0].max() == 0
+    assert found.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "options"),
+    [
+        ((7, 9), 1, {"stride": 2}),
+        ((7, 9), 3, {"stride": 2}),
+        ((7, 9), 3, {"padding": (1, 1)}),
+        ((1, 1), 3, {"padding": (1, 1)}),
+        ((2, 2), 3, {"padding": (1, 1)}),
+        ((1, 5), 3, {"padding": (1, 1)}),
+    ],
+)
+def test_convolution_of_gathered_rows_is_the_library_s(both, shape, size, options):
+    x, kernel = normal(3, 2, *shape, 3), normal(4, size, size, 3, 5)
+    both(lambda x, kernel: fast.conv(x, kernel, **options), x, kernel)
