@@ -204,12 +204,9 @@ class Run:
         found = evaluate.judged_figures(
             model, tokenizer, self.source("test"), how, drawn=drawn
         )
-        names = {
-            "samples": "samples",
-            "judge_distance_samples": "sample_distance",
-            "judge_agrees": "judge_agrees",
-        }
-        return {ours: found[name] for name, ours in names.items() if name in found}
+        found["sample_distance"] = found["judge_distance_samples"]
+        names = ("samples", "sample_distance", "judge_agrees")
+        return {name: found[name] for name in names if name in found}
 
     def drawn(
         self, tokenizer: Tokenizer, model: Prior, *, count: int

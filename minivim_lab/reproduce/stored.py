@@ -63,12 +63,13 @@ class Options:
 
     def chosen(self, rows: tuple[Any, ...]) -> list[Any]:
         """The rows that `only` names; other text means all names that contain it."""
-        names = [row.name for row in rows]
-        wanted = set() if self.only else set(names)
+        names = {row.name for row in rows}
+        wanted = set() if self.only else names
         for text in self.only:
-            found = {text} & {*names} or {name for name in names if text in name}
+            found = {text} & names or {name for name in names if text in name}
             if not found:
-                raise UserError(f"no row holds {text!r}; there are {', '.join(names)}")
+                known = ", ".join(row.name for row in rows)
+                raise UserError(f"no row holds {text!r}; there are {known}")
             wanted |= found
         return [row for row in rows if row.name in wanted]
 

@@ -165,17 +165,12 @@ def in_turns(
 
     The median of `TURNS` steps, in which a step with R1 counts as often as it occurs.
     """
-    clocks = {
-        name: step_clock(recipe, source, timer=timer)
-        for name, recipe in recipes.items()
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in clocks}
-    for _ in tqdm(range(TURNS), desc="speed", unit="turn", disable=quiet):
-        for name, clock in clocks.items():
-            seconds[name].append(clock())
+    clocks = [step_clock(recipe, source, timer=timer) for recipe in recipes.values()]
+    turns = tqdm(range(TURNS), desc="speed", unit="turn", disable=quiet)
+    medians = np.median([[clock() for clock in clocks] for _ in turns], axis=0)
     return {
-        name: recipes[name].run.batch_size / float(np.median(times))
-        for name, times in seconds.items()
+        name: recipe.run.batch_size / float(seconds)
+        for (name, recipe), seconds in zip(recipes.items(), medians, strict=True)
     }
 
 
@@ -183,20 +178,17 @@ def step_clock(
     recipe: TokenizerRecipe, source: Source, *, timer: Callable[[], float]
 ) -> Callable[[], float]:
     """Seconds of the next step, with its share of the lazy one; both are compiled."""
-    parts, steps = setup(recipe, frozen=frozen_network(recipe)), recipe.run.steps
-    batches = data.batches(
-        source, batch_size=recipe.run.batch_size, seed=recipe.run.seed
-    )
-    key = jax.random.key(0)
-    step = make_step(
-        parts.model, parts.loss, parts.optim, steps=steps, key=key, **parts.options
-    )
-    state = [new_state(parts.model, parts.optim, steps=steps)]
+    parts, run = setup(recipe, frozen=frozen_network(recipe)), recipe.run
+    batches = data.batches(source, batch_size=run.batch_size, seed=run.seed)
+    options = {"steps": run.steps, "key": jax.random.key(0), **parts.options}
+    step = make_step(parts.model, parts.loss, parts.optim, **options)
+    state = new_state(parts.model, parts.optim, steps=run.steps)
 
     def timed(at: int) -> float:
+        nonlocal state
         batch, began = next(batches), timer()
-        state[0], _ = step(state[0], batch, at=at)
-        jax.block_until_ready(state[0])
+        state, _ = step(state, batch, at=at)
+        jax.block_until_ready(state)
         return timer() - began
 
     def clock() -> float:
