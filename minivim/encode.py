@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,8 @@ import numpy as np
 from flax import nnx
 from jax.typing import ArrayLike
 
-from minivim import data, weights
+from minivim import data, metrics, weights
+from minivim.batched import in_batches
 from minivim.data import CodesCard, Source, write_codes
 from minivim.data.augment import augment
 from minivim.errors import UserError
@@ -27,27 +29,49 @@ def encode_all(
     tokenizer: Tokenizer, images: np.ndarray, *, batch_size: int = 256
 ) -> np.ndarray:
     """Codes `int32 [n, N]` of uint8 or float images, in batches."""
-    parts = []
-    for first in range(0, len(images), batch_size):
-        part = images[first : first + batch_size]
-        scaled = part.astype(np.float32) / 255 if part.dtype == np.uint8 else part
-        parts.append(
-            fetch(tokenizer.encode(data.padded(scaled, batch_size)))[: len(part)]
-        )
-    return np.concatenate(parts)
+    return in_batches(tokenizer.encode, images, batch_size=batch_size)
 
 
 def decode_all(
     tokenizer: Tokenizer, codes: np.ndarray, *, batch_size: int = 256
 ) -> np.ndarray:
     """Images `float32 [n, H, W, C]` of codes, in batches."""
-    parts = []
-    for first in range(0, len(codes), batch_size):
-        part = np.asarray(codes[first : first + batch_size])
-        parts.append(
-            fetch(tokenizer.decode(data.padded(part, batch_size)))[: len(part)]
-        )
-    return np.concatenate(parts)
+    return in_batches(tokenizer.decode, codes, batch_size=batch_size)
+
+
+def nats_per_token(
+    prior: Prior,
+    codes: np.ndarray,
+    labels: np.ndarray | None,
+    *,
+    batch_size: int = 64,
+) -> float:
+    """Mean of `-log p(c_i | class, c_<i)` over all codes, without dropout."""
+    # One array, so that codes and labels go through in the same batches.
+    rows = codes if labels is None else np.column_stack([codes, labels])
+    nll = in_batches(partial(_nll, prior), rows, batch_size=batch_size)
+    return float(np.mean(nll))
+
+
+@nnx.jit
+def _nll(prior: Prior, rows: ArrayLike) -> jax.Array:
+    count = prior.config.num_tokens
+    codes, labels = jnp.split(jnp.asarray(rows), [count], axis=1)
+    logits, _ = prior(codes, labels[:, 0] if labels.size else None)
+    chosen = jnp.take_along_axis(logits, codes[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits, axis=-1) - chosen
+
+
+def round_trip(
+    tokenizer: Tokenizer, images: np.ndarray, *, batch_size: int = 256
+) -> dict[str, float]:
+    """PSNR of images there and back, and how much of the codebook they use."""
+    codes = encode_all(tokenizer, images, batch_size=batch_size)
+    recon = decode_all(tokenizer, codes, batch_size=batch_size)
+    size = tokenizer.config.quantizer.num_codes
+    used = metrics.codebook_usage(codes, num_codes=size)
+    psnr = float(metrics.psnr(images, recon))
+    return {"psnr": psnr, "usage": used.usage, "perplexity": used.perplexity}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,55 +98,41 @@ def encode_batches(
     source: Source,
     *,
     views: Views = Views(),
-    count: int | None = None,
     batch_size: int = 256,
-    workers: int = 0,
     quiet: bool = False,
+    **reading: Any,
 ) -> Iterator[data.Batch]:
     """Codes `int32 [n, N]`, with several views `[n, V, N]`, and labels, in order.
 
-    View `v` of batch `b` is drawn from (seed, v, b). `count` keeps the first images,
-    `workers` other processes decode them.
+    View `v` of batch `b` is drawn from (seed, v, b). `reading`: `count` keeps the first
+    images, `workers` other processes decode them.
     """
     changed = jax.jit(partial(augment, flip=views.flip, crop=views.crop))
     read = data.in_order(
-        source, count=count, batch_size=batch_size, workers=workers, desc="encode",
-        quiet=quiet,
-    )  # fmt: skip
+        source, batch_size=batch_size, desc="encode", quiet=quiet, **reading
+    )
     with closing(read):
         for number, rows in enumerate(read):
-            images = rows["image"]
-            codes = [encode_all(tokenizer, images, batch_size=batch_size)]
+            count = len(rows["image"])
+            images = data.padded(rows["image"], batch_size)
+            every = [images]
             for view in range(1, views.count):
                 key = jax.random.fold_in(jax.random.key(views.seed), view)
                 key = jax.random.fold_in(key, number)
-                other = fetch(changed(data.padded(images, batch_size), key=key))
-                coded = encode_all(tokenizer, other, batch_size=batch_size)
-                codes.append(coded[: len(images)])
+                every.append(fetch(changed(images, key=key)))
+            codes = [
+                encode_all(tokenizer, view, batch_size=batch_size)[:count]
+                for view in every
+            ]
             stacked = np.stack(codes, axis=1) if views.count > 1 else codes[0]
             yield {"codes": stacked, "label": rows["label"]}
 
 
 def encode_source(
-    tokenizer: Tokenizer,
-    source: Source,
-    *,
-    views: Views = Views(),
-    batch_size: int = 256,
-    workers: int = 0,
-    quiet: bool = False,
+    tokenizer: Tokenizer, source: Source, **options: Any
 ) -> data.ArraySource:
-    """A whole source as codes and labels in memory."""
-    parts = list(
-        encode_batches(
-            tokenizer,
-            source,
-            views=views,
-            batch_size=batch_size,
-            workers=workers,
-            quiet=quiet,
-        )
-    )
+    """A whole source as codes and labels in memory; options of `encode_batches`."""
+    parts = list(encode_batches(tokenizer, source, **options))
     return data.ArraySource(
         {name: np.concatenate([part[name] for part in parts]) for name in parts[0]},
         class_names=source.class_names,
@@ -137,27 +147,19 @@ def encode_folder(
     *,
     name: str,
     views: Views = Views(),
-    count: int | None = None,
-    batch_size: int = 256,
-    workers: int = 0,
-    quiet: bool = False,
+    **options: Any,
 ) -> Path:
     """Write the codes of splits as a folder that `minivim train prior` takes as data.
 
     Only "train" has augmented views. `name` is how the prior's card calls the
-    tokenizer. Raises `UserError` for a folder that is there already.
+    tokenizer; options are those of `encode_batches`. Raises `UserError` for a folder
+    that is there already.
     """
-    kept = {s: views if s == "train" else Views() for s in sources}
-    rows = {
-        split: (
-            encode_batches(
-                tokenizer, source, views=kept[split], count=count,
-                batch_size=batch_size, workers=workers, quiet=quiet,
-            ),
-            source.class_names,
-        )
-        for split, source in sources.items()
-    }  # fmt: skip
+    rows = {}
+    for split, source in sources.items():
+        kept = views if split == "train" else Views()
+        batches = encode_batches(tokenizer, source, views=kept, **options)
+        rows[split] = batches, source.class_names
     first = sources.get("train") or next(iter(sources.values()))
     card = CodesCard(
         tokenizer=name,
@@ -172,28 +174,3 @@ def encode_folder(
         seed=views.seed,
     )
     return write_codes(folder, rows, card)
-
-
-@nnx.jit
-def _nll(prior: Prior, codes: ArrayLike, labels: ArrayLike | None) -> jax.Array:
-    codes, labels = jnp.asarray(codes), None if labels is None else jnp.asarray(labels)
-    logits, _ = prior(codes, labels)
-    chosen = jnp.take_along_axis(logits, codes[..., None], axis=-1)[..., 0]
-    return jax.nn.logsumexp(logits, axis=-1) - chosen
-
-
-def nats_per_token(
-    prior: Prior,
-    codes: np.ndarray,
-    labels: np.ndarray | None,
-    *,
-    batch_size: int = 64,
-) -> float:
-    """Mean of `-log p(c_i | class, c_<i)` over all codes, without dropout."""
-    parts = []
-    for first in range(0, len(codes), batch_size):
-        part = slice(first, first + batch_size)
-        rows = data.padded(codes[part], batch_size)
-        named = None if labels is None else data.padded(labels[part], batch_size)
-        parts.append(fetch(_nll(prior, rows, named))[: len(codes[part])])
-    return float(np.mean(np.concatenate(parts)))

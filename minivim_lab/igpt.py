@@ -17,10 +17,11 @@ from jaxtyping import Array, Float
 
 from minivim import data, weights
 from minivim.config import PaletteConfig, PaletteRecipe, as_dict
+from minivim.encode import round_trip
 from minivim.errors import UserError
 from minivim.tokenizer.model import Tokenizer
 from minivim.tokenizer.quantizer import Quantizer
-from minivim.train import machine, round_trip
+from minivim.train import machine
 from minivim.training.checkpoint import check_writable
 
 CHUNK = 8192  # points whose distances are in memory at once

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from minivim import classifier, data, recipes, train, weights
+from minivim import classifier, data, recipes, train, training, weights
 from minivim.config import (
     ClassifierConfig,
     ClassifierRecipe,
@@ -432,8 +432,8 @@ def made(setup: Setup) -> Any:
 def kept(setup: Setup) -> Any:
     """How the workdir is made; tests/training/test_checkpoint.py has the effects."""
     found: list[Any] = []
-    setup.patch.setattr(train, "Workdir", recorder(found))
-    setup.patch.setattr(train, "_tokenizer_for", lambda recipe: tiny.tokenizer())
+    setup.patch.setattr(training, "Workdir", recorder(found))
+    setup.patch.setattr(train, "frozen_network", lambda recipe: tiny.tokenizer())
     setup.patch.setattr(data, "open_source", lambda *a, **options: tiny.source())
     with pytest.raises(Seen):
         train.train(setup.recipe, spec="shapes", workdir="never")

@@ -148,7 +148,7 @@ def ready(
     recipe: Any, images: Any = None, held_out: Any = None, *, network: Any = None
 ) -> Ready:
     images = source() if images is None else images
-    images, test = train.coded(recipe, network, images, held_out or images)
+    images, test = train.coded(recipe, network, images, held_out or images, quiet=True)
     batches = data.batches(
         images, batch_size=recipe.run.batch_size, seed=recipe.run.seed
     )

@@ -4,15 +4,3 @@ from minivim.training.checkpoint import Workdir, read_metrics, train_seconds
 from minivim.training.loop import fit
 from minivim.training.optim import learning_rate, optimizer
 from minivim.training.step import TrainState, make_step, new_state
-
-__all__ = [
-    "TrainState",
-    "Workdir",
-    "fit",
-    "learning_rate",
-    "make_step",
-    "new_state",
-    "optimizer",
-    "read_metrics",
-    "train_seconds",
-]

@@ -8,8 +8,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, UInt32
 
-_WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
-
 
 @jax.jit
 def digest(x: Array) -> UInt32[Array, ""]:
@@ -18,21 +16,17 @@ def digest(x: Array) -> UInt32[Array, ""]:
     An odd weight hides no change of a single number of up to 32 bits. The order of a
     sum of integers does not matter: it is the same however `x` is split over devices.
     """
-    if x.dtype == jnp.bool_:
-        words = x.astype(jnp.uint32)
-    else:
-        word = _WORDS[x.dtype.itemsize]
-        words = jax.lax.bitcast_convert_type(x, word).astype(jnp.uint32)
-    place = jnp.zeros((), jnp.uint32)
-    for axis, size in enumerate(words.shape):
-        along = jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
-        place = place * jnp.uint32(size) + along
-    return jnp.sum(words * (2 * place + 1), dtype=jnp.uint32)
+    if x.dtype != jnp.bool_:
+        words = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
+        x = jax.lax.bitcast_convert_type(x, words[x.dtype.itemsize])
+    bits, position = x.astype(jnp.uint32), jnp.zeros((), jnp.uint32)
+    for axis, size in enumerate(bits.shape):
+        along = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+        position = position * jnp.uint32(size) + along
+    return jnp.sum(bits * (2 * position + 1), dtype=jnp.uint32)
 
 
 def digests(tree: Any) -> dict[str, int]:
     """`digest` of every array by its path; all processes of a run must call it."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    # Started one after the other, then waited for.
-    found = {jax.tree_util.keystr(path): digest(leaf) for path, leaf in leaves}
-    return {name: int(value) for name, value in found.items()}
+    leaves = jax.tree_util.tree_leaves_with_path(jax.tree.map(digest, tree))
+    return {jax.tree_util.keystr(path): int(value) for path, value in leaves}

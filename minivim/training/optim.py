@@ -1,4 +1,4 @@
-"""Optimiser and learning-rate schedules of both stages (paper sections 5.1, 5.2)."""
+"""Optimizer and learning-rate schedules of both stages (paper sections 5.1, 5.2)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import optax
 from minivim.config import OptimConfig
 from minivim.training.factored import scale_by_factored_adam
 
-# Of the whole model, or of its parts by name.
+# For the whole model, or for its parts by name.
 Optim = OptimConfig | dict[str, OptimConfig]
 
 
@@ -62,16 +62,9 @@ def optimizer(config: Optim, *, steps: int) -> optax.GradientTransformation:
                 lambda path, _: path[0].key, params
             ),
         )
-    parts = [_adamw(config, learning_rate(config, steps=steps))]
-    if config.clip_norm:
-        parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
-    return optax.chain(*parts) if len(parts) > 1 else parts[0]
-
-
-def _adamw(config: OptimConfig, rate: optax.Schedule) -> optax.GradientTransformation:
-    """The library's AdamW, or ours where it has no such moments."""
+    rate = learning_rate(config, steps=steps)
     if config.second_moment == "full" and config.first_moment != "int8":
-        return optax.adamw(
+        adamw = optax.adamw(
             rate,
             b1=config.b1,
             b2=config.b2,
@@ -81,14 +74,14 @@ def _adamw(config: OptimConfig, rate: optax.Schedule) -> optax.GradientTransform
             weight_decay=config.weight_decay,
             mask=decays,
         )
-    return optax.chain(
-        scale_by_factored_adam(
-            config.b1,
-            config.b2,
-            config.eps,
-            first_moment=config.first_moment,
-            second_moment=config.second_moment,
-        ),
-        optax.add_decayed_weights(config.weight_decay, decays),
-        optax.scale_by_learning_rate(rate),
-    )
+    else:
+        names = ("first_moment", "second_moment")
+        moments: Any = {name: getattr(config, name) for name in names}
+        adamw = optax.chain(
+            scale_by_factored_adam(config.b1, config.b2, config.eps, **moments),
+            optax.add_decayed_weights(config.weight_decay, decays),
+            optax.scale_by_learning_rate(rate),
+        )
+    if not config.clip_norm:
+        return adamw
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)

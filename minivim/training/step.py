@@ -23,15 +23,12 @@ Loss = Callable[..., tuple[Array, dict[str, Any]]]
 
 
 class TrainState(NamedTuple):
-    """All that changes in training; with seed and data position, all of a run.
-
-    `stats` are the model's `nnx.BatchStat`: what the forward pass changes, without a
-    gradient, such as moving averages.
-    """
+    """All that changes in training; with seed and data position, all of a run."""
 
     step: Int[Array, ""]
     params: Any
     optimizer: Any
+    # The model's `nnx.BatchStat`: EMA statistics, changed by the forward pass.
     stats: Any = {}
 
     @property
@@ -47,13 +44,11 @@ def new_state(
 
     By default the mesh of one device. The optimizer's arrays are made where they lie.
     """
-    where = shardings_of(
-        abstract_state(model, config, steps=steps), mesh or one_device()
-    )
+    shapes = abstract_state(model, config, steps=steps)
+    where = shardings_of(shapes, mesh or one_device())
     # Copied, since a step donates its buffers and would take the model's with it.
-    params, stats = place(
-        jax.tree.map(jnp.copy, _variables(model)), (where.params, where.stats)
-    )
+    copies = jax.tree.map(jnp.copy, _variables(model))
+    params, stats = place(copies, (where.params, where.stats))
     init = jax.jit(optimizer(config, steps=steps).init, out_shardings=where.optimizer)
     return TrainState(place(jnp.int32(0), where.step), params, init(params), stats)
 
@@ -97,7 +92,7 @@ class Step:
         return self.program(state, batch, due=due, **self.constants)
 
     def trace(self, state: TrainState, batch: Batch, *, due: bool = False) -> Any:
-        """The program for shapes alone, to read or compile without running it."""
+        """The program for abstract arguments, to read or compile it."""
         return self.program.trace(state, batch, due=due, **self.constants)
 
 
@@ -123,14 +118,12 @@ def make_step(
 
     Randomness of step `t` is `fold_in(key, t)`, so that a resumed run repeats it.
     Metrics hold the loss, the global gradient norm, that of each part, and the learning
-    rate just used. `frozen` is a network that is not trained, `zeros(batch)` are arrays
-    that the loss adds where it wants to know a gradient (see `Context`). Every
+    rate just used. `frozen` and `zeros(batch)` go into the `Context`. Every
     `lazy_every`-th step, from the first on, is a program of its own, since XLA runs
     convolutions inside a condition many times slower on a CPU. `accumulate` parts of
     the batch pass one after another and their gradients are averaged: the same update,
     unless samples of a batch see each other. On a `mesh`, by default of one device, the
-    state stays laid out as `new_state` made it; the numbers are those of one device but
-    for the order of sums. The models may be abstract.
+    numbers are those of one device but for the order of sums. Models may be abstract.
     """
     mesh = mesh or one_device()
     graph, update = nnx.graphdef(model), optimizer(config, steps=steps)
@@ -160,7 +153,7 @@ def make_step(
                 if accumulate == 1
                 else in_parts(state, batch, context, now)
             )
-            updates, opt_state = update.update(grads, state.optimizer, params)
+        updates, opt_state = update.update(grads, state.optimizer, params)
         norms = {**slopes, **{name: grads[name] for name in parts if name}}
         metrics = metrics | {
             "grad_norm": optax.global_norm(grads),
@@ -173,10 +166,9 @@ def make_step(
     def in_parts(
         state: TrainState, batch: Batch, context: Context, key: PRNGKeyArray
     ) -> tuple:
-        """What `gradient` gives, from one pass after another over parts of the batch.
+        """What `gradient` gives: means over passes, of integers (counts) sums.
 
-        Part `i` has rows `i, i + accumulate, ...`, so that all devices have a share of
-        each. Gradients and metrics are means; integers (counts) are summed.
+        Part `i` has rows `i, i + accumulate, ...`, so all devices share each part.
         """
 
         def body(carry: tuple, part: tuple) -> tuple:
@@ -203,13 +195,9 @@ def make_step(
         }
         return (grads, slopes), (metrics, params, stats)
 
-    compiled = jax.jit(
-        program,
-        donate_argnums=0,
-        static_argnames="due",
-        out_shardings=(shardings, replicated(mesh)),
-    )
-    if frozen is None:
-        return Step(compiled, mesh, lazy_every)
-    laid = place(frozen, shardings_of(frozen, mesh))
-    return Step(compiled, mesh, lazy_every, {"frozen": laid})
+    out = shardings, replicated(mesh)
+    how: Any = {"donate_argnums": 0, "static_argnames": "due", "out_shardings": out}
+    step = Step(jax.jit(program, **how), mesh, lazy_every)
+    if frozen is not None:
+        step.constants["frozen"] = place(frozen, shardings_of(frozen, mesh))
+    return step

@@ -20,13 +20,14 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, AxisType
 
-from minivim import recipes, train
+from minivim import recipes
 from minivim.config import with_overrides
 from minivim.errors import UserError
 from minivim.sharding import AXES, MeshShape, spec_of
 from minivim.show.tables import markdown_table
 from minivim.training.step import abstract_state
 from minivim_lab.plan.answer import Plan, gib
+from minivim_lab.plan.program import abstract
 
 TOKENIZERS = ("vit-vqgan-ss", "vit-vqgan-bb", "vit-vqgan-sl")
 
@@ -146,7 +147,7 @@ def rules_of(answer: Plan) -> dict[str, int]:
     recipe = with_overrides(
         recipes.recipe(answer.stage, answer.recipe), list(answer.settings)
     )
-    objective, _ = train.abstract(recipe)  # type: ignore[arg-type]
+    objective, _ = abstract(recipe)  # type: ignore[arg-type]
     params = abstract_state(objective.model, objective.optim, steps=answer.steps).params
     return predicted(params, mesh, summed=4 if answer.precision == "float32" else 2)
 

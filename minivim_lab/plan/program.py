@@ -5,15 +5,25 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from flax import nnx
 from jax.sharding import Mesh
 
-from minivim import train
-from minivim.config import leaves, with_overrides
+from minivim import recipes, train, weights
+from minivim.config import (
+    ClassifierRecipe,
+    PriorRecipe,
+    TokenizerRecipe,
+    leaves,
+    with_overrides,
+)
 from minivim.errors import UserError
 from minivim.sharding import by_rows, check_batch, place, shardings_of
+from minivim.tokenizer.perceptual import LPIPS, PerceptualConfig
 from minivim.train import Setup, TrainableRecipe
 from minivim.training.step import abstract_state, make_step
 from minivim_lab.plan.chips import first_line, refusal
@@ -82,9 +92,54 @@ class Inputs:
         return self.step.trace(self.state, self.batch, due=due)
 
 
+def abstract(recipe: TrainableRecipe) -> tuple[Setup, dict[str, Any]]:
+    """A recipe's setup and a batch as shapes alone, whatever the size.
+
+    Frozen networks that are not at hand are taken as VGG16's LPIPS and as the tokenizer
+    of the recipe that bears the folder's name. Raises `UserError` where there is none.
+    """
+
+    def rows(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((recipe.run.batch_size, *shape), dtype)
+
+    network: Any = None
+    if isinstance(recipe, PriorRecipe):
+        network = _abstract_tokenizer(recipe)
+    elif isinstance(recipe, TokenizerRecipe) and recipe.loss.perceptual:
+        network = _abstract_network(recipe)
+    sized: Any = recipe if isinstance(recipe, ClassifierRecipe) else recipe.model
+    sized = network.config if isinstance(recipe, PriorRecipe) else sized
+    side, channels = sized.image_shape.values()
+    batch = {"image": rows(side, side, channels), "label": rows(dtype=jnp.int32)}
+    if isinstance(recipe, PriorRecipe) and recipe.codes == "cache":
+        del batch["image"]
+        batch["codes"] = rows(recipe.model.num_tokens, dtype=jnp.int32)
+    model = nnx.eval_shape(lambda: train.build(recipe))
+    return train.setup(recipe, model, network), batch
+
+
+def _abstract_network(recipe: TokenizerRecipe) -> Any:
+    try:
+        found = weights.load(recipe.perceptual_net)
+    except UserError:
+        return nnx.eval_shape(lambda: LPIPS(PerceptualConfig(), rngs=nnx.Rngs(0)))
+    return nnx.eval_shape(lambda: found)
+
+
+def _abstract_tokenizer(recipe: PriorRecipe) -> Any:
+    try:
+        found = weights.load(recipe.tokenizer)
+    except UserError:
+        known = recipes.RECIPES.get(("tokenizer", PurePath(recipe.tokenizer).name))
+        if known is None:
+            raise
+        return weights.abstract("tokenizer", known().model)  # type: ignore[union-attr]
+    return nnx.eval_shape(lambda: found)
+
+
 def inputs(recipe: TrainableRecipe, mesh: Mesh | None) -> Inputs:
     """The recipe's own step with abstract arguments; without a mesh on no device."""
-    objective, batch = train.abstract(recipe)
+    objective, batch = abstract(recipe)
     run = recipe.run
     state = abstract_state(objective.model, objective.optim, steps=run.steps)
     if mesh is not None:

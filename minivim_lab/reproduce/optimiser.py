@@ -28,7 +28,7 @@ from minivim.describe import build_abstract
 from minivim.errors import UserError
 from minivim.show.tables import markdown_table
 from minivim.tokenizer import Tokenizer
-from minivim.train import AnySource, Setup, coded, setup
+from minivim.train import Setup, coded, setup
 from minivim.training import optimizer
 from minivim_lab import widgets
 from minivim_lab.reproduce import stored
@@ -146,7 +146,7 @@ class Walk:
 def _curves(
     recipe: PriorRecipe,
     parts: Setup,
-    codes: AnySource,
+    codes: Source,
     walks: dict[str, Walk],
     *,
     quiet: bool,

@@ -24,6 +24,7 @@ from minivim.sharding import (
     spec_of,
 )
 from minivim.training.step import abstract_state
+from minivim_lab.plan import abstract
 from tests import tiny
 
 MESH = AbstractMesh((2, 4, 2), ("data", "fsdp", "tensor"))
@@ -34,7 +35,7 @@ PAPER = [("tokenizer", "vit-vqgan-sl"), ("prior", "vim-large-class")]
 def paths_of(stage, name):
     """Path and shape of all state of a recipe's training."""
     recipe = recipes.recipe(stage, name)
-    objective, _ = train.abstract(recipe)
+    objective, _ = abstract(recipe)
     state = abstract_state(objective.model, objective.optim, steps=9)
     return [
         (jax.tree_util.keystr(path, simple=True, separator="."), leaf.shape)

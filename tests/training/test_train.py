@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from flax import nnx
 
 from minivim import train, weights
 from minivim.config import DiscriminatorConfig, LossConfig
@@ -37,4 +38,5 @@ def test_without_r1_no_step_is_another_program(gamma, every):
     recipe = replace(
         tiny.TOKENIZER_RECIPE, loss=LossConfig(adversarial=0.1), discriminator=critic
     )
-    assert train.abstract(recipe)[0].lazy_every == every
+    model = nnx.eval_shape(lambda: train.build(recipe))
+    assert train.setup(recipe, model).lazy_every == every
