@@ -101,7 +101,7 @@ def test_too_few_colours_are_explained():
     ("change", "message"),
     [
         ({"patch_size": 3}, "patch_size=3 does not divide image_size=8"),
-        ({"num_codes": 1}, "num_codes=1 is too few"),
+        ({"num_codes": 1}, "num_codes=1 must be 2 or more"),
         ({"channels": 0}, "channels=0 must be above zero"),
     ],
 )

@@ -135,27 +135,13 @@ def test_options_that_it_does_not_have_are_refused():
             reproduce.main("shipped", reproduce.Options(**options))
 
 
-@pytest.mark.parametrize("spec", ["data", "my", "/mnt/my pictures"])
-def test_where_the_pictures_lie_is_not_said_and_nothing_else_changes(spec):
-    part = {
-        "data": f"{spec} (test)",
-        "train": f"50 of {spec} (train)",
-        "my": ["data", f"{spec}/judge", {"mydata": 1.5, "real": f"{spec} (train)"}],
-    }
-    assert shipped._renamed(part, spec, "owner/pictures") == {
-        "data": "owner/pictures (test)",
-        "train": "50 of owner/pictures (train)",
-        "my": [
-            "data", f"{spec}/judge", {"mydata": 1.5, "real": "owner/pictures (train)"}
-        ],
-    }  # fmt: skip
-
-
-def test_the_public_name_of_the_data_is_stored(place, monkeypatch, tmp_path):
-    for name in ("_tokenizer", "_prior", "_samples", "_probe", "_igpt"):
-        monkeypatch.setattr(shipped, name, lambda _: {"data": "/mnt/mine (test)"})
+def test_where_the_pictures_lie_is_not_said(place, monkeypatch, tmp_path):
     monkeypatch.setitem(weights.DATA, "tiny", "owner/pictures")
-    found = shipped.run(replace(place, data="/mnt/mine", out=tmp_path))
+    mine = replace(place, data="/mnt/mine", out=tmp_path)
+    for name in ("_prior", "_samples", "_probe", "_igpt"):
+        monkeypatch.setattr(shipped, name, lambda _: {})
+    found = shipped.run(mine)
     assert set(found) == {"origin", "tokenizer", "prior", "samples", "probe", "igpt"}
     assert set(found["origin"]) == {"family", "of", "data", "samples", "seed"}
-    assert found["probe"] == {"data": "owner/pictures (test)"}
+    assert found["tokenizer"]["provenance"]["data"] == "owner/pictures (test)"
+    assert shipped.source(mine, "train").description == "owner/pictures (train)"

@@ -8,7 +8,6 @@ which is trained here first and continues where it stopped.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -78,8 +77,11 @@ def load(options: Options, name: str) -> Any:
 
 
 def source(options: Options, split: str) -> Source:
-    """A split at the image size of the family's tokenizer."""
-    return options.source(split, **load(options, "tokenizer").config.image_shape)
+    """A split at the tokenizer's image size, with the public name of the data."""
+    found = options.source(split, **load(options, "tokenizer").config.image_shape)
+    # Where a copy of the images lies is not written into the figures.
+    found.description = f"{weights.DATA[options.family]} ({split})"
+    return found
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -110,22 +112,8 @@ def run(options: Options) -> dict[str, Any]:
         if name not in found:
             found[name] = measure(options)
             file.parent.mkdir(parents=True, exist_ok=True)
-            # The public name of the data, not where a copy of it lies.
-            said = _renamed(found, options.data, weights.DATA[options.family])
-            files.write_json(file, said)
+            files.write_json(file, found)
     return json.loads(file.read_text())
-
-
-def _renamed(value: Any, spec: str, name: str) -> Any:
-    """The same with another name of the data where a source is described."""
-    if isinstance(value, dict):
-        return {key: _renamed(item, spec, name) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_renamed(item, spec, name) for item in value]
-    described = rf"((?:\d+ of )?){re.escape(spec)}( \((?:train|test)\))"
-    if isinstance(value, str) and (match := re.fullmatch(described, value)):
-        return f"{match[1]}{name}{match[2]}"
-    return value
 
 
 def _tokenizer(options: Options) -> dict[str, Any]:
