@@ -42,6 +42,7 @@ class Conv(NamedTuple):
 class Branches(NamedTuple):
     """Paths from the same input, whose channels are concatenated."""
 
+    block: str  # precedes the names of the convolutions
     paths: tuple[Sequence[Any], ...]
 
 
@@ -50,14 +51,7 @@ Path = Sequence[Conv | Branches | str]
 
 
 def _mixed(block: str, *paths: Path) -> Branches:
-    """Branches, all of whose convolutions get the block's name as a prefix."""
-
-    def named(step: Conv | Branches | str) -> Conv | Branches | str:
-        if isinstance(step, Conv):
-            return step._replace(name=f"{block}.{step.name}")
-        return _mixed(block, *step.paths) if isinstance(step, Branches) else step
-
-    return Branches(tuple([named(step) for step in path] for path in paths))
+    return Branches(f"{block}.", paths)
 
 
 def _row(name: str, *steps: tuple[int, int, int]) -> list[Conv]:
@@ -94,7 +88,7 @@ def _c(block: str, c: int) -> Branches:
 def _e(block: str, pool: str) -> Branches:
     def fork(name: str) -> Branches:
         one, other = Conv(f"{name}a", 384, (1, 3)), Conv(f"{name}b", 384, (3, 1))
-        return Branches(([one], [other]))
+        return Branches("", ([one], [other]))
 
     return _mixed(
         block,
@@ -166,14 +160,15 @@ class Inception(nnx.Module):
         width = self._build(NETWORK, 3, rngs)
         self.head = nnx.Linear(width, config.classes, use_bias=False, rngs=rngs)
 
-    def _build(self, path: Path, width: int, rngs: nnx.Rngs) -> int:
+    def _build(self, path: Path, width: int, rngs: nnx.Rngs, block: str = "") -> int:
         """Add the convolutions of a path; returns the width of its output."""
         for step in path:
             if isinstance(step, Branches):
-                width = sum(self._build(below, width, rngs) for below in step.paths)
+                name = block + step.block
+                width = sum(self._build(p, width, rngs, name) for p in step.paths)
             elif isinstance(step, Conv):
                 outputs = step.width // self.config.divisor
-                self.convs[step.name] = nnx.Conv(
+                self.convs[block + step.name] = nnx.Conv(
                     width, outputs, step.kernel, strides=step.stride,
                     padding=step.padding, precision=HIGHEST, rngs=rngs,
                 )  # fmt: skip
@@ -189,13 +184,13 @@ class Inception(nnx.Module):
         logits = jnp.dot(pooled, self.head.kernel[...], precision=HIGHEST)
         return logits, {"features": [x]}
 
-    def _run(self, path: Path, x: Float[Array, "B h w C"]) -> Array:
+    def _run(self, path: Path, x: Float[Array, "B h w C"], block: str = "") -> Array:
         for step in path:
             if isinstance(step, Branches):
-                parts = [self._run(below, x) for below in step.paths]
+                parts = [self._run(p, x, block + step.block) for p in step.paths]
                 x = jnp.concatenate(parts, axis=-1)
             elif isinstance(step, Conv):
-                x = jax.nn.relu(self.convs[step.name](x))
+                x = jax.nn.relu(self.convs[block + step.name](x))
             else:
                 x = POOLS[step](x)
         return x
