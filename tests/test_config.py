@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from minivim import classifier, data, recipes, train, training, weights
 from minivim.config import (
@@ -297,13 +298,25 @@ def moment(parts: train.Setup) -> Context:
     return Context(step=2, due=True, frozen=parts.frozen)
 
 
-def loss(setup: Setup) -> Any:
-    """The loss of the first batch, operation by operation."""
+def traced(setup: Setup, change: Callable) -> Any:
+    """A program of the first batch and all that it holds, but for what is not used."""
     _, parts, batches, _ = setup.ready()
-    batch, now = jax.tree.map(jnp.asarray, next(batches)), moment(parts)
-    with jax.disable_jit():
-        value, _ = parts.loss(parts.model, batch, now, key=jax.random.key(3))
-    return float(value)
+    graph, state = nnx.split(parts.model)
+    batch = jax.tree.map(jnp.asarray, next(batches))
+
+    def objective(state):
+        merged = nnx.merge(graph, state)
+        return parts.loss(merged, batch, moment(parts), key=jax.random.key(3))[0]
+
+    closed = jax.make_jaxpr(change(objective))(state)
+    used, _ = dce_jaxpr(closed.jaxpr, [True] * len(closed.out_avals))
+    held = [hash(np.asarray(array).tobytes()) for array in closed.consts]
+    return re.sub("0x[0-9a-f]+", "", str(used)), held
+
+
+def loss(setup: Setup) -> Any:
+    """What the loss computes; nothing is compiled."""
+    return traced(setup, lambda objective: objective)
 
 
 def written(setup: Setup) -> Any:
@@ -317,16 +330,8 @@ def written(setup: Setup) -> Any:
 
 
 def program(setup: Setup) -> Any:
-    """The gradient's program, for what changes the way to a number or the backward."""
-    _, parts, batches, _ = setup.ready()
-    graph, state = nnx.split(parts.model)
-    batch = jax.tree.map(jnp.asarray, next(batches))
-
-    def objective(state):
-        merged = nnx.merge(graph, state)
-        return parts.loss(merged, batch, moment(parts), key=jax.random.key(3))[0]
-
-    return str(jax.make_jaxpr(jax.grad(objective))(state))
+    """The gradient's program, for what changes the backward pass alone."""
+    return traced(setup, jax.grad)
 
 
 def batch(setup: Setup) -> Any:
@@ -751,10 +756,12 @@ def observed(observe: Callable, recipe: Any, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_driver_notices_a_dead_field(monkeypatch):
-    flipped = with_overrides(tiny.TOKENIZER_RECIPE, ["flip=true"])
-    recipes_ = (tiny.TOKENIZER_RECIPE, flipped)
-    one, other = (observed(rates, recipe, monkeypatch) for recipe in recipes_)
+    later = with_overrides(tiny.TOKENIZER_RECIPE, ["eval_every=2", "peak_lr=1"])
+    pair = (tiny.TOKENIZER_RECIPE, later)
+    one, other = (observed(loss, recipe, monkeypatch) for recipe in pair)
     assert one == other
+    one, other = (observed(rates, recipe, monkeypatch) for recipe in pair)
+    assert one != other
 
 
 def test_every_config_class_is_reached():
