@@ -17,7 +17,7 @@ import pytest
 from flax import nnx
 from jax.interpreters.partial_eval import dce_jaxpr
 
-from minivim import classifier, data, recipes, train, training, weights
+from minivim import data, recipes, train, training, weights
 from minivim.config import (
     ClassifierConfig,
     ClassifierRecipe,
@@ -33,7 +33,7 @@ from minivim.config import (
     leaves,
     with_overrides,
 )
-from minivim.context import NO_CONTEXT, Context
+from minivim.context import Context
 from minivim.describe import build_abstract
 from minivim.errors import UserError
 from minivim.tokenizer import Players
@@ -262,6 +262,13 @@ def test_a_dictionary_of_another_version_is_refused():
 # --- no dead keys (C13) ------------------------------------------------------------
 
 
+build = train.build
+
+
+def built(recipe: Any, *, rngs: nnx.Rngs) -> nnx.Module:
+    return build(recipe)
+
+
 class Setup(NamedTuple):
     """What an observation may use: a recipe, and a patcher that is undone."""
 
@@ -269,14 +276,13 @@ class Setup(NamedTuple):
     patch: pytest.MonkeyPatch
 
     def ready(self) -> tiny.Ready:
-        """The recipe made ready on a few random pictures."""
+        """The recipe made ready on a few random pictures, its model filled by NumPy."""
+        self.patch.setattr(train, "build", lambda recipe: tiny.build(built, recipe))
         if self.recipe.stage == "classifier":
             # Larger pictures, because these networks halve them three times.
             rows = {"image": tiny.images(24, 16), "label": np.arange(24) % 3}
             labels = ("a", "b", "c")
             source = data.ArraySource(rows, class_names=labels)
-            network = tiny.build(classifier.build, self.recipe.model)
-            self.patch.setattr(classifier, "build", lambda config, *, rngs: network)
             return tiny.ready(self.recipe, source)
         if self.recipe.stage == "prior":
             return tiny.ready(self.recipe, network=tiny.tokenizer())
@@ -298,40 +304,39 @@ def moment(parts: train.Setup) -> Context:
     return Context(step=2, due=True, frozen=parts.frozen)
 
 
-def traced(setup: Setup, change: Callable) -> Any:
-    """A program of the first batch and all that it holds, but for what is not used."""
+def traced(setup: Setup, pick: Callable) -> Any:
+    """A program of the first batch and all that it holds, but for what is not used.
+
+    `pick` chooses from the loss and the model's state after it; nothing is compiled.
+    """
     _, parts, batches, _ = setup.ready()
     graph, state = nnx.split(parts.model)
     batch = jax.tree.map(jnp.asarray, next(batches))
 
-    def objective(state):
-        merged = nnx.merge(graph, state)
-        return parts.loss(merged, batch, moment(parts), key=jax.random.key(3))[0]
+    def whole(state):
+        model = nnx.merge(graph, state)
+        value, _ = parts.loss(model, batch, moment(parts), key=jax.random.key(3))
+        return value, nnx.state(model)
 
-    closed = jax.make_jaxpr(change(objective))(state)
+    closed = jax.make_jaxpr(pick(whole))(state)
     used, _ = dce_jaxpr(closed.jaxpr, [True] * len(closed.out_avals))
     held = [hash(np.asarray(array).tobytes()) for array in closed.consts]
     return re.sub("0x[0-9a-f]+", "", str(used)), held
 
 
 def loss(setup: Setup) -> Any:
-    """What the loss computes; nothing is compiled."""
-    return traced(setup, lambda objective: objective)
+    """What the loss computes."""
+    return traced(setup, lambda whole: lambda state: whole(state)[0])
 
 
 def written(setup: Setup) -> Any:
-    """The codebook after a pass over two batches: what no gradient has moved."""
-    _, parts, batches, _ = setup.ready()
-    with jax.disable_jit():
-        for number in range(2):
-            batch = jax.tree.map(jnp.asarray, next(batches))
-            parts.loss(parts.model, batch, NO_CONTEXT, key=jax.random.key(number))
-    return np.asarray(parts.model.quantizer.codebook[...]).tolist()
+    """What the forward pass writes into the model, such as EMA statistics."""
+    return traced(setup, lambda whole: lambda state: whole(state)[1])
 
 
 def program(setup: Setup) -> Any:
-    """The gradient's program, for what changes the backward pass alone."""
-    return traced(setup, jax.grad)
+    """What the gradient computes, for what changes the backward pass alone."""
+    return traced(setup, lambda whole: jax.grad(lambda state: whole(state)[0]))
 
 
 def batch(setup: Setup) -> Any:
@@ -343,10 +348,8 @@ def batch(setup: Setup) -> Any:
 
 
 def evaluation(setup: Setup) -> Any:
-    """Figures of an evaluation."""
-    _, parts, _, test = setup.ready()
-    with jax.disable_jit():
-        return parts.evaluate(parts.model, test)
+    """The rows that an evaluation reads."""
+    return {name: rows.shape for name, rows in setup.ready().test.items()}
 
 
 def rates(setup: Setup) -> Any:
