@@ -8,6 +8,7 @@ an image is a little soft, noisy or shifted, as reconstructions are.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -42,17 +43,14 @@ class Classifier(nnx.Module):
     def __init__(self, config: ClassifierConfig, *, rngs: nnx.Rngs):
         self.config = config
         w = config.width
-        inputs, outputs = (
-            (4 * config.channels, w, 2 * w, 2 * w),
-            (w, 2 * w, 2 * w, 4 * w),
-        )
+        widths = (4 * config.channels, w, 2 * w, 2 * w, 4 * w)
         self.convs = nnx.List(
-            nnx.Conv(n_in, n_out, (3, 3), strides=stride, rngs=rngs)
-            for n_in, n_out, stride in zip(inputs, outputs, (1, 2, 1, 2), strict=True)
+            nnx.Conv(*pair, (3, 3), strides=stride, rngs=rngs)
+            for pair, stride in zip(pairwise(widths), (1, 2, 1, 2), strict=True)
         )
         self.norms = nnx.List(
             nnx.GroupNorm(width, num_groups=4, epsilon=NORM_EPS, rngs=rngs)
-            for width in outputs
+            for width in widths[1:]
         )
         self.head = nnx.Linear(4 * w, config.num_classes, rngs=rngs)
 

@@ -180,9 +180,8 @@ class Workdir:
             except Damaged as error:
                 damaged[step] = str(error)
                 continue
-            on_first(partial(self._put_aside, damaged, step))
+            on_first(partial(self._return_to, step, damaged))
             self._manager.reload()
-            on_first(partial(self._cut_metrics, step))
             return state, data
         if damaged:
             step, why = next(iter(damaged.items()))
@@ -190,7 +189,7 @@ class Workdir:
                 f"no checkpoint in {self._checkpoints} can be read (step {step}: "
                 f"{why}); choose another --workdir, or delete {self.path} to start anew"
             )
-        on_first(lambda: self._cut_metrics(0))
+        on_first(lambda: self._return_to(0, {}))
         return None
 
     def _read(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
@@ -230,7 +229,8 @@ class Workdir:
                 raise Damaged(f"the numbers of {name} are not those that were saved")
         return restored["state"], record["data"]
 
-    def _put_aside(self, damaged: dict[int, str], used: int) -> None:
+    def _return_to(self, used: int, damaged: dict[int, str]) -> None:
+        """Move damaged checkpoints aside and cut the metrics back to the step used."""
         for step, why in damaged.items():
             aside = self.path / f"damaged-{step}"
             try:
@@ -246,10 +246,8 @@ class Workdir:
                 f"and now lies in {aside}; going on from step {used}",
                 file=sys.stderr,
             )
-
-    def _cut_metrics(self, step: int) -> None:
         if self.metrics_path.exists():
-            rows = [row for row in read_metrics(self.path) if row["step"] <= step]
+            rows = [row for row in read_metrics(self.path) if row["step"] <= used]
             write(self.metrics_path, "".join(json.dumps(row) + "\n" for row in rows))
 
     def log(self, row: Row) -> None:
