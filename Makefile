@@ -37,7 +37,7 @@ test: .venv/.installed-test  ## lint, types, tests, and every chapter executed
 	@$(MAKE) --no-print-directory --keep-going -j1 $(CHECKS)
 
 slow: .venv/.installed-test  ## the tests that take longer
-	$(PYTEST) -m slow
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(PYTEST) -m slow
 
 lint: .venv/.installed-test  ## only the linter and the type checker
 	@$(MAKE) --no-print-directory --keep-going -j1 style types

@@ -4,6 +4,10 @@ import gc
 import os
 from pathlib import Path
 
+# XLA compiles several times faster so, which is most of the tests' time. Chapters and
+# slow tests run optimized programs; JAX_DISABLE_MOST_OPTIMIZATIONS=0 makes all of them.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
 import jax
 import pytest
 
