@@ -1,8 +1,8 @@
 """One program for every number of devices: a mesh, and rules for what lies where.
 
-A mesh has three axes. `data`: the batch is split, everything else is repeated. `fsdp`:
-the batch is split, and so are parameters and optimiser, which XLA gathers where a
-product needs them. `tensor`: the numbers of one layer are split. A single device is the
+A mesh has three axes. `data`: the batch is sharded, everything else is replicated.
+`fsdp`: the batch is sharded, and so are parameters and optimizer, which XLA gathers
+where a product needs them. `tensor`: single layers are sharded. A single device is the
 mesh 1 x 1 x 1 of the same code, and XLA (GSPMD) writes the communication.
 """
 
@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
@@ -28,11 +27,11 @@ AXES = ("data", "fsdp", "tensor")
 # The axes along which the rows of a batch are split.
 BATCH_AXES = ("data", "fsdp")
 
-# From the path of a parameter to the axes of its last dimensions; the first pattern
-# that is found decides, what no pattern finds is repeated on every device. State of the
-# optimiser has its parameter's name in its own path and the same number of dimensions.
-# Of a block's two networks the inner width is split by `tensor`, so that each needs one
-# sum over devices (arXiv 1909.08053).
+# From the path of a parameter to the axes of its last dimensions. The first pattern
+# found in the path decides; without any the array is replicated. The optimizer's state
+# has its parameter's name in its own path and the same number of dimensions. `tensor`
+# shards the inner width of attention and MLP, so that each needs one sum over devices
+# (arXiv 1909.08053).
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"\b(qkv|ffn_up|hidden|embed|down)\.kernel", ("fsdp", "tensor")),
     (r"\b(qkv|ffn_up|hidden)\.bias", ("tensor",)),
@@ -143,7 +142,7 @@ def spec_of(path: str, shape: Sequence[int], mesh: Mesh | AbstractMesh) -> P:
 
 
 def shardings_of(tree: Any, mesh: Mesh) -> Any:
-    """For every array of a tree, where its parts lie by `RULES`."""
+    """How `RULES` shard every array of a tree."""
 
     def one(path: Any, leaf: Any) -> NamedSharding:
         name = jax.tree_util.keystr(path, simple=True, separator=".")
@@ -170,10 +169,7 @@ def rows_here(mesh: Mesh, batch_size: int) -> Int[np.ndarray, " rows"]:
 
 
 def place(tree: Any, shardings: Any) -> Any:
-    """Arrays that every process has whole, laid out over the mesh.
-
-    Abstract arrays become those of arrays that are.
-    """
+    """Shard arrays, abstract ones too, of which every process has the whole."""
 
     def one(array: Any, sharding: NamedSharding) -> Any:
         if isinstance(array, jax.ShapeDtypeStruct):
@@ -208,8 +204,3 @@ def fetch(tree: Any) -> Any:
         return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
     return jax.tree.map(one, tree)
-
-
-def on_one_device(tree: Any) -> Any:
-    """Arrays as a program without a mesh has them."""
-    return jax.tree.map(jnp.asarray, fetch(tree))

@@ -20,19 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from safetensors.numpy import save_file
 
-from minivim import classifier, data, encode, metrics, sharding, training, weights
-from minivim.config import (
-    ClassifierRecipe,
-    PriorRecipe,
-    ProbeRecipe,
-    TokenizerRecipe,
-    as_dict,
-    leaves,
-)
+from minivim import classifier, config, data, encode, metrics, training, weights
+from minivim.config import ClassifierRecipe, PriorRecipe, ProbeRecipe, TokenizerRecipe
 from minivim.context import Context
 from minivim.data import Source, Stream
 from minivim.data.augment import augment
@@ -40,13 +34,8 @@ from minivim.errors import UserError
 from minivim.files import write_json
 from minivim.prior import Prior, prior_loss
 from minivim.probe import ProbeResult, linear_probe
-from minivim.tokenizer import (
-    Players,
-    Tokenizer,
-    adversarial_loss,
-    tokenizer_loss,
-    zeros_of,
-)
+from minivim.sharding import MeshShape, check_batch, fetch, make_mesh, rows_here
+from minivim.tokenizer import Players, Tokenizer, objective
 from minivim.tokenizer.perceptual import perceptual_net
 from minivim.training.checkpoint import Row, check_writable
 from minivim.training.loop import floats
@@ -61,7 +50,7 @@ def train(
     *,
     spec: str,
     workdir: str | Path,
-    mesh: sharding.MeshShape | None = None,
+    mesh: MeshShape | None = None,
     workers: int = 0,
     stream: bool = False,
     quiet: bool = False,
@@ -78,12 +67,12 @@ def train(
     Raises `UserError` for data that does not fit the recipe, a batch that the mesh
     cannot split and a workdir of another run.
     """
-    run, devices, first = recipe.run, sharding.make_mesh(mesh), not jax.process_index()
-    sharding.check_batch(devices, batch_size=run.batch_size, accumulate=run.accumulate)
+    run, devices, first = recipe.run, make_mesh(mesh), not jax.process_index()
+    check_batch(devices, batch_size=run.batch_size, accumulate=run.accumulate)
     network, source, held_out = opened(recipe, spec, stream=stream)
     # All but the title and what changes no number.
     free = ("name", "run.keep")
-    identity = {k: v for k, v in leaves(recipe).items() if k not in free}
+    identity = {k: v for k, v in config.leaves(recipe).items() if k not in free}
     identity |= {"stage": recipe.stage, "data": source.fingerprint}
     if isinstance(network, Tokenizer):
         identity["tokenizer_hash"] = weights.weights_hash(network)
@@ -96,15 +85,15 @@ def train(
             recipe, network, source, held_out, workers=workers, quiet=quiet
         )
         parts = setup(recipe, frozen=network)
-        model, config, graph = parts.model, parts.optim, nnx.graphdef(parts.model)
-        state = training.new_state(model, config, steps=run.steps, mesh=devices)
+        model, optim, graph = parts.model, parts.optim, nnx.graphdef(parts.model)
+        state = training.new_state(model, optim, steps=run.steps, mesh=devices)
         step = training.make_step(
-            model, parts.loss, config, steps=run.steps, key=jax.random.key(run.seed),
+            model, parts.loss, optim, steps=run.steps, key=jax.random.key(run.seed),
             accumulate=run.accumulate, mesh=devices, **parts.options,
         )  # fmt: skip
         batches = data.batches(
             rows_from, batch_size=run.batch_size, seed=run.seed, workers=workers,
-            rows=sharding.rows_here(devices, run.batch_size).tolist(),
+            rows=rows_here(devices, run.batch_size).tolist(),
         )  # fmt: skip
         try:
             state, rows = training.fit(
@@ -114,7 +103,7 @@ def train(
             )  # fmt: skip
         finally:
             batches.close()
-    variables = sharding.on_one_device(state.variables)
+    variables = jax.tree.map(jnp.asarray, fetch(state.variables))
     model = parts.export(nnx.merge(graph, variables))
     if first:
         card = run_card(recipe, source, training.read_metrics(workdir))
@@ -192,9 +181,12 @@ def build(recipe: TrainableRecipe) -> nnx.Module:
 def _tokenizer_setup(recipe: TokenizerRecipe, model: Any, network: Any) -> Setup:
     """Stage 1."""
     pair, critic = bool(recipe.loss.adversarial), recipe.discriminator
-    options: Any = {"weights": recipe.loss, "flip": recipe.flip, "crop": recipe.crop}
-    if pair:
-        options["config"] = critic
+    loss: Any = partial(
+        objective.adversarial_loss if pair else objective.tokenizer_loss,
+        weights=recipe.loss,
+        flip=recipe.flip,
+        crop=recipe.crop,
+    )
 
     def export(model: Any) -> Tokenizer:
         return model.tokenizer if pair else model
@@ -214,13 +206,13 @@ def _tokenizer_setup(recipe: TokenizerRecipe, model: Any, network: Any) -> Setup
 
     return Setup(
         model=model,
-        loss=partial(adversarial_loss if pair else tokenizer_loss, **options),
+        loss=partial(loss, config=critic) if pair else loss,
         optim=recipe.optims,
         evaluate=evaluate,
         describe=describe,
         export=export,
         frozen=None if network is None else perceptual_net(network),
-        zeros=zeros_of(recipe.loss),
+        zeros=objective.zeros_of(recipe.loss),
         # Without R1 both programs would be one.
         lazy_every=critic.r1_interval if pair and critic.r1_gamma else 0,
     )
@@ -294,17 +286,17 @@ def opened(
         network, opener, shape = None, data.open_codes, {}
     else:
         network = frozen_network(recipe)
+        if stream and prior and recipe.codes == "cache":
+            raise UserError(
+                "codes=cache encodes all images beforehand, and a stream has no end; "
+                "use --set codes=fly, or leave out --stream"
+            )
         opener = data.open_stream if stream else data.open_source
         sized: Any = recipe if isinstance(recipe, ClassifierRecipe) else recipe.model
         shape = (network.config if prior else sized).image_shape
     source, held_out = (opener(spec, split=s, **shape) for s in ("train", "test"))
     if isinstance(source, data.CodeSource):
         _check_codes(recipe, spec, source.card, stream=stream)
-    elif stream and prior and recipe.codes == "cache":
-        raise UserError(
-            "codes=cache encodes all images beforehand, and a stream has no end; "
-            "use --set codes=fly, or leave out --stream"
-        )
     wanted = 0 if isinstance(recipe, TokenizerRecipe) else recipe.model.num_classes
     if wanted:
         data.require_labels(source)
@@ -373,7 +365,7 @@ def run_card(recipe: TrainableRecipe, source: Any, rows: list[Row]) -> dict[str,
     last = rows[-1] if rows else {}
     figures = {k: v for k, v in last.items() if k != "step" and not isinstance(v, list)}
     return {
-        "recipe": as_dict(recipe),
+        "recipe": config.as_dict(recipe),
         "seed": recipe.run.seed,
         "steps": recipe.run.steps,
         "data": source.description,
@@ -397,25 +389,20 @@ def _provenance(recipe: TrainableRecipe, network: Any, source: Any) -> dict[str,
     names = list(source.class_names)
     if isinstance(recipe, ClassifierRecipe):
         return {"class_names": names, "labels_seen": "its own training"}
-    if isinstance(recipe, TokenizerRecipe) and network is None:
-        return {}
+    known = "" if network is None else weights.weights_hash(network)
     if isinstance(recipe, TokenizerRecipe):
-        return {
-            "perceptual_net": recipe.perceptual_net,
-            "perceptual_net_hash": weights.weights_hash(network),
-            "labels_seen": "a perceptual loss",
+        net, why = recipe.perceptual_net, "a perceptual loss"
+        card = {"perceptual_net": net, "perceptual_net_hash": known, "labels_seen": why}
+        return card if known else {}
+    card = {"tokenizer": recipe.tokenizer, "tokenizer_hash": known}
+    if not known:
+        codes, settings = source.card, ("views", "flip", "crop")
+        card = {
+            "tokenizer": recipe.tokenizer or codes.tokenizer,
+            "tokenizer_hash": codes.tokenizer_hash,
+            "codes": {name: getattr(codes, name) for name in settings},
         }
-    labels = {"class_names": names if recipe.model.num_classes else []}
-    if network is not None:
-        found = weights.weights_hash(network)
-        return {"tokenizer": recipe.tokenizer, "tokenizer_hash": found, **labels}
-    codes = source.card
-    return {
-        "tokenizer": recipe.tokenizer or codes.tokenizer,
-        "tokenizer_hash": codes.tokenizer_hash,
-        "codes": {name: getattr(codes, name) for name in ("views", "flip", "crop")},
-        **labels,
-    }
+    return card | {"class_names": names if recipe.model.num_classes else []}
 
 
 def train_probe(recipe: ProbeRecipe, *, spec: str, workdir: str | Path) -> ProbeResult:
@@ -432,7 +419,7 @@ def train_probe(recipe: ProbeRecipe, *, spec: str, workdir: str | Path) -> Probe
     layer = {name: np.asarray(value) for name, value in vars(result.probe).items()}
     save_file(layer, str(folder / "probe.safetensors"))
     rows = [dict(zip(names, row, strict=True)) for row in result.rows()]
-    card = {"recipe": as_dict(recipe), "data": source.description, "rows": rows}
+    card = {"recipe": config.as_dict(recipe), "data": source.description, "rows": rows}
     write_json(folder / "probe.json", card)
     return result
 
