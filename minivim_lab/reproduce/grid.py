@@ -21,6 +21,7 @@ from minivim.config import (
 )
 
 SEEDS = (0, 1, 2)
+First = TokenizerRecipe | PaletteRecipe  # a recipe of stage 1
 PATCHGAN = ("discriminator.kind=patchgan", "discriminator.loss=hinge", "r1_gamma=0")
 
 
@@ -148,9 +149,7 @@ def row_named(name: str) -> Row:
     return {row.name: row for row in ROWS}[name]
 
 
-def tokenizer_recipe(
-    row: Row, family: Family, seed: int, *, classifier: str
-) -> TokenizerRecipe | PaletteRecipe:
+def tokenizer_recipe(row: Row, family: Family, seed: int, *, classifier: str) -> First:
     """Stage 1 of a row; a perceptual term compares features of `classifier`."""
     base: Any = recipes.recipe("tokenizer", family.name)
     if row.kind == "palette":
@@ -180,12 +179,7 @@ def tokenizer_recipe(
 
 
 def prior_recipe(
-    row: Row,
-    family: Family,
-    seed: int,
-    *,
-    tokenizer: TokenizerRecipe | PaletteRecipe,
-    folder: str,
+    row: Row, family: Family, seed: int, *, tokenizer: First, folder: str
 ) -> PriorRecipe:
     """Stage 2 of a row over the codes of its tokenizer, which is in `folder`."""
     assert row.prior is not None

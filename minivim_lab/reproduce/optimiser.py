@@ -21,7 +21,7 @@ from flax import nnx
 from tqdm.auto import tqdm
 
 from minivim import data, recipes, show, weights
-from minivim.config import OptimConfig, PriorRecipe
+from minivim.config import OptimConfig, PriorRecipe, RunConfig, with_overrides
 from minivim.context import NO_CONTEXT
 from minivim.data import Source
 from minivim.describe import build_abstract
@@ -61,12 +61,8 @@ def main(options: Options) -> str:
 
 def run(options: Options) -> list[dict[str, Any]]:
     """Train all rows side by side, or read what an earlier call left."""
-    recipe: Any = recipes.recipe("prior", "shapes")
-    recipe = replace(
-        recipe,
-        optim=replace(recipe.optim, warmup_steps=STEPS // 10),
-        run=replace(recipe.run, steps=STEPS),
-    )
+    settings = [f"run.steps={STEPS}", f"optim.warmup_steps={STEPS // 10}"]
+    recipe: Any = with_overrides(recipes.recipe("prior", "shapes"), settings)
     tokenizer = weights.load(recipe.tokenizer)
     shape = tokenizer.config.image_shape
     train, test = (options.source(split, **shape) for split in ("train", "test"))
@@ -97,7 +93,7 @@ def compared(
         name: Walk(replace(recipe.optim, **moments), start, steps=steps)
         for name, moments in MOMENTS.items()
     }
-    curves = _curves(recipe, parts, codes, walks, quiet=quiet)
+    curves = _curves(recipe.run, parts, codes, walks, quiet)
     large = nnx.state(build_abstract(recipes.vim_large()), nnx.Param)
     count = sum(leaf.size for leaf in jax.tree.leaves(start))
     return [
@@ -144,15 +140,10 @@ class Walk:
 
 
 def _curves(
-    recipe: PriorRecipe,
-    parts: Setup,
-    codes: Source,
-    walks: dict[str, Walk],
-    *,
-    quiet: bool,
+    run: RunConfig, parts: Setup, codes: Source, walks: dict[str, Walk], quiet: bool
 ) -> dict[str, dict[str, list]]:
     """Train to the end: the loss and both distances, means of `WINDOW` steps."""
-    graph, key = nnx.graphdef(parts.model), jax.random.key(recipe.run.seed)
+    graph, key = nnx.graphdef(parts.model), jax.random.key(run.seed)
 
     @jax.jit
     def gradient(params: Any, batch: Any, step: Any) -> tuple:
@@ -167,14 +158,14 @@ def _curves(
 
     seen: dict[str, list[tuple[float, ...]]] = {name: [] for name in walks}
     adam = walks[ADAM]
-    start, steps = adam.params, recipe.run.steps
-    drawn = data.batches(codes, batch_size=recipe.run.batch_size, seed=recipe.run.seed)
-    batches = [next(drawn) for _ in range(2 * steps)]
-    for step in tqdm(range(steps), unit="step", disable=quiet):
+    start = adam.params
+    drawn = data.batches(codes, batch_size=run.batch_size, seed=run.seed)
+    batches = [next(drawn) for _ in range(2 * run.steps)]
+    for step in tqdm(range(run.steps), unit="step", disable=quiet):
         before = adam.params
         losses, grads, updates = {}, {}, {}
         for name, walk in walks.items():
-            batch = batches[step + steps if name == OTHER else step]
+            batch = batches[step + run.steps if name == OTHER else step]
             losses[name], grads[name] = gradient(walk.params, batch, step)
             updates[name] = walk.move(grads[name])
         for name, walk in walks.items():
@@ -245,8 +236,8 @@ def picture(found: Sequence[dict[str, Any]]) -> show.Plot:
 
 def write_page(found: Sequence[dict[str, Any]], *, page: Path) -> None:
     """The study as `optimiser.json`, `.md` and `.png` in the folder `page`."""
-    pictures, text = {"optimiser": picture(found)}, markdown(found)
-    stored.write_page(page, "optimiser", figures=found, text=text, pictures=pictures)
+    pictures = {"optimiser": picture(found)}
+    stored.write_page(page, "optimiser", found, markdown(found), pictures)
 
 
 def markdown(found: Sequence[dict[str, Any]]) -> str:

@@ -90,9 +90,7 @@ def write(found: Found, *, options: Options, folder: Path) -> None:
         "grid-samples": samples_picture(options, found[0]["seed"]),
     }
     whole = as_json(found, [name for name, plot in pictures.items() if plot])
-    stored.write_page(
-        folder, "grid", figures=whole, text=markdown(whole), pictures=pictures
-    )
+    stored.write_page(folder, "grid", whole, markdown(whole), pictures)
 
 
 def tables(found: Found) -> dict[str, str]:

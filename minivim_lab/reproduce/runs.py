@@ -109,13 +109,9 @@ class Run:
         tokenizer = self.stages[0].folder
         folder = tokenizer / "codes"
         if not folder.exists():
-            encode_folder(
-                weights.load(tokenizer),
-                folder,
-                {split: self.source(split) for split in ("train", "test")},
-                name=str(tokenizer),
-                quiet=self.options.quiet,
-            )
+            splits = {split: self.source(split) for split in ("train", "test")}
+            said = {"name": str(tokenizer), "quiet": self.options.quiet}
+            encode_folder(weights.load(tokenizer), folder, splits, **said)
         return folder
 
     def read(self) -> dict[str, Any] | None:

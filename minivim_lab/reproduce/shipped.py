@@ -290,8 +290,7 @@ def write_page(families: Sequence[Options], *, page: Path) -> None:
         for options in families
         for name, plot in pictures(options).items()
     }
-    text = markdown(found)
-    stored.write_page(page, "shipped", figures=found, text=text, pictures=drawn)
+    stored.write_page(page, "shipped", found, markdown(found), drawn)
 
 
 def pictures(options: Options) -> dict[str, show.Plot]:

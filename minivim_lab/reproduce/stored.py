@@ -30,6 +30,7 @@ from minivim.train import probe, train
 from minivim_lab.igpt import train_palette
 
 FIGURES = "figures.json"
+Pictures = Mapping[str, show.Plot | None]
 PICTURES = 12  # images in a strip of a picture
 StageRecipe = TokenizerRecipe | PaletteRecipe | PriorRecipe
 
@@ -177,12 +178,7 @@ def metered(file: Path) -> Iterator[None]:
 
 
 def write_page(
-    folder: Path,
-    name: str,
-    *,
-    figures: Any,
-    text: str,
-    pictures: Mapping[str, show.Plot | None],
+    folder: Path, name: str, figures: Any, text: str, pictures: Pictures
 ) -> None:
     """Write `NAME.json`, `NAME.md` and the pictures; delete a picture that is None."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -253,8 +253,7 @@ def write_page(name: str, found: Found, options: Options, page: Path) -> None:
         row = next(row for row in study.rows if row.name == played["row"])
         folder = folder_of(row, study, played["seed"], options)
         pictures[f"{name}-health"] = show.gan_health(read_metrics(folder))
-    text = markdown(name, found)
-    stored.write_page(page, name, figures=found, text=text, pictures=pictures)
+    stored.write_page(page, name, found, markdown(name, found), pictures)
 
 
 def markdown(name: str, found: Found) -> str:

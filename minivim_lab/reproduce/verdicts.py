@@ -15,6 +15,7 @@ UNDECIDED = "not decidable at this size"
 
 # Records of runs: "name" of the row, "seed", "figures", and what a study adds.
 Found = Sequence[Mapping[str, Any]]
+Command = Callable[[Found], str]
 # Figures: title, digits, factor, and whether more is better.
 Columns = Mapping[str, tuple[str, int, int | float, bool]]
 FIGURES: dict[str, tuple[str, int, int | float, bool]] = {
@@ -58,11 +59,7 @@ def spread(values: Iterable[float], digits: int, factor: int | float = 1) -> str
 
 
 def table(
-    found: Found,
-    columns: Columns,
-    *,
-    size: str = "k",
-    command: Callable[[Found], str] | None = None,
+    found: Found, columns: Columns, *, size: str = "k", command: Command | None = None
 ) -> str:
     """A Markdown table with a line for each row and a column for each figure it has.
 
