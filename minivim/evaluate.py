@@ -74,7 +74,7 @@ def tokenizer_figures(
     `judge_distance` is the Frechet distance from the images to their reconstructions by
     a judge, which is not FID; `fid` is that by Inception. `judge_score` and
     `inception_score` are of the reconstructions, `lpips` the mean distance of an image
-    from its own. What needs more images, or larger ones, is left out.
+    from its own. Figures that need more or larger images are left out.
     """
     count, num_codes = how.images(source), tokenizer.config.quantizer.num_codes
     size = min(how.batch_size, count)
@@ -144,18 +144,17 @@ def judged_figures(
     *,
     train: Source | None = None,
     drawn: Iterable[tuple[np.ndarray, np.ndarray]] | None = None,
-    **sampling: Any,
 ) -> Figures:
-    """What networks say of real images, of reconstructions and of samples.
+    """Figures by networks of real images, of reconstructions and of samples.
 
     Samples come from `draw`, or are `drawn` otherwise: images and labels, the classes
     in turn, `how.samples` in all. `judge_agrees` is the share that the judge takes for
     their class. Figures that end in `_samples` compare them with as many real images,
-    or are of them. What needs a judge, or classes, is left out where there are none.
+    or are of them. Those that need a judge or classes are left out without.
 
     With training images, the median distance of the first 1,024 samples from the
     nearest of these, by `how.neighbours` (by default pixels). Beside it stands that of
-    as many real images, reconstructed: what the tokenizer blurs is nearer to any image.
+    as many real images, reconstructed: blurred images are nearer to any.
     `neighbours_nearer` is how often a sample is nearer than one of these: 1/2 where
     they are alike, 1 for copies.
     """
@@ -176,7 +175,7 @@ def judged_figures(
             chosen = chosen[len(recon) :]
         if graded:
             on_recon += len(labels) * classifier.accuracy(how.judge, recon, labels)
-    drawn = draw(prior, tokenizer, how, **sampling) if drawn is None else drawn
+    drawn = draw(prior, tokenizer, how) if drawn is None else drawn
     for images, labels in tqdm(drawn, desc="samples", unit="part", disable=how.quiet):
         ours += list(images[: SOUGHT - len(ours)])
         views.add("samples", images, labels)
@@ -197,7 +196,7 @@ def judged_figures(
     figures["samples"] = samples
     apart, real = views.figures("samples", suffix="_samples", seed=how.seed)
     figures |= apart
-    origin: Figures = {"sampling": {"temperature": 1.0, **sampling}}
+    origin: Figures = {"sampling": {"temperature": 1.0}}
     if train is not None:
         of_ours, of_theirs = _neighbours(ours, theirs, train, how, size)
         figures, real = figures | of_ours, real | of_theirs
@@ -229,11 +228,12 @@ def _neighbours(
 
 
 def draw(
-    prior: Prior, tokenizer: Tokenizer, how: Options, **sampling: Any
+    prior: Prior, tokenizer: Tokenizer, how: Options
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Images float32 [n, H, W, C] of samples and their classes, n at most 512.
 
-    Class after class in turn; a prior without classes has the label 0 for all.
+    At temperature 1 without filters, class after class in turn; a prior without classes
+    has the label 0 for all.
     """
     classes, key = prior.config.num_classes, jax.random.key(how.seed)
     samples = how.samples or DRAWN
@@ -246,7 +246,6 @@ def draw(
             key=jax.random.fold_in(key, first) if first else key,
             labels=numbers % classes if classes else None,
             num_samples=None if classes else len(numbers),
-            **sampling,
         )
         images = decode_all(tokenizer, np.asarray(codes), batch_size=size)
         yield images, numbers % max(classes, 1)

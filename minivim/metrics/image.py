@@ -28,7 +28,7 @@ def psnr(a: ArrayLike, b: ArrayLike) -> Array:
 
 
 def psnr_per_image(a: ArrayLike, b: ArrayLike) -> Float[Array, " B"]:
-    """PSNR of each image pair, in dB: -10 log10 MSE. See `psnr`."""
+    """PSNR of each image pair in dB, see `psnr`."""
     x, y = _checked(a, b)
     return -10 * jnp.log10(jnp.square(x - y).mean(axis=(1, 2, 3)))
 
@@ -64,10 +64,7 @@ def ssim_per_image(a: ArrayLike, b: ArrayLike) -> Float[Array, " B"]:
 
 
 def lpips_per_image(network: LPIPS, a: ArrayLike, b: ArrayLike) -> Float[Array, " B"]:
-    """LPIPS of each image pair, in float32 also where the hardware would round.
-
-    a, b: float [B, H, W, C] in [0, 1]. Errors as of `LPIPS`.
-    """
+    """LPIPS of each image pair [B, H, W, C] in [0, 1], with products in float32."""
     with jax.default_matmul_precision("highest"):
         return _lpips(network, *_checked(a, b))
 
@@ -87,11 +84,9 @@ def _blur(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
         places = row, row + jnp.arange(SSIM_WINDOW)
         return jnp.zeros((len(row), size)).at[places].set(weights / weights.sum())
 
-    # The variances are differences of these means: TPU's bfloat16 default would
-    # leave nothing of them.
-    precision = jax.lax.Precision.HIGHEST
     rows, cols = band(x.shape[1]), band(x.shape[2])
-    return jnp.einsum("ih,bhwc,jw->bijc", rows, x, cols, precision=precision)
+    # Variances are differences of these means: bfloat16 would leave nothing of them.
+    return jnp.einsum("ih,bhwc,jw->bijc", rows, x, cols, precision="highest")
 
 
 def _checked(a: ArrayLike, b: ArrayLike) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""What networks see in images: Frechet distances and scores of classes.
+"""Figures from the features and classes of a network: Frechet distances and scores.
 
 By Inception they are FID and Inception Score. Values mean nothing beside those of
 another network or of another number of images: two sets of real ones are apart, too,
@@ -24,11 +24,10 @@ from minivim.errors import UserError
 SPLITS = 10  # of the first implementation of the Inception Score
 # What distance and score are called by each network.
 NAMES = {
-    "judge": ("judge_distance", "judge_score"),
-    "inception": ("fid", "inception_score"),
+    "judge": ["judge_distance", "judge_score"],
+    "inception": ["fid", "inception_score"],
 }
-BLOCK = 8
-GOLDEN = (5**0.5 - 1) / 2
+BLOCK, GOLDEN = 8, (5**0.5 - 1) / 2
 
 Network = Callable[..., Any]
 Rows = Float[np.ndarray, "_ _"]
@@ -54,7 +53,7 @@ def _pooled(network: Network, images: ArrayLike) -> tuple[Array, Array]:
 
 
 class Views:
-    """What networks see in images that arrive in batches: kept, unlike the images.
+    """Features and logits of images that arrive in batches; the images are not kept.
 
     `networks` has keys of `NAMES`; those that are None are left out.
     """
@@ -65,7 +64,7 @@ class Views:
         self._parts = defaultdict[tuple[str, str], list[Any]](list)
 
     def add(self, kind: str, images: np.ndarray, labels: np.ndarray) -> None:
-        """Show float images to all networks."""
+        """Run all networks on float images."""
         size = self.batch_size
         # Whole batches, so that one program serves all.
         rows = padded(images, size * -(-len(images) // size))
@@ -76,7 +75,7 @@ class Views:
             self._parts[name, kind].append((*(x[: len(images)] for x in seen), labels))
 
     def seen(self, name: str, kind: str) -> Seen:
-        """What one network has seen in all images of a kind."""
+        """Features, logits and labels of all images of a kind, by one network."""
         parts = zip(*self._parts[name, kind], strict=True)
         features, logits, labels = map(np.concatenate, parts)
         self._parts[name, kind] = [(features, logits, labels)]
@@ -108,7 +107,7 @@ def compare(
 
     As many real images as there are others are compared with these, or the other way
     round, and two disjoint sets of at most as many real images with one another; all
-    drawn evenly over labels. What needs more images than there are is left out.
+    drawn evenly over labels. Figures that need more images are left out.
     `images` and `halves` are the numbers of real images that were compared.
     """
     distance, score = names

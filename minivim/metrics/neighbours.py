@@ -35,9 +35,8 @@ def nearest(
         |q - x|^2 = |q|^2 - 2 q . x + |x|^2, one product of matrices for each batch
 
     look: images float32 [n, H, W, C] in [0, 1] to rows [n, D], such as `pixels` or the
-    features of a judge; `rows` are what it says of the samples. The source is read in
-    batches, once, so memory does not grow with it. In float64, for an image and its
-    copy differ by nothing and so by the rounding of large squares.
+    features of a judge. The source is read once, in batches. In float64: an image and
+    its copy differ only by the rounding of large squares.
     """
     wanted = np.asarray(rows, np.float64)
     squares = np.square(wanted).sum(axis=1)

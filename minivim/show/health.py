@@ -32,10 +32,8 @@ def gan_verdict(rows: Sequence[Row]) -> str:
     """
     rows = _adversarial(rows)
     last = rows[-max(1, len(rows) // 5) :]
-    real, fake = (
-        float(np.mean([row[f"right_on_{kind}"] for row in last]))
-        for kind in ("real", "fake")
-    )
+    real = float(np.mean([row["right_on_real"] for row in last]))
+    fake = float(np.mean([row["right_on_fake"] for row in last]))
     mean = (real + fake) / 2
     word = "winning" if mean > WINS else "sleeping" if mean < SLEEPS else "healthy"
     return f"{word}: right on {real:.0%} of real and {fake:.0%} of fake images"
@@ -57,13 +55,11 @@ def gan_health(rows: Sequence[Row]) -> Plot:
     )
     for kind, colour, line in (("real", BLUE, "-"), ("fake", ORANGE, "--")):
         style: Any = {"color": colour, "linestyle": line, "label": kind}
-        counts = [row[f"logits_{kind}"] for row in rows]
-        bands = [quantiles(histogram, (0.1, 0.5, 0.9)) for histogram in counts]
+        bands = [quantiles(row[f"logits_{kind}"], (0.1, 0.5, 0.9)) for row in rows]
         low, middle, high = np.transpose(bands)
         says.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
         says.plot(steps, middle, linewidth=1.6, **style)
-        hits = [row[f"right_on_{kind}"] for row in rows]
-        right.plot(steps, hits, linewidth=1.4, **style)
+        right.plot(steps, [r[f"right_on_{kind}"] for r in rows], linewidth=1.4, **style)
     says.axhline(0, color=GREY, linewidth=0.8)
     least, most = says.get_ylim()
     says.set_ylim(least, most + 0.25 * (most - least))  # room for the legend

@@ -4,9 +4,8 @@ Every function returns a `Plot`: a matplotlib `Figure` that shows itself in a no
 as a PNG that is the same on every run, and that describes itself in words (`.alt`), so
 that the strict notebook test and people who cannot see it get the numbers as well.
 
-Images are [n, H, W, C], uint8 or floats in [0, 1]; `scale` is the number of pixels on
-screen per pixel, a whole number. Each function raises ValueError for arguments that do
-not fit each other.
+Images are [n, H, W, C], uint8 or floats in [0, 1], `scale` the pixels on screen per
+pixel. Arguments that do not fit each other raise ValueError.
 """
 
 from base64 import b64encode
@@ -21,6 +20,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import IdentityTransform
 
+from minivim.metrics import CodebookUsage
 from minivim.show.picture import enlarge, to_png, to_uint8
 
 # Okabe and Ito's colours, told apart by people with any common colour blindness.
@@ -188,19 +188,16 @@ def completions(originals, found: Any, *, scale: int = 3) -> Plot:
 def usage_histogram(counts, *, title: str = "Codebook") -> Plot:
     """How often each code is used, most used first, on a logarithmic axis.
 
-    usage = share of codes with a count above 0;
-    perplexity = exp(-sum p log p), p = counts / sum(counts): the number of codes that
-    would be as even a choice. counts: [K], how often each code occurred.
+    counts: [K], how often each code occurred. Usage and perplexity (see
+    `minivim.metrics`) are in the title. Raises UserError if all counts are zero.
     """
-    counts = np.sort(np.asarray(counts, np.float64).ravel())[::-1]
-    total, used = counts.sum(), int((counts > 0).sum())
-    if not total:
-        raise ValueError("no code was counted: all counts are 0")
-    share = counts[:used] / total
-    perplexity = np.exp(-(share * np.log(share)).sum())
+    counts = np.sort(np.ravel(counts))[::-1]
+    usage = CodebookUsage.from_counts(counts)
+    used = int((counts > 0).sum())
+    share = counts[:used] / counts.sum()
     words = (
-        f"{title}: {used} of {len(counts)} codes used ({used / len(counts):.1%}), "
-        f"perplexity {perplexity:.1f}"
+        f"{title}: {used} of {len(counts)} codes used ({usage.usage:.1%}), "
+        f"perplexity {usage.perplexity:.1f}"
     )
     plot = _plot(words, width=6.4, height=2.6)
     axes = _axes(plot, words, x="code, most used first", y="share of tokens")

@@ -1,5 +1,7 @@
 """A report in one static HTML file: text, tables and pictures, nothing to load."""
 
+from __future__ import annotations
+
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -19,14 +21,11 @@ _PAGE = """\
 <title>{title}</title>
 <link rel="icon" href="data:,">
 <style>
-:root {{ color-scheme: light dark; --page: #f6f7f9; --card: #fff; --line: #dfe3ea; }}
-@media (prefers-color-scheme: dark) {{
-  :root {{ --page: #14171c; --card: #1d2229; --line: #333a45; }} }}
-body {{ margin: 0; background: var(--page);
+:root {{ color-scheme: light dark; --card: #fff; --line: #dfe3ea; }}
+@media (prefers-color-scheme: dark) {{ :root {{ --card: #1d2229; --line: #333a45; }} }}
+body {{ max-width: 62rem; margin: 0 auto; padding: .8rem;
   font: 16px/1.55 system-ui, "Segoe UI", Roboto, Helvetica, Arial, sans-serif; }}
-main {{ max-width: 62rem; margin: 0 auto; padding: .8rem .7rem 3rem; }}
 h1 {{ border-bottom: 3px solid #0072b2; padding-bottom: .6rem; line-height: 1.2; }}
-h2 {{ margin: 2.2rem 0 .4rem; }}
 p, figcaption {{ max-width: 44rem; overflow-wrap: anywhere; }}
 figure, .table {{ margin: 1rem 0; border: 1px solid var(--line); border-radius: .5rem;
   overflow-x: auto; width: fit-content; max-width: 100%; background: var(--card); }}
@@ -37,9 +36,8 @@ table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
 th, td {{ padding: .45rem .7rem; text-align: right;
   border-top: 1px solid var(--line); }}
 td:not(:first-child) {{ white-space: nowrap; }}
-th:first-child, td:first-child {{ text-align: left; }}
-caption {{ caption-side: bottom; padding: .5rem .7rem; text-align: left; }}
-caption, figcaption, thead {{ font-size: .9rem; opacity: .8; }}
+th:first-child, td:first-child, caption {{ text-align: left; }}
+caption {{ caption-side: bottom; padding: .5rem .7rem; }}
 </style>
 </head>
 <body>
@@ -62,34 +60,31 @@ class Report:
         self._title = title
         self._pieces: list[str] = []
 
-    def _add(self, piece: str) -> "Report":
+    def _add(self, piece: str) -> Report:
         self._pieces.append(piece)
         return self
 
-    def heading(self, text: str) -> "Report":
+    def heading(self, text: str) -> Report:
         """Starts a section."""
         return self._add(f"<h2>{escape(text)}</h2>")
 
-    def paragraph(self, text: str) -> "Report":
+    def paragraph(self, text: str) -> Report:
         """Adds a paragraph of plain text."""
         return self._add(f"<p>{escape(text)}</p>")
 
-    def table(
-        self, rows: Sequence[Mapping[str, object]], *, caption: str = ""
-    ) -> "Report":
-        """Adds a table: one mapping per row, all with the keys of the first, in order.
+    def table(self, rows: Sequence[Mapping], *, caption: str = "") -> Report:
+        """Adds a table: one mapping per row, all with the same keys in order.
 
         Floats are shown with four significant digits, None as a dash. Raises ValueError
-        without rows, or if a row has other keys than the first.
+        without rows and for other keys.
         """
         if not rows:
             raise ValueError("a table needs at least one row")
-        names = list(rows[0])
-        body = ""
+        names, body = list(rows[0]), ""
         for row in rows:
             if list(row) != names:
                 raise ValueError(f"columns {list(row)} differ from {names}")
-            body += "<tr>" + "".join(map(_cell, row.values())) + "</tr>\n"
+            body += f"<tr>{''.join(map(_cell, row.values()))}</tr>\n"
         head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
         below = f"<caption>{escape(caption)}</caption>" if caption else ""
         return self._add(
@@ -97,10 +92,8 @@ class Report:
             f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>"
         )
 
-    def figure(
-        self, picture: Picture, *, alt: str | None = None, caption: str = ""
-    ) -> "Report":
-        """Adds a picture: a figure, pixels or PNG bytes (see `to_png`).
+    def figure(self, picture: Picture, *, alt: str = "", caption: str = "") -> Report:
+        """Adds a figure, pixels or PNG bytes (see `to_png`).
 
         `alt` says in words what it shows; plots of `minivim.show` bring their own.
         Raises ValueError if there is no description.

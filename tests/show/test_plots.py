@@ -124,7 +124,7 @@ def test_small_arrays_are_enlarged_by_whole_numbers():
     [
         (lambda: show.image_grid(IMAGES, columns=2, titles=["a"]), "1 titles"),
         (lambda: show.reconstructions(IMAGES, IMAGES[:2]), "differ in shape"),
-        (lambda: show.usage_histogram([0, 0]), "no code was counted"),
+        (lambda: show.usage_histogram([0, 0]), "at least one token"),
         (lambda: show.code_map(np.arange(15)), "do not fill"),
         (lambda: show.loss_curves(ROWS, keys=("lpips",)), "'lpips'"),
         (lambda: widgets.curves({"loss": {}}), "no run to draw"),
