@@ -1,7 +1,7 @@
-"""Forms of library operations that one kind of device runs faster, all in one place.
+"""Operations in the form that one kind of device runs faster, all in one place.
 
-The models call them like the library's and need not ask where they run. On a platform
-that is not in `OURS` each is the library's plain operation.
+The models need not ask where they run: on a platform that is not in `OURS` each is the
+library's plain operation.
 """
 
 from __future__ import annotations
@@ -36,14 +36,9 @@ def ours() -> bool:
 # For every device: recomputed in the backward pass, which is cheaper than to keep its
 # tanh in memory and to read it again.
 gelu = jax.checkpoint(lambda x: jax.nn.gelu(x, approximate=True))
-
-
-def materialize(x: Array) -> Array:
-    """`x`, kept in memory. For every device: XLA draws random bits again at every use.
-
-    On a TPU that takes most of the time to compile.
-    """
-    return jax.lax.optimization_barrier(x)
+# For every device: random bits are kept in memory. XLA would draw them again in every
+# product that reads them, which on a TPU takes most of the time to compile.
+materialize = jax.lax.optimization_barrier
 
 
 def argmax(x: Float[Array, "*b K"]) -> Int[Array, "*b"]:
@@ -54,10 +49,9 @@ def argmax(x: Float[Array, "*b K"]) -> Int[Array, "*b"]:
     """
     if not ours():
         return jnp.argmax(x, axis=-1).astype(jnp.int32)
-    last = x.shape[-1] - 1
-    index = jnp.arange(last + 1, dtype=jnp.int32)
+    index = jnp.arange(x.shape[-1], dtype=jnp.int32)
     largest = jnp.max(x, axis=-1, keepdims=True)
-    return jnp.min(jnp.where(x == largest, index, last), axis=-1)
+    return jnp.min(jnp.where(x == largest, index, x.shape[-1] - 1), axis=-1)
 
 
 def rows(x: Float[Array, "B N D"]) -> Array:
@@ -95,28 +89,17 @@ def blur(x: Maps, taps: Sequence[int], padding: tuple[int, int]) -> Maps:
     return x
 
 
-def conv(
-    x: Maps,
-    kernel: Float[Array, "k k c O"],
-    *,
-    stride: int = 1,
-    padding: tuple[int, int] = (0, 0),
-    groups: int = 1,
-) -> Maps:
-    """A convolution, after margins of zeros.
+def conv(x: Maps, kernel: Array, *, stride=1, padding=(0, 0), groups=1) -> Maps:
+    """A convolution with a kernel `[k, k, C, O]`, after margins of zeros.
 
     CPU: one product of gathered rows, where the library's is slow: with a stride it
     takes two to three times as long, on maps smaller than the kernel eighty times.
     """
     size, _, _, outputs = kernel.shape
     if not ours() or (stride == 1 and min(x.shape[1:3]) >= size):
+        layout, form = ("NHWC", "HWIO", "NHWC"), ((stride, stride), (padding, padding))
         return jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            (stride, stride),
-            (padding, padding),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=groups,
+            x, kernel, *form, None, None, layout, groups
         )
     x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
     below, right = ((n - size) // stride * stride + 1 for n in x.shape[1:3])

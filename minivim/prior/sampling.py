@@ -20,7 +20,6 @@ from minivim.config.checks import require
 from minivim.prior.model import Prior, check_labels, knows_null
 
 Logits = Float[Array, "*b K"]
-REFUSED = -jnp.inf
 
 
 # Paper silent, section 4.1: classifier-free guidance
@@ -32,7 +31,7 @@ def guide(*, conditional: Logits, null: Logits, scale: float | Array) -> Logits:
 def keep_top_k(logits: Logits, k: int) -> Logits:
     """Keep the `k` largest logits, and those equal to the smallest of them."""
     smallest = jax.lax.top_k(logits, k)[0][..., -1:]
-    return jnp.where(logits >= smallest, logits, REFUSED)
+    return jnp.where(logits >= smallest, logits, -jnp.inf)
 
 
 def keep_top_p(logits: Logits, p: float | Array) -> Logits:
@@ -47,7 +46,7 @@ def keep_top_p(logits: Logits, p: float | Array) -> Logits:
         jnp.zeros(logits.shape, bool), order, before < p, axis=-1, inplace=False
     )
     # Sums in float32 reach 1 before the last codes do.
-    return jnp.where(kept | (jnp.asarray(p) >= 1), logits, REFUSED)
+    return jnp.where(kept | (jnp.asarray(p) >= 1), logits, -jnp.inf)
 
 
 # Paper silent, section 5.2: temperature, top-k and top-p
@@ -142,7 +141,7 @@ def sample(
     labels = None if labels is None else check_labels(prior, labels)
     prefix = None if prefix is None else np.asarray(prefix)
     counts = {len(x) for x in (labels, prefix) if x is not None}
-    counts |= set() if num_samples is None else {num_samples}
+    counts |= {num_samples} - {None}
     require(
         len(counts) < 2,
         f"labels, prefix and num_samples disagree on how many ({sorted(counts)}); "
@@ -184,19 +183,18 @@ def sample(
         )
     if labels is None:
         labels = np.full(count, prior.null_class, np.int32)
-    given, known = np.zeros((count, config.num_tokens), np.int32), 0
-    if prefix is not None:
-        require(
-            prefix.ndim == 2 and prefix.shape[1] <= config.num_tokens,
-            f"a prefix of shape {prefix.shape} does not fit; give [B, P] codes with P "
-            f"at most {config.num_tokens}",
-        )
-        require(
-            bool(np.all((prefix >= 0) & (prefix < config.num_codes))),
-            f"a prefix code is out of range; use 0 to {config.num_codes - 1}",
-        )
-        known = prefix.shape[1]
-        given[:, :known] = prefix
+    prefix = np.zeros((count, 0)) if prefix is None else prefix
+    require(
+        prefix.ndim == 2 and prefix.shape[1] <= config.num_tokens,
+        f"a prefix of shape {prefix.shape} does not fit; give [B, P] codes with P at "
+        f"most {config.num_tokens}",
+    )
+    require(
+        bool(np.all((prefix >= 0) & (prefix < config.num_codes))),
+        f"a prefix code is out of range; use 0 to {config.num_codes - 1}",
+    )
+    known = prefix.shape[1]
+    given = np.pad(prefix, ((0, 0), (0, config.num_tokens - known))).astype(np.int32)
     codes, _ = generate(
         prior,
         labels=jnp.asarray(labels),

@@ -129,14 +129,8 @@ class Quantizer(nnx.Module):
         vq_loss = config.beta * commitment_loss
         if config.codebook == "gradient":
             vq_loss = codebook_loss + vq_loss
-        aux = {
-            "codes": codes,
-            "z_e": z_e,
-            "z_q": z_q,
-            "codebook_loss": codebook_loss,
-            "commitment_loss": commitment_loss,
-            "vq_loss": vq_loss,
-        }
+        aux = {"codes": codes, "z_e": z_e, "z_q": z_q, "vq_loss": vq_loss}
+        aux |= {"codebook_loss": codebook_loss, "commitment_loss": commitment_loss}
         if key is not None:
             z = jax.lax.stop_gradient(z_e).reshape(-1, config.code_dim)
             # In a program over a mesh these are statistics of the whole batch.
