@@ -114,7 +114,7 @@ def conv(x: Maps, kernel: Array, *, stride=1, padding=(0, 0), groups=1) -> Maps:
     return (flat @ kernel).reshape(*x.shape[:-1], outputs)
 
 
-# What a block keeps for its backward pass; the rest is computed again.
+# Values kept for the backward pass of a block; all others are computed again.
 REMAT = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,

@@ -130,7 +130,7 @@ class Block(nnx.Module):
         return fast.tokens(x, batch), keys, values
 
     def heads(self, x: Array, batch: int) -> list[Heads]:
-        """Queries, keys and values of normalised tokens."""
+        """Queries, keys and values of normalized tokens."""
         parts = jnp.split(self.qkv(x), 3, axis=-1)
         split, heads = "b n (h d) -> b h n d", self.config.heads
         return [rearrange(fast.tokens(p, batch), split, h=heads) for p in parts]
@@ -141,7 +141,7 @@ class Block(nnx.Module):
         return self.attention_out(fast.rows(mixed))
 
     def ffn(self, x: Array, key: PRNGKeyArray | None = None) -> Array:
-        """The two-layer network on normalised tokens."""
+        """The two-layer network on normalized tokens."""
         keys = jax.random.split(key, 2) if key is not None else (None, None)
         rate = self.config.dropout
         h = ACTIVATIONS[self.config.activation](self.ffn_up(x))

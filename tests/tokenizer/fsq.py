@@ -1,8 +1,8 @@
-"""Finite scalar quantisation (arXiv 2309.15505): a quantiser without a codebook.
+"""Finite scalar quantization (arXiv 2309.15505): a quantizer without a codebook.
 
 Each of `d` numbers is squashed and rounded to one of its levels; the code is the number
 that the levels write in mixed radix. Settings, a module and a line in `QUANTIZERS` are
-all that another quantiser needs; then
+all that another quantizer needs; then
 `replace(recipe.model, quantizer=FSQConfig(levels=(8, 5, 5)))` puts it into a recipe.
 """
 

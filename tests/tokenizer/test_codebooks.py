@@ -122,7 +122,7 @@ def test_without_decay_each_code_is_the_mean_of_its_vectors():
         np.testing.assert_allclose(q.codebook[...][k], want, rtol=1e-4, atol=1e-6)
 
 
-def test_the_batch_is_quantised_by_the_codes_before_the_update():
+def test_the_batch_is_quantized_by_the_codes_before_the_update():
     q = quantizer(codebook="ema", ema_decay=0.0)
     out, aux = quantizer(codebook="ema")(features(1))
     out_training, aux_training = q(features(1), key=KEY)
@@ -251,7 +251,7 @@ def test_revival_brings_codes_into_use():
 
 
 # --- in the training step ----------------------------------------------------------
-# On a quantiser alone, which compiles fast; tests/training/test_resume.py has the whole
+# On a quantizer alone, which compiles fast; tests/training/test_resume.py has the whole
 # tokenizer.
 
 EMA = {"codebook": "ema", "ema_decay": 0.5}
@@ -259,7 +259,7 @@ BOTH = EMA | {"revive_after": 2}
 
 
 def started(**changes):
-    """A quantiser with projections, its training step and its first state."""
+    """A quantizer with projections, its training step and its first state."""
     config = QuantizerConfig(num_codes=CODES, code_dim=DIM, **changes)
     model = Quantizer(config, in_width=DIM, out_width=DIM, rngs=nnx.Rngs(0))
 

@@ -1,4 +1,4 @@
-"""Another quantiser by its settings, a module and one line: FSQ as the example."""
+"""Another quantizer by its settings, a module and one line: FSQ as the example."""
 
 from dataclasses import replace
 from functools import cache

@@ -138,7 +138,7 @@ def test_both_see_the_same_mirrored_images(players, monkeypatch):
 
 
 def counts(state) -> list[int]:
-    """Every step counter inside an optimiser's state."""
+    """Every step counter inside an optimizer's state."""
     found = jax.tree_util.tree_leaves_with_path(state)
     return [int(x) for path, x in found if "count" in jax.tree_util.keystr(path)]
 
@@ -179,7 +179,7 @@ def test_two_updates_in_a_step_would_be_counted():
 
 
 @pytest.mark.paper("the same Adam for the discriminator")
-def test_each_network_has_its_own_optimiser():
+def test_each_network_has_its_own_optimizer():
     recipe = replace(
         RECIPE, discriminator=replace(CRITIC, lr_ratio=1e-6, beta1=0.0, beta2=0.5)
     )

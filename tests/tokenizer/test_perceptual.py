@@ -190,7 +190,7 @@ def test_dropout_would_be_noticed():
 
 
 def moved(model, net) -> list[str]:
-    """Names of the network's leaves that the optimiser of `model` would move."""
+    """Names of the network's leaves that the optimizer of `model` would move."""
     trained = jax.tree.leaves(new_state(model, tiny.OPTIM, steps=2).params)
     return [
         name

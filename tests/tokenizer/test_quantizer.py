@@ -1,4 +1,4 @@
-"""The quantiser: nearest code, straight-through readings, and who moves whom."""
+"""The quantizer: nearest code, straight-through readings, and who moves whom."""
 
 import doctest
 
@@ -130,7 +130,7 @@ def radial_share(quantise) -> float:
 
 
 def on_code_vectors(reading: str) -> Quantizer:
-    """A quantiser whose input already is the vector before normalisation."""
+    """A quantizer whose input already is the vector before normalisation."""
     q = quantizer(in_width=4, straight_through=reading)
     q.down.kernel[...] = jnp.eye(4)
     return q
