@@ -92,8 +92,8 @@ class Tokenizer(nnx.Module):
             f"{count - 1}",
         )
         # Values are unknown under `jit`, or if other processes hold a part of them.
-        here = getattr(codes, "is_fully_addressable", True)
-        if here and not isinstance(codes, Tracer):
+        concrete = not isinstance(codes, Tracer)
+        if concrete and getattr(codes, "is_fully_addressable", True):
             values = np.asarray(codes)
             for code in values[(values < 0) | (values >= count)][:1]:
                 raise UserError(
