@@ -1,12 +1,11 @@
 """What a source of images is, and the sources in memory and over a table."""
 
-import dataclasses
 import functools
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -59,11 +58,7 @@ class Source(Images):
 
 
 class ArraySource(Source):
-    """A source over arrays in memory that share their first axis.
-
-    Raises:
-        UserError: no arrays, no rows, or arrays of unequal length.
-    """
+    """Arrays in memory that share their first axis, which must not be empty."""
 
     in_memory = True
 
@@ -97,68 +92,77 @@ class ArraySource(Source):
         return hash_of(parts)
 
 
-@dataclasses.dataclass(frozen=True)
-class Columns:
-    """The columns of a table that are read, and the shape of pixels they become."""
+class Request(NamedTuple):
+    """What was asked for and where it is."""
+
+    name: str
+    split: str
+    shape: dict[str, int]  # image_size and channels
+    kind: str  # "shapes", "folder" (of pictures), "saved", "parquet" or "hub"
+    root: Path = Path()
+    files: Sequence[str] = ()  # below root
+
+    @property
+    def description(self) -> str:
+        return f"{self.name} ({self.split})"
+
+
+class Columns(NamedTuple):
+    """Which columns of a table are read, and what the labels are called."""
 
     image: str
     label: str | None
     class_names: tuple[str, ...]
-    shape: dict[str, int]
 
-    def select(self, table: Any) -> Any:
-        """The table with these columns alone, its pictures still encoded."""
+
+class Table(Images):
+    """Images and labels in a Hugging Face table, encoded until they are read.
+
+    All that identifies the content is in `identity`.
+    """
+
+    def __init__(self, table: Any, columns: Columns, request: Request, identity: tuple):
         import datasets
 
-        table = table.select_columns([c for c in (self.image, self.label) if c])
-        return table.cast_column(self.image, datasets.Image(decode=False))
+        table = table.select_columns([name for name in columns[:2] if name])
+        self.table = table.cast_column(columns.image, datasets.Image(decode=False))
+        self._image, self._label, self.class_names = columns
+        self._shape, self.name = request.shape, request.name
+        self.description = request.description
+        self.fingerprint = hash_of(identity)
 
-    def batch(
-        self, rows: dict, names: Sequence[str], pool: ThreadPoolExecutor | None = None
-    ) -> Batch:
+    def batch(self, rows: dict, names: Iterable[str], pool: Any = None) -> Batch:
         """Columns of rows as arrays; errors call the pictures `names`."""
-        each = pool.map if pool else map
-        pixels = list(each(self._pixels, rows[self.image], names))
-        labels = rows[self.label] if self.label else [None] * len(names)
-        numbers = [-1 if label is None else label for label in labels]
-        return {"image": np.stack(pixels), "label": np.array(numbers, np.int32)}
+        images = rows[self._image]
+        pixels = (pool.map if pool else map)(self._pixels, images, names)
+        labels = rows[self._label] if self._label else [None] * len(images)
+        numbers = [-1 if number is None else number for number in labels]
+        return {"image": np.stack(list(pixels)), "label": np.array(numbers, np.int32)}
 
     def _pixels(self, image: dict | None, name: str) -> UInt8[np.ndarray, "H W C"]:
-        if image is None or not (image["bytes"] or image["path"]):
+        data, path = (image["bytes"], image["path"]) if image else (None, None)
+        if not (data or path):
             raise UserError(f"{name} has no image: remove the row")
-        data, path = image["bytes"], image["path"]
         if data is None:
-            return decode(path, path, **self.shape)
+            return decode(path, path, **self._shape)
         where = f"{path}, {name}," if path else name
-        return decode(io.BytesIO(data), where, **self.shape)
+        return decode(io.BytesIO(data), where, **self._shape)
 
 
-class TableSource(Source):
-    """Rows of a Hugging Face dataset; pictures stay encoded until they are taken."""
+class TableSource(Table, Source):
+    """The given rows of a table, in this order."""
 
-    def __init__(
-        self,
-        table: Any,
-        rows: Int[np.ndarray, " n"],
-        columns: Columns,
-        *,
-        name: str,
-        split: str,
-        identity: tuple,
-    ):
-        self._table, self._rows, self._columns = columns.select(table), rows, columns
-        self._name, self.description = name, f"{name} ({split})"
-        self.class_names = columns.class_names
-        shape = sorted(columns.shape.items())
-        self.fingerprint = hash_of((*identity, self.class_names, shape))
+    def __init__(self, *table: Any, rows: Int[np.ndarray, " n"]):
+        super().__init__(*table)
+        self.rows = rows
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def take(self, indices: Int[np.ndarray, " n"]) -> Batch:
-        rows = self._rows[indices].tolist()
-        names = [f"row {row} of {self._name}" for row in rows]
-        return self._columns.batch(self._table[rows], names)
+        rows = self.rows[indices].tolist()
+        names = [f"row {row} of {self.name}" for row in rows]
+        return self.batch(self.table[rows], names)
 
 
 def hash_of(parts: Any) -> str:

@@ -5,7 +5,7 @@ import itertools
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,22 +34,8 @@ class CodesCard:
     seed: int = 0
 
 
-class EncodingStopped(Stopped):
-    """A signal stopped the writing of codes, of which nothing is kept."""
-
-    def __init__(self, folder: str | os.PathLike[str], number: int):
-        Exception.__init__(
-            self, f"stopped, nothing is kept of {folder}; the same command begins anew"
-        )
-        self.number = number
-
-
 class CodeSource(Source):
-    """Codes of a folder that `write_codes` wrote, read as they are asked for.
-
-    Attributes:
-        card: where the codes come from.
-    """
+    """Codes of a folder that `write_codes` wrote, read as they are asked for."""
 
     def __init__(self, table: Any, card: CodesCard, split: str):
         import datasets
@@ -84,11 +70,7 @@ def is_codes(spec: str | os.PathLike[str]) -> bool:
 
 
 def open_codes(folder: str | os.PathLike[str], split: str = "train") -> CodeSource:
-    """The codes of a split, "train" or "test".
-
-    Raises:
-        UserError: a damaged folder, or one without this split.
-    """
+    """The codes of a split; `UserError` for a damaged folder or one without it."""
     import datasets
 
     path = Path(folder).expanduser()
@@ -111,15 +93,15 @@ def write_codes(
 ) -> Path:
     """Write a folder that `datasets.load_from_disk` reads, all of it or nothing.
 
-    Each split is batches of codes int [n, N] or [n, V, N] and label int [n], of which
-    one is in memory at a time, and the names of its classes. The folder takes twice its
-    size while it is written.
+    Each split is batches of codes int [n, N] or [n, V, N] and label int [n], one in
+    memory at a time, and the names of its classes. Writing takes twice the space.
 
     Raises:
         UserError: the folder is there already, or cannot be written.
-        EncodingStopped: SIGTERM or SIGINT came; noticed after the batch.
+        Stopped: SIGTERM or SIGINT came; noticed after the batch.
     """
     import datasets
+    from datasets.arrow_writer import ArrowWriter
 
     from minivim.training.stop import stop_signal
 
@@ -130,17 +112,26 @@ def write_codes(
         path.parent.mkdir(parents=True, exist_ok=True)
         place = tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent)
     with stop_signal() as asked, place as part:
-
-        def until_stopped(batches: Iterable[Batch]) -> Iterator[Batch]:
-            for step, batch in enumerate(batches):
-                yield batch
-                if number := asked(step):
-                    raise EncodingStopped(folder, number)
-
         tables: Any = datasets.DatasetDict()
         for split, (batches, names) in splits.items():
-            file = _write(Path(part, split), until_stopped(batches), names, card)
-            tables[split] = datasets.Dataset.from_file(str(file))
+            rows, file = iter(batches), str(Path(part, split))
+            first = next(rows)
+            kind: Any = datasets.Value("int16" if card.num_codes <= 2**15 else "int32")
+            for size in reversed(first["codes"].shape[1:]):
+                kind = datasets.Sequence(kind, length=size)
+            label: Any = datasets.ClassLabel(names=list(names)) if names else None
+            label = label or datasets.Value("int32")
+            features = datasets.Features(codes=kind, label=label)
+            with ArrowWriter(features=features, path=file) as writer:
+                for step, batch in enumerate(itertools.chain([first], rows)):
+                    writer.write_batch(batch)
+                    if number := asked(step):
+                        stopped = Stopped(step, number)
+                        told = f"stopped, nothing is kept of {folder}"
+                        stopped.args = (f"{told}; the same command begins anew",)
+                        raise stopped
+                writer.finalize()
+            tables[split] = datasets.Dataset.from_file(file)
         out = Path(part, "out")
         shown = datasets.is_progress_bar_enabled()
         datasets.disable_progress_bars()  # It is written faster than a bar is drawn.
@@ -150,31 +141,3 @@ def write_codes(
         (out / CARD).write_text(json.dumps(dataclasses.asdict(card), indent=1) + "\n")
         os.replace(out, path)
     return Path(folder)
-
-
-def _write(
-    path: Path, batches: Iterator[Batch], names: Sequence[str], card: CodesCard
-) -> Path:
-    """Batches to one Arrow file, whose schema tells `datasets` the features."""
-    import datasets
-    import pyarrow
-
-    first = next(batches)
-    kind: Any = datasets.Value("int16" if card.num_codes <= 2**15 else "int32")
-    for size in reversed(first["codes"].shape[1:]):
-        kind = datasets.Sequence(kind, length=size)
-    label: Any = datasets.ClassLabel(names=list(names)) if names else None
-    label = label or datasets.Value("int32")
-    schema = datasets.Features(codes=kind, label=label).arrow_schema
-    with (
-        pyarrow.OSFile(str(path), "wb") as file,
-        pyarrow.ipc.new_stream(file, schema) as writer,
-    ):
-        for batch in itertools.chain([first], batches):
-            codes: Any = pyarrow.array(batch["codes"].ravel())
-            for size in reversed(batch["codes"].shape[1:]):
-                codes = pyarrow.FixedSizeListArray.from_arrays(codes, size)
-            columns = [codes, pyarrow.array(batch["label"])]
-            columns = [c.cast(f.type) for c, f in zip(columns, schema, strict=True)]
-            writer.write_batch(pyarrow.record_batch(columns, schema=schema))
-    return path

@@ -41,18 +41,17 @@ def batches(
         source: where rows come from. A stream promises less, see `Stream`. Where codes
             have several views of an image, a batch holds one random view of each.
         batch_size: rows of a whole batch, over all processes.
-        shuffle: whether an epoch is a permutation, or else the rows as they are.
         seed: of the orders, and of views with the number of the batch.
+        shuffle: whether an epoch is a permutation, or else the rows as they are.
         rows: the positions in each batch that this process reads, all by default.
-            The order of the rows is the same for any number of processes.
         workers: processes that read and decode, beside this one; 0 reads in threads.
             Batches do not depend on it. A source in memory never needs any.
 
     Returns:
         An iterator of image float32 [B, H, W, C] in [0, 1], label int32 [B], and other
         columns as they are. `get_state()` is a JSON-able dictionary that names the next
-        batch; after `set_state(state)` an iterator of the same source and arguments
-        continues exactly there, whatever its `rows` and `workers`.
+        batch; after `set_state(state)` an iterator of the same source, batch_size and
+        seed continues exactly there, whatever its `rows` and `workers`.
 
     Raises:
         UserError: an impossible batch_size or number of workers.
@@ -102,8 +101,7 @@ def in_order(
 class _Endless:
     """The rows at some positions of batch b = 0, 1, ..., which needs only its number.
 
-    Whole batches of row numbers are produced at once: grain's own `shuffle` and `batch`
-    work row by row, which costs 2 ms for 64 rows.
+    grain's own `shuffle` and `batch` work row by row: 2 ms for 64 rows.
     """
 
     source: Source
@@ -125,11 +123,10 @@ class _Endless:
         codes = batch.get("codes")
         if codes is None or codes.ndim == 2:
             return batch
-        views = np.random.default_rng([self.seed or 0, index, 1]).random(
-            self.batch_size
-        )
-        chosen = (views[self.positions] * codes.shape[1]).astype(int)
-        return {**batch, "codes": codes[np.arange(len(codes)), chosen]}
+        rng = np.random.default_rng([self.seed or 0, index, 1])
+        views = rng.random(self.batch_size)[self.positions] * codes.shape[1]
+        chosen = np.arange(len(codes)), views.astype(int)
+        return {**batch, "codes": codes[chosen]}
 
 
 @functools.lru_cache(maxsize=8)
@@ -140,30 +137,23 @@ def _order(rows: int, seed: int | None, epoch: int) -> Int[np.ndarray, " rows"]:
 
 
 class BatchIterator(Iterator[Batch]):
-    """Batches whose position is one number: that of the next of them.
-
-    grain's pipeline opens with the first batch asked for, so that `set_state` before
-    costs nothing.
-    """
+    """Batches whose position is one number, read ahead from the first one asked for."""
 
     def __init__(self, numbered: _Endless, workers: int, end: int | None = None):
-        self._numbered, self._next, self._end = numbered, 0, end
-        self._workers = 0 if numbered.source.in_memory else workers
+        self._numbered, self._workers = numbered, workers
+        self._next, self._end = 0, end
         self._pipeline: grain.DatasetIterator[Batch] | None = None
 
     def __next__(self) -> Batch:
-        if self._pipeline is None:
-            self._pipeline = self._open()
+        self._pipeline = self._pipeline or self._open()
         batch = next(self._pipeline)
         self._next += 1
         return batch
 
     def get_state(self) -> dict[str, Any]:
-        """The number of the next batch, the same in every process."""
         return {"batch": self._next}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go on with the batch that a state names."""
         self.close()
         self._next = int(state["batch"])
 
@@ -177,9 +167,9 @@ class BatchIterator(Iterator[Batch]):
         import grain
         from absl import flags
 
+        memory = self._numbered.source.in_memory
         rest = grain.MapDataset.source(self._numbered)[self._next : self._end]
-        if not self._workers:
-            memory = self._numbered.source.in_memory
+        if memory or not self._workers:
             threads = 0 if memory else min(4, os.cpu_count() or 1)
             options = grain.ReadOptions(threads, prefetch_buffer_size=2 * threads)
             return iter(rest.map(_finished).to_iter_dataset(options))
@@ -201,7 +191,7 @@ def _finished(batch: Batch) -> Batch:
     return batch
 
 
-def _start_worker(index: int, count: int) -> None:
+def _start_worker(*_: int) -> None:
     """Make a worker process leave the accelerator alone and end with its parent."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     if "jax" in sys.modules:

@@ -49,8 +49,7 @@ def _length(x: Plane, y: Plane) -> Plane:
 
 def _polygon(x: Plane, y: Plane, corners: np.ndarray) -> Plane:
     """Signed distance to a closed polygon, corners [k, 2] in order."""
-    nearest = np.full_like(x, np.inf)
-    inside = np.zeros(x.shape, bool)
+    nearest, inside = np.full_like(x, np.inf), np.zeros(x.shape, bool)
     for (ax, ay), (bx, by) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
         ex, ey = bx - ax, by - ay
         wx, wy = x - ax, y - ay
@@ -65,8 +64,8 @@ def _polygon(x: Plane, y: Plane, corners: np.ndarray) -> Plane:
 
 def _regular(*radii: float, points: int) -> np.ndarray:
     """Corners at equal angles from the top, radii taken in turn."""
-    turns = np.arange(points * len(radii)) / (points * len(radii)) * 2 * np.pi
     reach = np.tile(radii, points)
+    turns = np.arange(len(reach)) / len(reach) * 2 * np.pi
     corners = np.stack([np.sin(turns) * reach, -np.cos(turns) * reach], axis=1)
     return corners.astype(np.float32)
 
@@ -78,11 +77,8 @@ def _heart() -> np.ndarray:
     return np.stack([x / 17, (-y - 2) / 17], axis=1).astype(np.float32)
 
 
-CORNERS = {
-    "triangle": _regular(1.06, points=3) + np.array([0, 0.15], np.float32),
-    "star": _regular(1.08, 0.45, points=5),
-    "heart": _heart(),
-}
+TRIANGLE = _regular(1.06, points=3) + np.array([0, 0.15], np.float32)
+STAR, HEART = _regular(1.08, 0.45, points=5), _heart()
 
 
 def _box(x: Plane, y: Plane, half_width: float, half_height: float) -> Plane:
@@ -93,11 +89,11 @@ def _box(x: Plane, y: Plane, half_width: float, half_height: float) -> Plane:
 DISTANCES: dict[str, Callable[[Plane, Plane], Plane]] = {
     "circle": lambda x, y: _length(x, y) - 0.92,
     "square": lambda x, y: _box(x, y, 0.8, 0.8),
-    "triangle": lambda x, y: _polygon(x, y, CORNERS["triangle"]),
-    "star": lambda x, y: _polygon(x, y, CORNERS["star"]),
+    "triangle": lambda x, y: _polygon(x, y, TRIANGLE),
+    "star": lambda x, y: _polygon(x, y, STAR),
     "cross": lambda x, y: np.minimum(_box(x, y, 1.0, 0.32), _box(x, y, 0.32, 1.0)),
     "ring": lambda x, y: np.abs(_length(x, y) - 0.72) - 0.24,
-    "heart": lambda x, y: _polygon(x, y, CORNERS["heart"]),
+    "heart": lambda x, y: _polygon(x, y, HEART),
     "crescent": lambda x, y: np.maximum(
         _length(x, y) - 1, 0.78 - _length(x - 0.46, y + 0.1)
     ),
@@ -147,12 +143,7 @@ def _render(factors: dict[str, np.ndarray]) -> np.ndarray:
 def arrays(
     split: str = "train", *, size: int | None = None, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Draw a split as arrays: the first `size` images of an endless seeded stream.
-
-    Args:
-        split: "train" (16,384 images unless `size` says otherwise) or "test" (2,048).
-        size: number of images n.
-        seed: a different seed gives different images.
+    """The first `size` images of "train" (16,384 by default) or "test" (2,048).
 
     Returns:
         image: uint8 [n, 32, 32, 3]; label, colour, background: int32 [n], indices into
@@ -179,20 +170,14 @@ def arrays(
 
 
 def dataset(split: str = "train", *, size: int | None = None, seed: int = 0) -> Any:
-    """Draw a split as a `datasets.Dataset`, pixel for pixel that of `arrays`.
-
-    Columns as there: image (Image, PNG); label, colour, background (ClassLabel); the
-    others float32. Raises `UserError` as `arrays`.
-    """
+    """`arrays` as a `datasets.Dataset`: Image (PNG), ClassLabel and float32 columns."""
     import datasets
 
     columns: dict = arrays(split, size=size, seed=seed)
-    features = datasets.Features(
-        image=datasets.Image(),
-        label=datasets.ClassLabel(names=list(CLASSES)),
-        colour=datasets.ClassLabel(names=list(COLOURS)),
-        background=datasets.ClassLabel(names=list(BACKGROUNDS)),
-        **{name: datasets.Value("float32") for name in FACTORS[2:]},
-    )
     columns["image"] = list(columns["image"])
-    return datasets.Dataset.from_dict(columns, features=features)
+    features = {name: datasets.Value("float32") for name in columns}
+    features |= {"image": datasets.Image()}
+    kinds = {"label": CLASSES, "colour": COLOURS, "background": BACKGROUNDS}
+    for name, names in kinds.items():
+        features[name] = datasets.ClassLabel(names=list(names))
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))

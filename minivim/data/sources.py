@@ -10,18 +10,18 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
 from minivim.data import shapes
-from minivim.data.base import ArraySource, Columns, Source, TableSource
+from minivim.data.base import ArraySource, Columns, Request, Source, TableSource
 from minivim.data.codes import is_codes
 from minivim.data.pixels import to_pixels
 from minivim.data.streams import Stream
@@ -75,27 +75,27 @@ def open_source(
             impossible split, image_size or channels; on reading, a missing or corrupt
             image, by name.
     """
-    shape = {"image_size": image_size, "channels": channels}
-    place = _locate(os.fspath(spec), split, shape)
-    if place.kind == "shapes":
-        return _open_shapes(split, shape)
-    if place.kind == "folder":
-        return _open_folder(place, split, shape)
-    name, tables, identity = _read(place)
+    request = _locate(spec, split, image_size, channels)
+    if request.kind == "shapes":
+        return _open_shapes(request)
+    if request.kind == "folder":
+        return _open_folder(request)
+    request, tables, identity = _read(request)
     train, test = _own_splits(tables.get)
-    first = next(iter(tables.values())) if train is None else train
-    columns = _columns(name, first, tables, shape)
-    if train is not None and test is not None:
+    table = next(iter(tables.values())) if train is None else train
+    columns = _columns(request.name, table, tables)
+    if train is None or test is None:
+        rows = hold_out(len(table), split, request.name)
+    else:
         table = train if split == "train" else test
         rows = np.arange(len(table))
-    else:
-        table, rows = first, hold_out(len(first), split, name)
     if not len(rows):
-        raise UserError(f"{name} has no rows: give a dataset with images")
+        raise UserError(f"{request.name} has no rows: give a dataset with images")
     if columns.label and _is_sorted(_integers(table, columns.label)):
         rows, identity = np.random.default_rng(0).permutation(rows), (identity, "mixed")
-    identity = (identity, split, len(rows))
-    return TableSource(table, rows, columns, name=name, split=split, identity=identity)
+    identity = (identity, split, len(rows), columns.class_names)
+    identity += (sorted(request.shape.items()),)
+    return TableSource(table, columns, request, identity, rows=rows)
 
 
 def open_stream(
@@ -107,9 +107,8 @@ def open_stream(
 ) -> Stream:
     """Open images by name to be read in a row, not by index: see `Stream`.
 
-    Takes what `open_source` takes except pictures in folders: parquet files, a folder
-    that `save_to_disk` of `datasets` wrote, and datasets of the hub, which are not
-    copied to this machine first. Nothing is held out: there must be files of both
+    Takes what `open_source` takes except pictures in folders; datasets of the hub are
+    not copied to this machine first. Nothing is held out: there must be files of both
     splits. Labels need a column of type ClassLabel, for nobody counts other ones
     beforehand. Rows keep their order, so that the first ones of a table sorted by
     class, on which a run is evaluated, are of a few classes: mix it before it is
@@ -118,30 +117,29 @@ def open_stream(
     Raises:
         UserError: as `open_source`; a spec that is no table; no split of its own.
     """
-    shape = {"image_size": image_size, "channels": channels}
-    place = _locate(os.fspath(spec), split, shape)
-    if place.kind in ("shapes", "folder"):
+    request = _locate(spec, split, image_size, channels)
+    if request.kind in ("shapes", "folder"):
         raise UserError(
-            f"{place.name} is at hand and read by index: leave out --stream, which "
+            f"{request.name} is at hand and read by index: leave out --stream, which "
             "is for parquet files, folders of datasets and the hub"
         )
-    name, tables, identity = _read(place, streaming=True)
+    request, tables, identity = _read(request, streaming=True)
     train, test = _own_splits(tables.get)
     # The only split there is would be both.
     missing = "test" if test is None else "train" if train is None else None
     if split == "test" and missing:
         raise UserError(
-            f"{name} has no {missing} split, and a stream holds nothing out: add "
-            f"files whose names begin with {missing}, or leave out --stream"
+            f"{request.name} has no {missing} split, and a stream holds nothing out: "
+            f"add files whose names begin with {missing}, or leave out --stream"
         )
     first = next(iter(tables.values())) if train is None else train
     if first.features is None:  # Some formats tell the types with the first row.
         first = first._resolve_features()
     if first.features is None:
-        raise UserError(f"{name} has no rows: give a dataset with images")
-    columns = _columns(name, first, {}, shape)
-    table = first if split == "train" else test
-    return Stream(table, columns, name=name, split=split, identity=identity)
+        raise UserError(f"{request.name} has no rows: give a dataset with images")
+    columns = _columns(request.name, first)
+    identity = (identity, "stream", split, columns.class_names, image_size, channels)
+    return Stream(first if split == "train" else test, columns, request, identity)
 
 
 def require_labels(source: Source | Stream) -> None:
@@ -155,75 +153,61 @@ def require_labels(source: Source | Stream) -> None:
         )
 
 
-class _Place(NamedTuple):
-    """What a spec names: "shapes", "folder", "saved", "parquet" or "hub"."""
-
-    kind: str
-    name: str
-    root: Path = Path()
-    files: list[str] = []  # relative to `root`
-
-
-def _locate(name: str, split: str, shape: dict[str, int]) -> _Place:
-    """What a spec names, once all that was asked for is possible."""
-    image_size, channels = shape.values()
+def _locate(
+    spec: str | os.PathLike[str], split: str, image_size: int, channels: int
+) -> Request:
+    """Where the data are that a user asks for, once this is possible."""
     if not 1 <= image_size <= MAX_IMAGE_SIZE:
-        raise UserError(
-            f"image_size {image_size} is impossible: "
-            f"choose a whole number from 1 to {MAX_IMAGE_SIZE}"
-        )
+        remedy = f"choose a whole number from 1 to {MAX_IMAGE_SIZE}"
+        raise UserError(f"image_size {image_size} is impossible: {remedy}")
     if channels not in (1, 3):
-        raise UserError(
-            f"channels {channels} is impossible: choose 3 (RGB) or 1 (grey)"
-        )
+        remedy = "choose 3 (RGB) or 1 (grey)"
+        raise UserError(f"channels {channels} is impossible: {remedy}")
     if split not in SPLIT_NAMES:
         raise UserError(f"there is no split {split!r}: use 'train' or 'test'")
+    name, shape = os.fspath(spec), {"image_size": image_size, "channels": channels}
     if not name.strip():
         raise UserError(
             "the data have an empty name, which would mean the folder you are in: "
             "give . for it, or 'shapes'"
         )
+    request = partial(Request, name, split, shape)
     path = Path(name).expanduser()
     if name == "shapes":
-        return _Place("shapes", name)
+        return request("shapes")
     if path.is_dir():
         if is_codes(path):
-            raise UserError(
-                f"{name} holds codes, which minivim train prior alone reads: "
-                "give the images here"
-            )
+            problem = f"{name} holds codes, which minivim train prior alone reads"
+            raise UserError(f"{problem}: give the images here")
         if any((path / f).is_file() for f in ("dataset_dict.json", "state.json")):
-            return _Place("saved", name, path, _files_under(path, {".arrow"}))
+            return request("saved", path, _files_under(path, {".arrow"}))
         files = _files_under(path, {".parquet"})
-        return _Place("parquet" if files else "folder", name, path, files)
+        return request("parquet" if files else "folder", path, files)
     if path.is_file() or glob.has_magic(name):
         matches = [path] if path.is_file() else glob.glob(str(path), recursive=True)
         found = sorted(f for f in map(Path, matches) if f.suffix.lower() == ".parquet")
         if not found:
-            raise UserError(
-                f"no parquet file matches {name}: check the pattern, or give the "
-                "folder that holds it"
-            )
+            remedy = "check the pattern, or give the folder that holds it"
+            raise UserError(f"no parquet file matches {name}: {remedy}")
         root = Path(os.path.commonpath([file.parent for file in found]))
         files = [file.relative_to(root).as_posix() for file in found]
-        return _Place("parquet", name, root, files)
+        return request("parquet", root, files)
     if HUB_ID.fullmatch(name) and not name.startswith("."):
-        return _Place("hub", name)
+        return request("hub")
     raise UserError(
         f"{name} does not exist: give 'shapes', a folder of images, a parquet file, "
         "or a dataset of the hub as owner/name@revision"
     )
 
 
-def _files_under(path: Path, suffixes: Iterable[str]) -> list[str]:
+def _files_under(path: Path, suffixes: Collection[str]) -> list[str]:
     """Relative names of files with one of the suffixes, without hidden ones, sorted."""
     found = []
     for folder, below, names in os.walk(path):
         below[:] = [name for name in below if not name.startswith(".")]
-        for name in names:
-            if not name.startswith(".") and Path(name).suffix.lower() in suffixes:
-                found.append(Path(folder, name).relative_to(path).as_posix())
-    return sorted(found)
+        seen = [Path(folder, name) for name in names if not name.startswith(".")]
+        found += [file for file in seen if file.suffix.lower() in suffixes]
+    return sorted(file.relative_to(path).as_posix() for file in found)
 
 
 def _own_splits(find: Callable[[str], Any]) -> tuple[Any, Any]:
@@ -235,6 +219,7 @@ def _own_splits(find: Callable[[str], Any]) -> tuple[Any, Any]:
     return train, test
 
 
+@lru_cache(maxsize=8)  # hence one warning for each source
 def hold_out(count: int, split: str, name: str) -> Int[np.ndarray, " rows"]:
     """Row numbers of a split where the source `name` has none of its own."""
     most = min(HELD_OUT_MOST, count // HELD_OUT_SHARE)
@@ -242,25 +227,16 @@ def hold_out(count: int, split: str, name: str) -> Int[np.ndarray, " rows"]:
     if most:
         return np.sort(order[:most] if split == "test" else order[most:])
     if split == "test":
-        _warn_once(
-            f"{name} has fewer than {HELD_OUT_SHARE} images, too few to hold any out: "
-            "test and training images are the same"
+        print(
+            f"minivim: warning: {name} has fewer than {HELD_OUT_SHARE} images, too few "
+            "to hold any out: test and training images are the same",
+            file=sys.stderr,
         )
     return np.arange(count)
 
 
-@cache
-def _warn_once(text: str) -> None:
-    print(f"minivim: warning: {text}", file=sys.stderr)
-
-
-def _columns(
-    name: str, table: Any, tables: dict[str, Any], shape: dict[str, int]
-) -> Columns:
-    """Which columns are the image and the label, and what the classes are called.
-
-    Bare integers are labels only where `tables` are given to count the classes in.
-    """
+def _columns(name: str, table: Any, tables: Mapping[str, Any] = {}) -> Columns:
+    """Bare integers are labels only where `tables` are given to count classes in."""
     import datasets
 
     image, label, class_names = None, None, ()
@@ -285,7 +261,7 @@ def _columns(
                 f"{name} has labels from {low} to {high}: number the classes from 0"
             )
         label, class_names = "label", tuple(str(k) for k in range(high + 1))
-    return Columns(image, label, class_names, shape)
+    return Columns(image, label, class_names)
 
 
 def _integers(table: Any, column: str) -> Int[np.ndarray, " rows"]:
@@ -299,23 +275,21 @@ def _is_sorted(labels: Int[np.ndarray, " rows"]) -> bool:
     return bool(steps.any() and ((steps >= 0).all() or (steps <= 0).all()))
 
 
-def _open_shapes(split: str, shape: dict[str, int]) -> Source:
-    drawn = shapes.arrays(split)
-    images = drawn["image"]
-    if (shape["image_size"], shape["channels"]) != (shapes.IMAGE_SIZE, 3):
-        images = np.stack([to_pixels(Image.fromarray(i), **shape) for i in images])
-    return ArraySource(
-        {"image": images, "label": drawn["label"]},
-        class_names=shapes.CLASSES,
-        description=f"shapes ({split})",
-    )
+def _open_shapes(request: Request) -> Source:
+    drawn, shape = shapes.arrays(request.split), request.shape
+    arrays = {"image": drawn["image"], "label": drawn["label"]}
+    if tuple(shape.values()) != (shapes.IMAGE_SIZE, 3):
+        resized = [to_pixels(Image.fromarray(i), **shape) for i in arrays["image"]]
+        arrays["image"] = np.stack(resized)
+    names, description = shapes.CLASSES, request.description
+    return ArraySource(arrays, class_names=names, description=description)
 
 
-def _open_folder(place: _Place, split: str, shape: dict[str, int]) -> Source:
+def _open_folder(request: Request) -> Source:
     """Pictures below a folder, labelled by their sub-folders."""
     import datasets
 
-    name, path = place.name, place.root
+    path, split = request.root, request.split
     train, test = _own_splits(lambda n: path / n if (path / n).is_dir() else None)
     root = train or path
     if not (files := _files_under(root, PICTURES)):
@@ -326,7 +300,7 @@ def _open_folder(place: _Place, split: str, shape: dict[str, int]) -> Source:
     folders = sorted({os.path.dirname(file) for file in files})
     names = folders if len(folders) > 1 and "" not in folders else []
     if not (train and test):
-        files = [files[i] for i in hold_out(len(files), split, name)]
+        files = [files[i] for i in hold_out(len(files), split, request.name)]
     elif split == "test":
         root = test
         if not (files := _files_under(root, PICTURES)):
@@ -342,38 +316,35 @@ def _open_folder(place: _Place, split: str, shape: dict[str, int]) -> Source:
         )
     cells = {"image": [str(root / file) for file in files], "label": labels}
     table = datasets.Dataset.from_dict(cells).cast_column("image", datasets.Image())
-    columns, rows = (
-        Columns("image", "label", tuple(names), shape),
-        np.arange(len(files)),
-    )
-    identity = (_sizes(root, files),)
-    return TableSource(table, rows, columns, name=name, split=split, identity=identity)
+    columns, rows = Columns("image", "label", tuple(names)), np.arange(len(files))
+    identity = (_sizes(root, files), columns.class_names, sorted(request.shape.items()))
+    return TableSource(table, columns, request, identity, rows=rows)
 
 
-def _sizes(root: Path, files: list[str]) -> list[tuple[str, int]]:
+def _sizes(root: Path, files: Sequence[str]) -> list[tuple[str, int]]:
     """What identifies files on any machine."""
     return [(file, (root / file).stat().st_size) for file in files]
 
 
-def _read(place: _Place, *, streaming: bool = False) -> tuple[str, dict[str, Any], Any]:
-    """A name, the splits as tables, and what identifies them on any machine."""
+def _read(
+    request: Request, *, streaming: bool = False
+) -> tuple[Request, dict[str, Any], Any]:
+    """The request, its splits as tables, and what identifies these on any machine."""
     import datasets
     import pyarrow.parquet
 
-    _, name, root, files = place
-    if place.kind == "hub":
-        return _read_hub(name, streaming)
-    identity = _sizes(root, files)
-    if place.kind == "saved":
-        unreadable = f"{name} cannot be read as a saved dataset"
-        with explained(unreadable, "fetch or write it again"):
+    if request.kind == "hub":
+        return _read_hub(request, streaming)
+    name, root, files = request.name, request.root, request.files
+    paths, remedy = [root / file for file in files], "fetch or write it again"
+    if request.kind == "saved":
+        with explained(f"{name} cannot be read as a saved dataset", remedy):
             tables: Any = datasets.load_from_disk(str(root))
         tables = tables if isinstance(tables, dict) else {"train": tables}
-        return name, tables, identity
-    paths, first = [root / file for file in files], []
+        return request, tables, _sizes(root, files)
+    first: list[str] = []
     for path in paths:
-        unreadable = f"{path} is not a readable parquet file"
-        with explained(unreadable, "fetch or write it again"):
+        with explained(f"{path} is not a readable parquet file", remedy):
             columns = pyarrow.parquet.read_schema(path).names
         first = first or columns
         if set(columns) != set(first):
@@ -382,41 +353,40 @@ def _read(place: _Place, *, streaming: bool = False) -> tuple[str, dict[str, Any
                 f"{', '.join(first)}: give files of one dataset"
             )
 
-    def beginning(name: str) -> list[str] | None:
-        return [str(p) for p in paths if p.name.lower().startswith(name)] or None
+    def beginning(word: str) -> list[str] | None:
+        return [str(p) for p in paths if p.name.lower().startswith(word)] or None
 
     train, test = _own_splits(beginning)
-    groups: dict[str, Any] = {"train": train} | ({"test": test} if test else {})
     if train is None or len(paths) == 1:
-        groups = {"train": [str(path) for path in paths]}
+        train, test = [str(path) for path in paths], None
+    groups = {"train": train} | ({"test": test} if test else {})
     remedy = "check that its files agree in column types and that the disk has room"
     with explained(f"{name} cannot be read as one dataset", remedy):
         load = datasets.load_dataset
         tables = load("parquet", data_files=groups, streaming=streaming)
-    return name, tables, identity
+    return request, tables, _sizes(root, files)
 
 
-def _read_hub(name: str, streaming: bool) -> tuple[str, dict[str, Any], str]:
+def _read_hub(request: Request, streaming: bool) -> tuple[Request, Any, str]:
     """As `_read`, of the hub's dataset owner/name@revision; named by its commit."""
     import datasets
     import huggingface_hub
     from huggingface_hub.errors import OfflineModeIsEnabled
 
-    repository, _, revision = name.partition("@")
+    repository, _, revision = request.name.partition("@")
     # Asked once beforehand: it resolves the revision to a commit, and without a
     # connection `load_dataset` would retry, noisily, for half a minute. Offline a copy
     # on this machine may serve.
-    unknown = f"{name} is neither a path here nor a dataset that the hub gives now"
+    problem = f"{request.name} is neither a path here nor a dataset that the hub gives"
     remedy = "check the name and the connection, or set HF_HUB_OFFLINE=1 to use a copy "
     remedy += "downloaded before"
-    with explained(unknown, remedy), suppress(OfflineModeIsEnabled):
-        api = huggingface_hub.HfApi()
-        info = api.dataset_info(repository, revision=revision or None, timeout=20)
+    with explained(f"{problem} now", remedy), suppress(OfflineModeIsEnabled):
+        api, wanted = huggingface_hub.HfApi(), revision or None
+        info = api.dataset_info(repository, revision=wanted, timeout=20)
         revision = info.sha or revision
     remedy = "download its parquet files and give their folder"
-    with explained(f"the hub's dataset {name} cannot be loaded", remedy):
-        tables: Any = datasets.load_dataset(
-            repository, revision=revision or None, streaming=streaming
-        )
+    with explained(f"the hub's dataset {request.name} cannot be loaded", remedy):
+        load, wanted = datasets.load_dataset, revision or None
+        tables = load(repository, revision=wanted, streaming=streaming)
     pinned = f"{repository}@{revision}" if revision else repository
-    return pinned, tables, pinned
+    return request._replace(name=pinned), tables, pinned

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from minivim.data.base import Batch, Columns, Images, hash_of
+from minivim.data.base import Batch, Table
 from minivim.errors import UserError, explained
 
 # Rows that wait to be drawn from, still encoded, in each process.
@@ -23,7 +23,7 @@ CAVEAT = (
 )
 
 
-class Stream(Images):
+class Stream(Table):
     """Labelled images without index or length: see `open_stream`.
 
     Each process reads its own shards (files); their number must be a multiple of the
@@ -38,19 +38,11 @@ class Stream(Images):
     - Nothing can be held out: there must be a train and a test split.
     """
 
-    def __init__(
-        self, table: Any, columns: Columns, *, name: str, split: str, identity: Any
-    ):
-        self._table, self._columns, self._name = columns.select(table), columns, name
-        self.class_names, self.description = columns.class_names, f"{name} ({split})"
-        parts = (identity, "stream", split, self.class_names, *columns.shape.values())
-        self.fingerprint = hash_of(parts)
-
     def first(self, n: int | None) -> Batch:
         """The first n images in order, uint8 [n, H, W, C], and labels."""
         if n is None:
             raise UserError(f"{self.description} has no known length: say how many")
-        rows = list(itertools.islice(iter(self._table), n))
+        rows = list(itertools.islice(iter(self.table), n))
         if not rows:
             raise UserError(f"{self.description} has no rows: give one with images")
         return self.decode(rows)
@@ -58,26 +50,24 @@ class Stream(Images):
     def decode(self, rows: list[dict], pool: ThreadPoolExecutor | None = None) -> Batch:
         """Rows as arrays: image uint8 [n, H, W, C], label int32 [n], -1 for none."""
         columns = {name: [row[name] for row in rows] for name in rows[0]}
-        names = [f"an image of {self._name}"] * len(rows)
-        return self._columns.batch(columns, names, pool)
+        return self.batch(columns, itertools.repeat(f"an image of {self.name}"), pool)
 
     def share(self, index: int, count: int, *, seed: int) -> Any:
         """One of `count` parts of the rows, shuffled, as a `datasets.IterableDataset`.
 
         Raises `UserError` unless the number of shards is a multiple of `count`.
         """
-        import datasets
         from datasets.distributed import split_dataset_by_node
 
-        rows: Any = self._table
-        if isinstance(rows, datasets.Dataset):
+        rows = self.table
+        if hasattr(rows, "to_iterable_dataset"):  # a saved one, with known rows
             shards = count * max(1, min(SAVED_SHARDS, len(rows) // count))
             rows = rows.to_iterable_dataset(num_shards=min(shards, len(rows)))
-        if (shards := getattr(rows, "num_shards", 1)) % count:
+        if rows.num_shards % count:
             raise UserError(
-                f"{self._name} has {shards} files, which {count} processes cannot "
-                f"share equally: use a number of processes that divides {shards}, or "
-                "write the data as more files"
+                f"{self.name} has {rows.num_shards} files, which {count} processes "
+                "cannot share equally: use a number of processes that divides "
+                f"{rows.num_shards}, or write the data as more files"
             )
         mixed = rows.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
         return split_dataset_by_node(mixed, rank=index, world_size=count)
@@ -104,9 +94,9 @@ class StreamIterator(Iterator[Batch]):
         self._share, self._shares = blocks.index(positions.tolist()), len(blocks)
         # Refused here rather than in a thread.
         stream.share(self._share, self._shares, seed=seed)
-        self._start({"epoch": 0, "rows": None})
+        self._start(epoch=0, rows=None)
 
-    def _start(self, position: dict[str, Any]) -> None:
+    def _start(self, **position: Any) -> None:
         self._position = position
         # One reads, the others decode.
         self._threads = ThreadPoolExecutor(1 + min(4, os.cpu_count() or 1))
@@ -119,13 +109,13 @@ class StreamIterator(Iterator[Batch]):
         self._ahead = self._threads.submit(next, self._reading)
         return batch
 
-    def _read(
-        self, epoch: int, rows: Any
-    ) -> Generator[tuple[Batch, dict[str, Any]], None, None]:
+    def _read(self, epoch: int, rows: Any) -> Generator[tuple[Batch, dict], None, None]:
         """Batches, each with the position behind it."""
-        name, part = self._stream.description, []
+        stream, part = self._stream, []
+        problem = f"{stream.description} cannot be read on"
+        remedy = "check the connection and run the same command"
         while True:
-            table = self._stream.share(self._share, self._shares, seed=self._seed)
+            table = stream.share(self._share, self._shares, seed=self._seed)
             table.set_epoch(epoch)
             if rows is not None:
                 table.load_state_dict(rows)
@@ -133,26 +123,28 @@ class StreamIterator(Iterator[Batch]):
             row, empty = iter(table), rows is None
             while True:
                 before = len(part)
-                remedy = "check the connection and run the same command"
-                kinds = OSError, ValueError
-                with explained(f"{name} cannot be read on", remedy, kinds):
+                with explained(problem, remedy, (OSError, ValueError)):
                     part += itertools.islice(row, self._count - before)
                 empty &= len(part) == before
                 if len(part) < self._count:
                     break
-                batch = self._stream.decode(part, self._threads)
+                batch = stream.decode(part, self._threads)
                 batch["image"] = batch["image"].astype(np.float32) / 255
                 yield batch, {"epoch": epoch, "rows": table.state_dict()}
                 part = []
             if empty:
-                raise UserError(f"a share of {name} has no rows: use fewer processes")
+                told = f"a share of {stream.description} has no rows"
+                raise UserError(f"{told}: use fewer processes")
             epoch, rows = epoch + 1, None
 
     def get_state(self) -> dict[str, Any]:
         """The positions of all shares; every process must ask for it at once."""
+        from minivim.training.processes import gathered
+
         positions = {str(self._share): self._position}
         if self._shares > 1:
-            positions = _of_all_processes(positions)
+            for text in gathered(json.dumps(positions)):
+                positions |= json.loads(text)
         return {"shares": self._shares, "positions": positions}
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -163,7 +155,7 @@ class StreamIterator(Iterator[Batch]):
                 "go on with as many processes as before, or choose another --workdir"
             )
         self.close()
-        self._start(state["positions"][str(self._share)])
+        self._start(**state["positions"][str(self._share)])
 
     def close(self) -> None:
         """End the threads; the iterator is of no use after it.
@@ -173,19 +165,3 @@ class StreamIterator(Iterator[Batch]):
         """
         self._threads.shutdown(cancel_futures=True)
         self._reading.close()
-
-
-def _of_all_processes(own: dict[str, Any]) -> dict[str, Any]:
-    """The dictionaries of all processes in one, the same in each."""
-    import jax
-    from jax.experimental import multihost_utils
-
-    if jax.process_count() == 1:
-        return own
-    text = np.frombuffer(json.dumps(own).encode(), np.uint8)
-    longest = np.max(multihost_utils.process_allgather(np.int32(len(text))))
-    text = np.pad(text, (0, int(longest) - len(text)))
-    found: dict[str, Any] = {}
-    for line in np.asarray(multihost_utils.process_allgather(text)):
-        found |= json.loads(line.tobytes().rstrip(b"\0"))
-    return found

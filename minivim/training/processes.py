@@ -10,19 +10,24 @@ from jax.experimental import multihost_utils
 
 from minivim.errors import UserError
 
-_LONGEST = 2048  # bytes of a message, cut beyond
+_UNIT = 2048  # bytes: few lengths of messages, hence few compiled programs
+
+
+def gathered(text: str) -> list[str]:
+    """The texts of all processes, in their order; every process must call it."""
+    if jax.process_count() == 1:
+        return [text]
+    own = np.frombuffer(text.encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.int32(len(own)))
+    units = 1 + int(np.max(lengths)) // _UNIT
+    own = np.pad(own, (0, units * _UNIT - len(own)))
+    every = np.asarray(multihost_utils.process_allgather(own))
+    return [row.tobytes().rstrip(b"\0").decode() for row in every]
 
 
 def agreed(message: str) -> str:
     """The message of the lowest process that has one; every process must call it."""
-    if jax.process_count() == 1:
-        return message
-    mine = np.zeros(_LONGEST, np.uint8)
-    text = message.encode()[:_LONGEST]
-    mine[: len(text)] = np.frombuffer(text, np.uint8)
-    every = np.asarray(multihost_utils.process_allgather(mine))
-    texts = (row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in every)
-    return next(filter(None, texts), "")
+    return next(filter(None, gathered(message)), "")
 
 
 def on_first(act: Callable[[], object]) -> None:

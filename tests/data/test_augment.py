@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minivim.data.augment import augment, random_crop, random_flip
+from minivim.data.augment import augment
 
 KEY = jax.random.key(0)
 # Compiled once for each shape: operation by operation it takes seconds.
-crop = jax.jit(random_crop, static_argnames="min_area")
 changed = jax.jit(augment, static_argnames=("flip", "crop"))
 
 
@@ -23,7 +22,7 @@ def ramps(count: int, size: int = 32) -> jax.Array:
 
 def test_random_flip_mirrors_about_half_of_the_images():
     images = jnp.broadcast_to(jnp.arange(4.0), (400, 4, 4))[..., None]
-    flipped = np.asarray(random_flip(images, key=KEY))
+    flipped = np.asarray(augment(images, flip=True, key=KEY))
     mirrored = (flipped[:, 0, 0, 0] == 3).mean()
     assert 0.4 < mirrored < 0.6
     rows = {tuple(row) for row in flipped[:, 0, :, 0]}
@@ -33,7 +32,7 @@ def test_random_flip_mirrors_about_half_of_the_images():
 def test_a_crop_is_the_part_it_says():
     """Read off ramps: squares inside the image, areas and places uniform."""
     low, size = 0.25, 32
-    cut = np.asarray(crop(ramps(2_000, size), min_area=low, key=KEY))
+    cut = np.asarray(changed(ramps(2_000, size), crop=low, key=KEY))
     # Away from the edges, where a bilinear sample leans inwards, a ramp stays one.
     inner = cut[:, 4:-4, 4:-4]
     down, across = np.diff(inner[..., 0], axis=1), np.diff(inner[..., 1], axis=2)
@@ -58,9 +57,9 @@ def test_a_crop_is_the_part_it_says():
 
 
 def test_each_image_has_a_crop_of_its_own_and_each_key_others():
-    cut = np.asarray(crop(ramps(2_000), min_area=0.5, key=KEY))
+    cut = np.asarray(changed(ramps(2_000), crop=0.5, key=KEY))
     assert len({image.tobytes() for image in cut}) == 2_000
-    other = crop(ramps(2_000), min_area=0.5, key=jax.random.key(1))
+    other = changed(ramps(2_000), crop=0.5, key=jax.random.key(1))
     assert not np.array_equal(cut, other)
 
 
@@ -69,7 +68,7 @@ def test_each_image_has_a_crop_of_its_own_and_each_key_others():
 def test_a_crop_is_an_average_of_pixels(seed, area):
     """No value that the image has not, hence no dark rim; the whole is the identity."""
     images = jax.random.uniform(jax.random.key(seed), (4, 8, 8, 3), minval=0.25)
-    cut = crop(images, min_area=area, key=jax.random.key(seed))
+    cut = changed(images, crop=area, key=jax.random.key(seed))
     assert cut.shape == images.shape and cut.dtype == jnp.float32
     for image, part in zip(images, cut, strict=True):
         assert image.min() - 1e-5 <= part.min() and part.max() <= image.max() + 1e-5
@@ -81,7 +80,8 @@ def test_a_crop_is_an_average_of_pixels(seed, area):
 def test_without_a_crop_nothing_else_is_drawn(flip):
     """Runs of recipes without one stay what they were, bit for bit."""
     images = ramps(16, 8)
-    alone = random_flip(images, key=KEY) if flip else images
+    chosen = jax.random.bernoulli(KEY, 0.5, (16, 1, 1, 1)) & flip
+    alone = jnp.where(chosen, images[:, :, ::-1], images)
     np.testing.assert_array_equal(augment(images, flip=flip, key=KEY), alone)
     both = changed(images, flip=flip, crop=0.5, key=KEY)
     assert not np.array_equal(both, alone)

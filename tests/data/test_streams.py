@@ -11,6 +11,7 @@ from PIL import Image
 from minivim.data import batches, open_source, open_stream, require_labels, stack
 from minivim.data import streams as module
 from minivim.errors import UserError
+from minivim.training import processes
 
 NAMES = ["no", "yes"]
 SHARDS, EACH = 4, 15
@@ -172,10 +173,10 @@ def test_a_position_holds_those_of_all_processes(folder, monkeypatch):
     seen = []
 
     def gathered(own):
-        seen.append(own)
-        return own | {"1": "theirs"}
+        seen.append(json.loads(own))
+        return [own, json.dumps({"1": "theirs"})]
 
-    monkeypatch.setattr(module, "_of_all_processes", gathered)
+    monkeypatch.setattr(processes, "gathered", gathered)
     one = batches(open_stream(folder), batch_size=6, rows=slice(0, 3))
     assert one.get_state()["positions"]["1"] == "theirs"
     assert list(seen[0]) == ["0"]
