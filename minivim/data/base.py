@@ -14,6 +14,8 @@ from minivim.data.pixels import decode
 from minivim.errors import UserError
 
 Batch = dict[str, np.ndarray]
+# Of a table: the column of images, that of labels if any, and what these are called.
+Columns = tuple[str, str | None, tuple[str, ...]]
 
 
 class Images:
@@ -35,12 +37,9 @@ class Images:
 
 
 class Source(Images):
-    """Labelled images by index; subclasses say how many there are and how to take some.
+    """Labelled images by index; subclasses implement `__len__` and `take`."""
 
-    `in_memory`: whether taking a batch is too quick to be worth a thread or process.
-    """
-
-    in_memory: bool = False
+    in_memory: bool = False  # whether taking some is too quick to be worth a thread
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -73,12 +72,10 @@ class ArraySource(Source):
         lengths = {name: len(array) for name, array in self.arrays.items()}
         if len(set(lengths.values())) != 1 or 0 in lengths.values():
             raise UserError(f"arrays must be of one length, at least 1: got {lengths}")
-        self.class_names = tuple(class_names)
-        self.description = description
-        self._length = next(iter(lengths.values()))
+        self.class_names, self.description = tuple(class_names), description
 
     def __len__(self) -> int:
-        return self._length
+        return len(next(iter(self.arrays.values())))
 
     def take(self, indices: Int[np.ndarray, " n"]) -> Batch:
         return {name: array[indices] for name, array in self.arrays.items()}
@@ -102,33 +99,18 @@ class Request(NamedTuple):
     root: Path = Path()
     files: Sequence[str] = ()  # below root
 
-    @property
-    def description(self) -> str:
-        return f"{self.name} ({self.split})"
-
-
-class Columns(NamedTuple):
-    """Which columns of a table are read, and what the labels are called."""
-
-    image: str
-    label: str | None
-    class_names: tuple[str, ...]
-
 
 class Table(Images):
-    """Images and labels in a Hugging Face table, encoded until they are read.
-
-    All that identifies the content is in `identity`.
-    """
+    """Images and labels in a Hugging Face table, encoded until they are read."""
 
     def __init__(self, table: Any, columns: Columns, request: Request, identity: tuple):
         import datasets
 
-        table = table.select_columns([name for name in columns[:2] if name])
-        self.table = table.cast_column(columns.image, datasets.Image(decode=False))
         self._image, self._label, self.class_names = columns
-        self._shape, self.name = request.shape, request.name
-        self.description = request.description
+        table = table.select_columns([name for name in columns[:2] if name])
+        self.table = table.cast_column(self._image, datasets.Image(decode=False))
+        self.name, self._shape = request.name, request.shape
+        self.description = f"{self.name} ({request.split})"
         self.fingerprint = hash_of(identity)
 
     def batch(self, rows: dict, names: Iterable[str], pool: Any = None) -> Batch:
@@ -140,7 +122,7 @@ class Table(Images):
         return {"image": np.stack(list(pixels)), "label": np.array(numbers, np.int32)}
 
     def _pixels(self, image: dict | None, name: str) -> UInt8[np.ndarray, "H W C"]:
-        data, path = (image["bytes"], image["path"]) if image else (None, None)
+        data, path = (image["bytes"], image["path"] or "") if image else (None, "")
         if not (data or path):
             raise UserError(f"{name} has no image: remove the row")
         if data is None:

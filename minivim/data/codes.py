@@ -114,7 +114,8 @@ def write_codes(
     with stop_signal() as asked, place as part:
         tables: Any = datasets.DatasetDict()
         for split, (batches, names) in splits.items():
-            rows, file = iter(batches), str(Path(part, split))
+            rows: Any = iter(batches)
+            file = str(Path(part, split))
             first = next(rows)
             kind: Any = datasets.Value("int16" if card.num_codes <= 2**15 else "int32")
             for size in reversed(first["codes"].shape[1:]):

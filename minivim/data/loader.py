@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -18,9 +18,6 @@ from tqdm.auto import tqdm
 from minivim.data.base import Batch, Source
 from minivim.data.streams import Stream, StreamIterator
 from minivim.errors import UserError
-
-if TYPE_CHECKING:
-    import grain
 
 
 def batches(
@@ -34,15 +31,13 @@ def batches(
 ) -> "BatchIterator | StreamIterator":
     """Iterate over a source without an end, in a reproducible order.
 
-    The order of an epoch is drawn from (seed, epoch). A batch may span two epochs, and
-    no row is dropped.
+    The order of an epoch is drawn from (seed, epoch), or that of the rows without
+    `shuffle`. A batch may span two epochs, and no row is dropped. Where codes have
+    several views of an image, a batch holds a random one, drawn from (seed, batch).
 
     Args:
-        source: where rows come from. A stream promises less, see `Stream`. Where codes
-            have several views of an image, a batch holds one random view of each.
+        source: where rows come from. A stream promises less, see `Stream`.
         batch_size: rows of a whole batch, over all processes.
-        seed: of the orders, and of views with the number of the batch.
-        shuffle: whether an epoch is a permutation, or else the rows as they are.
         rows: the positions in each batch that this process reads, all by default.
         workers: processes that read and decode, beside this one; 0 reads in threads.
             Batches do not depend on it. A source in memory never needs any.
@@ -50,24 +45,20 @@ def batches(
     Returns:
         An iterator of image float32 [B, H, W, C] in [0, 1], label int32 [B], and other
         columns as they are. `get_state()` is a JSON-able dictionary that names the next
-        batch; after `set_state(state)` an iterator of the same source, batch_size and
-        seed continues exactly there, whatever its `rows` and `workers`.
+        batch; after `set_state(state)` an iterator of the same source and arguments
+        continues exactly there, whatever its `rows` and `workers`.
 
     Raises:
         UserError: an impossible batch_size or number of workers.
     """
     if isinstance(source, Stream):
         if workers or not shuffle:
-            raise UserError(
-                "a stream is shuffled and read by one process: leave out --workers or "
-                "--stream"
-            )
+            problem = "a stream is shuffled and read by one process"
+            raise UserError(f"{problem}: leave out --workers or --stream")
         return StreamIterator(source, batch_size=batch_size, seed=seed, rows=rows)
     if batch_size < 1:
-        raise UserError(
-            f"batch_size {batch_size} does not fit {len(source)} images: "
-            f"choose one from 1 to {len(source)}"
-        )
+        problem = f"batch_size {batch_size} does not fit {len(source)} images"
+        raise UserError(f"{problem}: choose one from 1 to {len(source)}")
     if workers < 0:
         raise UserError(f"workers {workers} is impossible: choose 0 or more")
     positions = np.arange(batch_size)[slice(None) if rows is None else rows]
@@ -84,10 +75,7 @@ def in_order(
     desc: str = "",
     quiet: bool = True,
 ) -> Generator[Batch, None, None]:
-    """The first `count` rows once, as `batches` gives them, the last batch short.
-
-    No more than a few batches are in memory; `desc` names the progress bar.
-    """
+    """The first `count` rows once, as `batches` gives them, the last batch short."""
     count = len(source) if count is None else min(count, len(source))
     size = max(1, min(batch_size, count))
     starts = range(0, count, size)
@@ -99,10 +87,9 @@ def in_order(
 
 @dataclasses.dataclass(frozen=True)
 class _Endless:
-    """The rows at some positions of batch b = 0, 1, ..., which needs only its number.
+    """The rows at some positions of batch 0, 1, ..., which needs only its number."""
 
-    grain's own `shuffle` and `batch` work row by row: 2 ms for 64 rows.
-    """
+    # grain's own `shuffle` and `batch` work row by row: 2 ms for 64 rows.
 
     source: Source
     batch_size: int
@@ -113,26 +100,23 @@ class _Endless:
         return sys.maxsize
 
     def __getitem__(self, index: int) -> Batch:
-        rows, first = len(self.source), index * self.batch_size
-        parts, missing = [], self.batch_size
-        while missing:
-            epoch, start = divmod(first + self.batch_size - missing, rows)
-            parts.append(_order(rows, self.seed, epoch)[start : start + missing])
-            missing -= len(parts[-1])
-        batch = self.source.take(np.concatenate(parts)[self.positions])
+        count, first = len(self.source), index * self.batch_size
+        epochs, rows = np.divmod(first + self.positions, count)
+        if self.seed is not None:
+            for epoch in np.unique(epochs).tolist():
+                mine = epochs == epoch
+                rows[mine] = _order(count, self.seed, epoch)[rows[mine]]
+        batch = self.source.take(rows)
         codes = batch.get("codes")
         if codes is None or codes.ndim == 2:
             return batch
         rng = np.random.default_rng([self.seed or 0, index, 1])
         views = rng.random(self.batch_size)[self.positions] * codes.shape[1]
-        chosen = np.arange(len(codes)), views.astype(int)
-        return {**batch, "codes": codes[chosen]}
+        return {**batch, "codes": codes[np.arange(len(codes)), views.astype(int)]}
 
 
 @functools.lru_cache(maxsize=8)
-def _order(rows: int, seed: int | None, epoch: int) -> Int[np.ndarray, " rows"]:
-    if seed is None:
-        return np.arange(rows)
+def _order(rows: int, seed: int, epoch: int) -> Int[np.ndarray, " rows"]:
     return np.random.default_rng([seed, epoch]).permutation(rows)
 
 
@@ -142,7 +126,7 @@ class BatchIterator(Iterator[Batch]):
     def __init__(self, numbered: _Endless, workers: int, end: int | None = None):
         self._numbered, self._workers = numbered, workers
         self._next, self._end = 0, end
-        self._pipeline: grain.DatasetIterator[Batch] | None = None
+        self._pipeline: Any = None
 
     def __next__(self) -> Batch:
         self._pipeline = self._pipeline or self._open()
@@ -163,7 +147,7 @@ class BatchIterator(Iterator[Batch]):
             self._pipeline.close()
         self._pipeline = None
 
-    def _open(self) -> "grain.DatasetIterator[Batch]":
+    def _open(self) -> Iterator[Batch]:
         import grain
         from absl import flags
 
@@ -199,11 +183,9 @@ def _start_worker(*_: int) -> None:
     # A signal to the whole group is for the parent to answer, which ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
+    parent: Any = multiprocessing.parent_process()
 
-    def follow() -> None:
-        # After kill -9 nobody else would end this process.
+    def follow() -> None:  # After kill -9 nobody else would end this process.
         parent.join()
         os._exit(1)
 

@@ -11,10 +11,8 @@ from minivim.errors import UserError, brief
 
 def pixel_rule(*, image_size: int, channels: int) -> str:
     """What `to_pixels` does to pictures of another size or kind, in words."""
-    return (
-        f"the largest centred square, bicubic with antialiasing to {image_size} x "
-        f"{image_size} x {channels}"
-    )
+    size = f"{image_size} x {image_size} x {channels}"
+    return f"the largest centred square, bicubic with antialiasing to {size}"
 
 
 def to_pixels(
@@ -24,10 +22,8 @@ def to_pixels(
 
     The largest centred square is cut out and scaled to `image_size`, with antialiasing
     where it shrinks (the same as scaling the shorter side and cropping the centre).
-    Transparent pictures lie on white; 16-bit grey keeps its upper 8 bits.
-
-    Raises:
-        UserError: a kind of pixels without a known range (32-bit floats).
+    Transparent pictures lie on white; 16-bit grey keeps its upper 8 bits; pixels
+    without a known range (32-bit floats) raise `UserError`.
     """
     square = _opaque(ImageOps.exif_transpose(image))
     square = square.convert("RGB" if channels == 3 else "L")
@@ -54,18 +50,15 @@ def _opaque(image: Image.Image) -> Image.Image:
     return image
 
 
-def decode(
-    file: Any, where: str, *, image_size: int, channels: int
-) -> UInt8[np.ndarray, "size size channels"]:
-    """Read a picture from a path or an open file; errors name it as `where`."""
+def decode(file: Any, where: str, **shape: int) -> UInt8[np.ndarray, "size size c"]:
+    """`to_pixels` of a path or an open file; errors name it as `where`."""
     try:
         with Image.open(file) as image:
-            return to_pixels(image, image_size=image_size, channels=channels)
+            return to_pixels(image, **shape)
     except FileNotFoundError as error:
         raise UserError(f"{where} is missing: restore it or start anew") from error
     except UserError as error:
         raise UserError(f"{where} cannot be used: {error}") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"{where} is not a readable image ({brief(error)}): repair or remove it"
-        ) from error
+        problem = f"{where} is not a readable image ({brief(error)})"
+        raise UserError(f"{problem}: repair or remove it") from error

@@ -145,22 +145,19 @@ def arrays(
 ) -> dict[str, np.ndarray]:
     """The first `size` images of "train" (16,384 by default) or "test" (2,048).
 
+    Raises `UserError` for an unknown split, a size below 1 or a seed below 0.
+
     Returns:
         image: uint8 [n, 32, 32, 3]; label, colour, background: int32 [n], indices into
         CLASSES, COLOURS, BACKGROUNDS; centre_x, centre_y, size: float32 [n], pixels;
         angle: float32 [n], degrees clockwise.
-
-    Raises:
-        UserError: unknown split, or a size or seed that is not a natural number.
     """
     if split not in SIZES:
         raise UserError(f"shapes has no split {split!r}: use 'train' or 'test'")
     size = SIZES[split] if size is None else size
     if size < 1 or seed < 0:
-        raise UserError(
-            f"shapes cannot draw {size} images from seed {seed}: "
-            "ask for at least 1 image and a seed of at least 0"
-        )
+        remedy = "ask for at least 1 image and a seed of at least 0"
+        raise UserError(f"shapes cannot draw {size} images from seed {seed}: {remedy}")
     blocks = []
     for block in range(-(-size // BLOCK)):
         factors = _draw_factors(seed, split, block)
@@ -175,9 +172,8 @@ def dataset(split: str = "train", *, size: int | None = None, seed: int = 0) -> 
 
     columns: dict = arrays(split, size=size, seed=seed)
     columns["image"] = list(columns["image"])
-    features = {name: datasets.Value("float32") for name in columns}
-    features |= {"image": datasets.Image()}
     kinds = {"label": CLASSES, "colour": COLOURS, "background": BACKGROUNDS}
-    for name, names in kinds.items():
-        features[name] = datasets.ClassLabel(names=list(names))
-    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+    features = datasets.Features({k: datasets.Value("float32") for k in columns})
+    features |= {k: datasets.ClassLabel(names=list(v)) for k, v in kinds.items()}
+    features["image"] = datasets.Image()
+    return datasets.Dataset.from_dict(columns, features=features)

@@ -31,10 +31,8 @@ from minivim.errors import UserError, explained
 SPLIT_NAMES = {"train": ("train",), "test": ("test", "validation", "valid", "val")}
 HELD_OUT_SHARE, HELD_OUT_MOST = 10, 2_000
 MAX_IMAGE_SIZE = 4_096
-PICTURES = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-    | {".pbm", ".pgm", ".pnm", ".ppm"}
-)
+PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm")
+PICTURES += (".tif", ".tiff", ".webp")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", re.ASCII)
 
 
@@ -58,8 +56,8 @@ def open_source(
         split: "train" or "test": sub-folders of these names, or parquet files whose
             names begin so (validation or val serves where there is no test). Without a
             split of its own, a fixed pseudo-random tenth, at most 2,000 images, is held
-            out as "test"; of fewer than 10 images nothing is, both splits are all of
-            them, and a line on stderr says so once.
+            out as "test"; with fewer than 10 images, both splits are all of them, and
+            a line on stderr says so once.
         image_size: height and width in pixels.
         channels: 3 (RGB) or 1 (grey).
 
@@ -72,18 +70,23 @@ def open_source(
 
     Raises:
         UserError: no such data, no images, no image column, no connection to the hub,
-            impossible split, image_size or channels; on reading, a missing or corrupt
-            image, by name.
+            impossible arguments; on reading, a missing or corrupt image, by name.
     """
     request = _locate(spec, split, image_size, channels)
+    shape = request.shape
     if request.kind == "shapes":
-        return _open_shapes(request)
+        drawn = shapes.arrays(split)
+        images, labels = drawn["image"], drawn["label"]
+        if (image_size, channels) != (shapes.IMAGE_SIZE, 3):
+            images = np.stack([to_pixels(Image.fromarray(i), **shape) for i in images])
+        arrays, told = {"image": images, "label": labels}, f"shapes ({split})"
+        return ArraySource(arrays, class_names=shapes.CLASSES, description=told)
     if request.kind == "folder":
         return _open_folder(request)
     request, tables, identity = _read(request)
     train, test = _own_splits(tables.get)
     table = next(iter(tables.values())) if train is None else train
-    columns = _columns(request.name, table, tables)
+    columns = _image, label, class_names = _columns(request.name, table, tables)
     if train is None or test is None:
         rows = hold_out(len(table), split, request.name)
     else:
@@ -91,10 +94,9 @@ def open_source(
         rows = np.arange(len(table))
     if not len(rows):
         raise UserError(f"{request.name} has no rows: give a dataset with images")
-    if columns.label and _is_sorted(_integers(table, columns.label)):
+    if label and _is_sorted(_integers(table, label)):
         rows, identity = np.random.default_rng(0).permutation(rows), (identity, "mixed")
-    identity = (identity, split, len(rows), columns.class_names)
-    identity += (sorted(request.shape.items()),)
+    identity = (identity, split, len(rows), class_names, sorted(shape.items()))
     return TableSource(table, columns, request, identity, rows=rows)
 
 
@@ -110,9 +112,8 @@ def open_stream(
     Takes what `open_source` takes except pictures in folders; datasets of the hub are
     not copied to this machine first. Nothing is held out: there must be files of both
     splits. Labels need a column of type ClassLabel, for nobody counts other ones
-    beforehand. Rows keep their order, so that the first ones of a table sorted by
-    class, on which a run is evaluated, are of a few classes: mix it before it is
-    written.
+    beforehand. Rows keep their order: mix a table sorted by class before it is written,
+    or the first rows, on which a run is evaluated, are of a few classes.
 
     Raises:
         UserError: as `open_source`; a spec that is no table; no split of its own.
@@ -125,9 +126,8 @@ def open_stream(
         )
     request, tables, identity = _read(request, streaming=True)
     train, test = _own_splits(tables.get)
-    # The only split there is would be both.
     missing = "test" if test is None else "train" if train is None else None
-    if split == "test" and missing:
+    if split == "test" and missing:  # The only split there is would be both.
         raise UserError(
             f"{request.name} has no {missing} split, and a stream holds nothing out: "
             f"add files whose names begin with {missing}, or leave out --stream"
@@ -138,7 +138,7 @@ def open_stream(
     if first.features is None:
         raise UserError(f"{request.name} has no rows: give a dataset with images")
     columns = _columns(request.name, first)
-    identity = (identity, "stream", split, columns.class_names, image_size, channels)
+    identity = (identity, "stream", split, columns[2], image_size, channels)
     return Stream(first if split == "train" else test, columns, request, identity)
 
 
@@ -153,10 +153,8 @@ def require_labels(source: Source | Stream) -> None:
         )
 
 
-def _locate(
-    spec: str | os.PathLike[str], split: str, image_size: int, channels: int
-) -> Request:
-    """Where the data are that a user asks for, once this is possible."""
+def _locate(spec: Any, split: str, image_size: int, channels: int) -> Request:
+    """Where the data are that a user asks for, if that is possible."""
     if not 1 <= image_size <= MAX_IMAGE_SIZE:
         remedy = f"choose a whole number from 1 to {MAX_IMAGE_SIZE}"
         raise UserError(f"image_size {image_size} is impossible: {remedy}")
@@ -167,10 +165,8 @@ def _locate(
         raise UserError(f"there is no split {split!r}: use 'train' or 'test'")
     name, shape = os.fspath(spec), {"image_size": image_size, "channels": channels}
     if not name.strip():
-        raise UserError(
-            "the data have an empty name, which would mean the folder you are in: "
-            "give . for it, or 'shapes'"
-        )
+        problem = "the data have an empty name, which would mean the folder you are in"
+        raise UserError(f"{problem}: give . for it, or 'shapes'")
     request = partial(Request, name, split, shape)
     path = Path(name).expanduser()
     if name == "shapes":
@@ -210,13 +206,12 @@ def _files_under(path: Path, suffixes: Collection[str]) -> list[str]:
     return sorted(file.relative_to(path).as_posix() for file in found)
 
 
-def _own_splits(find: Callable[[str], Any]) -> tuple[Any, Any]:
+def _own_splits(find: Callable[[str], Any]) -> list[Any]:
     """What `find` gives for the first name of train and of test, or None."""
-    train, test = (
+    return [
         next((own for name in names if (own := find(name)) is not None), None)
         for names in SPLIT_NAMES.values()
-    )
-    return train, test
+    ]
 
 
 @lru_cache(maxsize=8)  # hence one warning for each source
@@ -227,11 +222,9 @@ def hold_out(count: int, split: str, name: str) -> Int[np.ndarray, " rows"]:
     if most:
         return np.sort(order[:most] if split == "test" else order[most:])
     if split == "test":
-        print(
-            f"minivim: warning: {name} has fewer than {HELD_OUT_SHARE} images, too few "
-            "to hold any out: test and training images are the same",
-            file=sys.stderr,
-        )
+        told = f"{name} has fewer than {HELD_OUT_SHARE} images, too few to hold any out"
+        result = "test and training images are the same"
+        print(f"minivim: warning: {told}: {result}", file=sys.stderr)
     return np.arange(count)
 
 
@@ -247,21 +240,20 @@ def _columns(name: str, table: Any, tables: Mapping[str, Any] = {}) -> Columns:
         if isinstance(feature, datasets.ClassLabel) and label != "label":
             label, class_names = column, tuple(feature.names)
     if image is None:
+        columns = ", ".join(table.column_names)
+        remedy = "store the images with the feature type datasets.Image"
         raise UserError(
-            f"{name} has no image column (its columns: "
-            f"{', '.join(table.column_names)}): store the images with the feature type "
-            "datasets.Image"
+            f"{name} has no image column (its columns: {columns}): {remedy}"
         )
     kind = getattr(table.features.get("label"), "dtype", "")
     if tables and label is None and re.match(r"u?int", kind):
         labels = [[-1], *(_integers(t, "label") for t in tables.values())]
         low, high = (int(f(np.concatenate(labels))) for f in (np.min, np.max))
         if low < -1 or high >= 100_000:
-            raise UserError(
-                f"{name} has labels from {low} to {high}: number the classes from 0"
-            )
+            problem = f"{name} has labels from {low} to {high}"
+            raise UserError(f"{problem}: number the classes from 0")
         label, class_names = "label", tuple(str(k) for k in range(high + 1))
-    return Columns(image, label, class_names)
+    return image, label, class_names
 
 
 def _integers(table: Any, column: str) -> Int[np.ndarray, " rows"]:
@@ -275,16 +267,6 @@ def _is_sorted(labels: Int[np.ndarray, " rows"]) -> bool:
     return bool(steps.any() and ((steps >= 0).all() or (steps <= 0).all()))
 
 
-def _open_shapes(request: Request) -> Source:
-    drawn, shape = shapes.arrays(request.split), request.shape
-    arrays = {"image": drawn["image"], "label": drawn["label"]}
-    if tuple(shape.values()) != (shapes.IMAGE_SIZE, 3):
-        resized = [to_pixels(Image.fromarray(i), **shape) for i in arrays["image"]]
-        arrays["image"] = np.stack(resized)
-    names, description = shapes.CLASSES, request.description
-    return ArraySource(arrays, class_names=names, description=description)
-
-
 def _open_folder(request: Request) -> Source:
     """Pictures below a folder, labelled by their sub-folders."""
     import datasets
@@ -293,10 +275,9 @@ def _open_folder(request: Request) -> Source:
     train, test = _own_splits(lambda n: path / n if (path / n).is_dir() else None)
     root = train or path
     if not (files := _files_under(root, PICTURES)):
-        raise UserError(
-            f"{root} holds no images: give a folder with "
-            f"{', '.join(sorted(PICTURES))} files, directly or in sub-folders"
-        )
+        kinds = ", ".join(PICTURES)
+        remedy = f"give a folder with {kinds} files, directly or in sub-folders"
+        raise UserError(f"{root} holds no images: {remedy}")
     folders = sorted({os.path.dirname(file) for file in files})
     names = folders if len(folders) > 1 and "" not in folders else []
     if not (train and test):
@@ -310,14 +291,13 @@ def _open_folder(request: Request) -> Source:
     numbers = {folder: number for number, folder in enumerate(names)}
     labels = [numbers.get(os.path.dirname(file), -1) for file in files]
     if names and -1 in labels:
-        raise UserError(
-            f"{root / files[labels.index(-1)]} is of no class that the training images "
-            f"have: put it in one of {', '.join(names[:10])}"
-        )
+        file, classes = root / files[labels.index(-1)], ", ".join(names[:10])
+        problem = f"{file} is of no class that the training images have"
+        raise UserError(f"{problem}: put it in one of {classes}")
     cells = {"image": [str(root / file) for file in files], "label": labels}
-    table = datasets.Dataset.from_dict(cells).cast_column("image", datasets.Image())
-    columns, rows = Columns("image", "label", tuple(names)), np.arange(len(files))
-    identity = (_sizes(root, files), columns.class_names, sorted(request.shape.items()))
+    table, rows = datasets.Dataset.from_dict(cells), np.arange(len(files))
+    identity = (_sizes(root, files), tuple(names), sorted(request.shape.items()))
+    columns = "image", "label", tuple(names)
     return TableSource(table, columns, request, identity, rows=rows)
 
 
@@ -326,67 +306,53 @@ def _sizes(root: Path, files: Sequence[str]) -> list[tuple[str, int]]:
     return [(file, (root / file).stat().st_size) for file in files]
 
 
-def _read(
-    request: Request, *, streaming: bool = False
-) -> tuple[Request, dict[str, Any], Any]:
+def _read(request: Request, streaming: bool = False) -> tuple[Request, Any, Any]:
     """The request, its splits as tables, and what identifies these on any machine."""
     import datasets
+    import huggingface_hub
     import pyarrow.parquet
+    from huggingface_hub.errors import OfflineModeIsEnabled
 
-    if request.kind == "hub":
-        return _read_hub(request, streaming)
     name, root, files = request.name, request.root, request.files
+    load: Any = datasets.load_dataset
+    if request.kind == "hub":
+        repository, _, revision = name.partition("@")
+        # Asked once beforehand: it resolves the revision to a commit, and without a
+        # connection `load_dataset` would retry, noisily, for half a minute. Offline a
+        # copy on this machine may serve.
+        problem = f"{name} is neither a path here nor a dataset that the hub gives now"
+        remedy = "check the name and the connection, or set HF_HUB_OFFLINE=1 to use "
+        remedy += "a copy downloaded before"
+        with explained(problem, remedy), suppress(OfflineModeIsEnabled):
+            ask = huggingface_hub.HfApi().dataset_info
+            info = ask(repository, revision=revision or None, timeout=20)
+            revision = info.sha or revision
+        remedy = "download its parquet files and give their folder"
+        with explained(f"the hub's dataset {name} cannot be loaded", remedy):
+            tables = load(repository, revision=revision or None, streaming=streaming)
+        pinned = f"{repository}@{revision}" if revision else repository
+        return request._replace(name=pinned), tables, pinned
     paths, remedy = [root / file for file in files], "fetch or write it again"
     if request.kind == "saved":
         with explained(f"{name} cannot be read as a saved dataset", remedy):
-            tables: Any = datasets.load_from_disk(str(root))
+            tables = datasets.load_from_disk(str(root))
         tables = tables if isinstance(tables, dict) else {"train": tables}
         return request, tables, _sizes(root, files)
-    first: list[str] = []
+    read: list[list[str]] = []
     for path in paths:
         with explained(f"{path} is not a readable parquet file", remedy):
-            columns = pyarrow.parquet.read_schema(path).names
-        first = first or columns
-        if set(columns) != set(first):
-            raise UserError(
-                f"{path} has columns {', '.join(columns)} and {paths[0].name} has "
-                f"{', '.join(first)}: give files of one dataset"
-            )
-
-    def beginning(word: str) -> list[str] | None:
-        return [str(p) for p in paths if p.name.lower().startswith(word)] or None
-
-    train, test = _own_splits(beginning)
+            read.append(pyarrow.parquet.read_schema(path).names)
+        if set(read[0]) != set(read[-1]):
+            first, columns = ", ".join(read[0]), ", ".join(read[-1])
+            told = f"{path} has columns {columns} and {paths[0].name} has {first}"
+            raise UserError(f"{told}: give files of one dataset")
+    train, test = _own_splits(
+        lambda word: [str(p) for p in paths if p.name.lower().startswith(word)] or None
+    )
     if train is None or len(paths) == 1:
         train, test = [str(path) for path in paths], None
     groups = {"train": train} | ({"test": test} if test else {})
     remedy = "check that its files agree in column types and that the disk has room"
     with explained(f"{name} cannot be read as one dataset", remedy):
-        load = datasets.load_dataset
         tables = load("parquet", data_files=groups, streaming=streaming)
     return request, tables, _sizes(root, files)
-
-
-def _read_hub(request: Request, streaming: bool) -> tuple[Request, Any, str]:
-    """As `_read`, of the hub's dataset owner/name@revision; named by its commit."""
-    import datasets
-    import huggingface_hub
-    from huggingface_hub.errors import OfflineModeIsEnabled
-
-    repository, _, revision = request.name.partition("@")
-    # Asked once beforehand: it resolves the revision to a commit, and without a
-    # connection `load_dataset` would retry, noisily, for half a minute. Offline a copy
-    # on this machine may serve.
-    problem = f"{request.name} is neither a path here nor a dataset that the hub gives"
-    remedy = "check the name and the connection, or set HF_HUB_OFFLINE=1 to use a copy "
-    remedy += "downloaded before"
-    with explained(f"{problem} now", remedy), suppress(OfflineModeIsEnabled):
-        api, wanted = huggingface_hub.HfApi(), revision or None
-        info = api.dataset_info(repository, revision=wanted, timeout=20)
-        revision = info.sha or revision
-    remedy = "download its parquet files and give their folder"
-    with explained(f"the hub's dataset {request.name} cannot be loaded", remedy):
-        load, wanted = datasets.load_dataset, revision or None
-        tables = load(repository, revision=wanted, streaming=streaming)
-    pinned = f"{repository}@{revision}" if revision else repository
-    return request._replace(name=pinned), tables, pinned

@@ -27,15 +27,10 @@ class Stream(Table):
     """Labelled images without index or length: see `open_stream`.
 
     Each process reads its own shards (files); their number must be a multiple of the
-    number of processes. What a stream cannot promise, and a `Source` can:
-
-    - A resumed run is not the undisturbed one. Rows that wait in the shuffle buffer
-      when the state is saved are lost to that epoch; none is read twice.
-    - The number of processes may not change in between.
-    - Rows are mixed within the buffer and the order of shards, not over the whole set.
-    - An epoch has no known length, and processes with shorter shards begin the next one
-      earlier.
-    - Nothing can be held out: there must be a train and a test split.
+    number of processes, which may not change at a restart. Rows are mixed within the
+    shuffle buffer and the order of shards, not over the whole set. Those that wait in
+    the buffer when a state is saved are lost to that epoch; none is read twice. An
+    epoch has no known length, and processes with shorter shards begin the next earlier.
     """
 
     def first(self, n: int | None) -> Batch:
@@ -53,10 +48,7 @@ class Stream(Table):
         return self.batch(columns, itertools.repeat(f"an image of {self.name}"), pool)
 
     def share(self, index: int, count: int, *, seed: int) -> Any:
-        """One of `count` parts of the rows, shuffled, as a `datasets.IterableDataset`.
-
-        Raises `UserError` unless the number of shards is a multiple of `count`.
-        """
+        """One of `count` equal parts of the shards, shuffled, as an iterable."""
         from datasets.distributed import split_dataset_by_node
 
         rows = self.table
@@ -74,10 +66,7 @@ class Stream(Table):
 
 
 class StreamIterator(Iterator[Batch]):
-    """Batches of one process' share of a stream, one of them read ahead.
-
-    `rows` as in `minivim.data.batches`, but one of equal blocks of a batch.
-    """
+    """Batches of one process' share, one read ahead; `rows` is one of equal blocks."""
 
     def __init__(self, stream: Stream, *, batch_size: int, seed: int, rows: Any = None):
         positions = np.arange(batch_size)[slice(None) if rows is None else rows]
@@ -90,17 +79,16 @@ class StreamIterator(Iterator[Batch]):
                 "rows of a batch, not other ones: change batch_size or the mesh, or "
                 "leave out --stream"
             )
-        self._stream, self._seed = stream, seed
-        self._share, self._shares = blocks.index(positions.tolist()), len(blocks)
+        self._stream, self._seed, self._shares = stream, seed, len(blocks)
+        self._share = blocks.index(positions.tolist())
         # Refused here rather than in a thread.
         stream.share(self._share, self._shares, seed=seed)
         self._start(epoch=0, rows=None)
 
     def _start(self, **position: Any) -> None:
-        self._position = position
+        self._position, self._reading = position, self._read(**position)
         # One reads, the others decode.
         self._threads = ThreadPoolExecutor(1 + min(4, os.cpu_count() or 1))
-        self._reading = self._read(**position)
         self._ahead: Future | None = None
 
     def __next__(self) -> Batch:
@@ -111,8 +99,8 @@ class StreamIterator(Iterator[Batch]):
 
     def _read(self, epoch: int, rows: Any) -> Generator[tuple[Batch, dict], None, None]:
         """Batches, each with the position behind it."""
-        stream, part = self._stream, []
-        problem = f"{stream.description} cannot be read on"
+        stream, name, part = self._stream, self._stream.description, []
+        problem = f"{name} cannot be read on"
         remedy = "check the connection and run the same command"
         while True:
             table = stream.share(self._share, self._shares, seed=self._seed)
@@ -133,8 +121,7 @@ class StreamIterator(Iterator[Batch]):
                 yield batch, {"epoch": epoch, "rows": table.state_dict()}
                 part = []
             if empty:
-                told = f"a share of {stream.description} has no rows"
-                raise UserError(f"{told}: use fewer processes")
+                raise UserError(f"a share of {name} has no rows: use fewer processes")
             epoch, rows = epoch + 1, None
 
     def get_state(self) -> dict[str, Any]:
@@ -158,10 +145,6 @@ class StreamIterator(Iterator[Batch]):
         self._start(**state["positions"][str(self._share)])
 
     def close(self) -> None:
-        """End the threads; the iterator is of no use after it.
-
-        `datasets` waits ten seconds here, as at the end of an epoch, before it lets go
-        of several parquet files.
-        """
+        """End the threads. `datasets` waits 10 s here to let go of parquet files."""
         self._threads.shutdown(cancel_futures=True)
         self._reading.close()
