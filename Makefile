@@ -52,8 +52,8 @@ style:
 types:
 	$(BIN)/pyright
 
-# One worker for each core; a module of tests, or a chapter, stays in one of them.
-PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadscope
+# One worker for each processor; a module of tests, or a chapter, stays in one of them.
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadscope
 
 unit:
 	$(PYTEST)

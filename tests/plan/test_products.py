@@ -16,8 +16,6 @@ from tests import tiny
 from tests.plan.made import traced_once
 
 ONES = jnp.ones
-# The text is the same: only what LLVM makes of it is not optimised.
-QUICK = {"xla_backend_optimization_level": 0}
 
 
 def three_counts(function, *arguments):
@@ -118,7 +116,7 @@ PRIOR = replace(
 def both(recipe, due=False):
     found = traced_once(recipe, None)
     traced = found.trace(due)
-    text = traced.lower().compile(QUICK).as_text()
+    text = traced.lower().compile().as_text()
     return costs(text), product_flops(traced.jaxpr)
 
 
@@ -167,14 +165,14 @@ from minivim_lab.plan import costs, product_flops
 from minivim_lab.plan.paper import predicted
 from minivim_lab.plan.program import inputs
 from minivim.sharding import MeshShape, make_mesh
-from tests.plan.test_products import PRIOR, QUICK
+from tests.plan.test_products import PRIOR
 
 found = {}
 for shape in ("data=8", "fsdp=8", "data=2,fsdp=2,tensor=2"):
     mesh = make_mesh(MeshShape.parse(shape))
     given = inputs(PRIOR, mesh)
     traced = given.trace()
-    read = costs(traced.lower().compile(QUICK).as_text())
+    read = costs(traced.lower().compile().as_text())
     rules = None
     if "tensor" not in shape:
         rules = predicted(given.state.params, mesh, gathered=4)
