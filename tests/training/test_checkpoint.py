@@ -460,12 +460,13 @@ jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=2, process_id=me)
 from minivim.config import RunConfig
 from minivim.errors import Stopped, UserError
 from minivim.training import Workdir, fit, read_metrics
-from minivim.training.processes import agreed, on_first
+from minivim.training.processes import agreed, gathered, on_first
 from tests.training.test_checkpoint import *
 
 assert jax.process_count() == 2 and jax.device_count() == 4
 assert agreed("") == "" and agreed(f"from {me}") == "from 0"
 assert agreed("only the last" if me == 1 else "") == "only the last"
+assert gathered("x" * 3000 * me) == ["", "x" * 3000]
 
 sizes = {"data": 2, "fsdp": 2}
 folder = Path(folder)
