@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, field
 
 from minivim_lab.plan.products import window_pairs
-from minivim_lab.plan.text import Array, Computation, Instruction, Module, parse
+from minivim_lab.plan.text import Array, Computation, Instruction, parse
 
 COLLECTIVES = (
     "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all",
@@ -83,22 +83,22 @@ def costs(text: str) -> Costs:
     as the all-reduce of arrays that are zero but for one chip's part; they are called
     all-gather here, and send what the all-reduce sends.
     """
-    module = parse(text)
-    return _Counter(module).run(module.entry)
+    computations, entry = parse(text)
+    return _Counter(computations).run(entry)
 
 
 @dataclass
 class _Counter:
-    module: Module
+    computations: dict[str, Computation]
 
     def run(self, name: str) -> Costs:
         """The costs of running a computation once."""
-        total, within = Costs(), self.module.computations[name]
+        total, within = Costs(), self.computations[name]
         for op in within.instructions.values():
             self._products(op, within, total)
             total.hbm_bytes += self._moved(op, within)
             if op.opcode == "while":
-                trips = trip_count(self.module, within, op)
+                trips = trip_count(self.computations, within, op)
                 total.unknown_loops += trips is None
                 for part in op.called("condition", "body"):
                     total.add(self.run(part), 1 if trips is None else trips)
@@ -117,7 +117,7 @@ class _Counter:
         return total
 
     def _fused(self, op: Instruction) -> Computation:
-        return self.module.computations[op.called("calls")[0]]
+        return self.computations[op.called("calls")[0]]
 
     def _products(self, op: Instruction, within: Computation, total: Costs) -> None:
         """Add the FLOPs and the exchange of an instruction, or of all in a fusion."""
@@ -259,14 +259,16 @@ def _written(inner: Computation, op: Instruction) -> int:
     return total
 
 
-def trip_count(module: Module, within: Computation, loop: Instruction) -> int | None:
+def trip_count(
+    computations: dict[str, Computation], within: Computation, loop: Instruction
+) -> int | None:
     """How often a loop runs, or None: by its note, or from `i < N` in its condition."""
     if note := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
         return int(note[1])
-    condition = module.computations[loop.called("condition")[0]]
+    condition = computations[loop.called("condition")[0]]
     inside, last = condition, condition.last
     if last.opcode == "fusion":
-        inside = module.computations[last.called("calls")[0]]
+        inside = computations[last.called("calls")[0]]
     compare = inside.last
     if compare.opcode != "compare":
         return None

@@ -14,16 +14,10 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from minivim import recipes, train, weights
-from minivim.config import (
-    ClassifierRecipe,
-    PriorRecipe,
-    TokenizerRecipe,
-    leaves,
-    with_overrides,
-)
+from minivim.config import PriorRecipe, leaves, with_overrides
 from minivim.errors import UserError
 from minivim.sharding import by_rows, check_batch, place, shardings_of
-from minivim.tokenizer.perceptual import LPIPS, PerceptualConfig
+from minivim.tokenizer.perceptual import PerceptualConfig
 from minivim.train import Setup, TrainableRecipe
 from minivim.training.step import abstract_state, make_step
 from minivim_lab.plan.chips import first_line, refusal
@@ -67,7 +61,7 @@ class Program:
         return sum((traffic.wire for traffic in self.collectives.values()), 0.0)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Inputs:
     """A step and the shapes of its arguments, laid out over a mesh."""
 
@@ -99,37 +93,31 @@ def abstract(recipe: TrainableRecipe) -> tuple[Setup, dict[str, Any]]:
     of the recipe that bears the folder's name. Raises `UserError` where there is none.
     """
 
-    def rows(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+    def rows(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((recipe.run.batch_size, *shape), dtype)
 
-    network: Any = None
-    if isinstance(recipe, PriorRecipe):
-        network = _abstract_tokenizer(recipe)
-    elif isinstance(recipe, TokenizerRecipe) and recipe.loss.perceptual:
-        network = _abstract_network(recipe)
-    sized: Any = recipe if isinstance(recipe, ClassifierRecipe) else recipe.model
-    sized = network.config if isinstance(recipe, PriorRecipe) else sized
+    network = _frozen(recipe)
+    sized: Any = recipe if recipe.stage == "classifier" else recipe.model
+    sized = network.config if recipe.stage == "prior" else sized
     side, channels = sized.image_shape.values()
-    batch = {"image": rows(side, side, channels), "label": rows(dtype=jnp.int32)}
+    batch = {"image": rows(side, side, channels, dtype=jnp.float32)}
     if isinstance(recipe, PriorRecipe) and recipe.codes == "cache":
-        del batch["image"]
-        batch["codes"] = rows(recipe.model.num_tokens, dtype=jnp.int32)
+        batch = {"codes": rows(recipe.model.num_tokens)}
+    batch["label"] = rows()
     model = nnx.eval_shape(lambda: train.build(recipe))
     return train.setup(recipe, model, network), batch
 
 
-def _abstract_network(recipe: TokenizerRecipe) -> Any:
+def _frozen(recipe: Any) -> Any:
+    """The tokenizer of a prior or the perceptual network of a tokenizer, as shapes."""
+    prior = recipe.stage == "prior"
+    if not prior and not (recipe.stage == "tokenizer" and recipe.loss.perceptual):
+        return None
     try:
-        found = weights.load(recipe.perceptual_net)
+        found = weights.load(recipe.tokenizer if prior else recipe.perceptual_net)
     except UserError:
-        return nnx.eval_shape(lambda: LPIPS(PerceptualConfig(), rngs=nnx.Rngs(0)))
-    return nnx.eval_shape(lambda: found)
-
-
-def _abstract_tokenizer(recipe: PriorRecipe) -> Any:
-    try:
-        found = weights.load(recipe.tokenizer)
-    except UserError:
+        if not prior:
+            return weights.abstract("perceptual", PerceptualConfig())
         known = recipes.RECIPES.get(("tokenizer", PurePath(recipe.tokenizer).name))
         if known is None:
             raise
@@ -157,7 +145,7 @@ def inputs(recipe: TrainableRecipe, mesh: Mesh | None) -> Inputs:
         **objective.options,
     )
     chips = mesh.size if mesh is not None else 1
-    return Inputs(objective=objective, step=step, state=state, batch=batch, chips=chips)
+    return Inputs(objective, step, state, batch, chips)
 
 
 def _bytes_on_one(tree: Any) -> int:

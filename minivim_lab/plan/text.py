@@ -96,16 +96,11 @@ class Computation:
         return op
 
 
-@dataclass
-class Module:
-    """All computations; `entry` is the one that runs."""
+def parse(text: str) -> tuple[dict[str, Computation], str]:
+    """The computations of `compiled.as_text()`, and the name of the one that runs.
 
-    computations: dict[str, Computation]
-    entry: str
-
-
-def parse(text: str) -> Module:
-    """Read what `compiled.as_text()` returns; raises `ValueError` without an entry."""
+    Raises `ValueError` where there is no such computation.
+    """
     computations: dict[str, Computation] = {}
     current, entry = None, ""
     for line in text.splitlines():
@@ -123,7 +118,7 @@ def parse(text: str) -> Module:
                 current.root = op.name
     if entry not in computations:
         raise ValueError("this is no text of a compiled module: it has no ENTRY")
-    return Module(computations, entry)
+    return computations, entry
 
 
 def _instruction(name: str, text: str) -> Instruction:
