@@ -18,18 +18,16 @@ from minivim.weights import CARD, DATA, HERE, load, read_card, save
 
 # Half the size of float32; the figures on the cards are those of the rounded weights.
 STORAGE = {"shapes": "float16", "cifar10": "bfloat16"}
-# Stage and recipe of each, the recipe's name after the family's.
+STAGES = {"judge": "classifier", "prior-unlabelled": "prior"}
+# Stage and recipe of each.
 RECIPES = {
-    f"{family}/{name}": (stage, family + suffix)
+    f"{family}/{name}": (STAGES.get(name, name), family + suffix)
     for family in STORAGE
-    for name, stage, suffix in (
-        ("classifier", "classifier", ""),
-        ("judge", "classifier", "-judge"),
-        ("tokenizer", "tokenizer", ""),
-        ("prior", "prior", ""),
-        ("prior-unlabelled", "prior", "-unlabelled"),
+    for name, suffix in (
+        ("classifier", ""), ("judge", "-judge"), ("tokenizer", ""), ("prior", ""),
+        ("prior-unlabelled", "-unlabelled"),
     )
-}
+}  # fmt: skip
 NOTES = {
     "cifar10": "Trained on a copy of CIFAR-10 that was compressed as JPEG once more: "
     "the figures are not comparable with those of the original."
@@ -60,11 +58,9 @@ def write_figures(names: list[str], *, spec: str) -> None:
     found = shipped_figures(names, Options(spec=spec, judge=judge))
     for name, figures in found.items():
         # The public name of the data, not where a copy of it lies.
-        origin = figures["provenance"]
+        origin, folder = figures["provenance"], HERE / name
         origin["data"] = origin["data"].replace(spec, DATA[family])
-        write_json(
-            HERE / name / CARD, read_card(HERE / name).values | {"figures": figures}
-        )
+        write_json(folder / CARD, read_card(folder).values | {"figures": figures})
 
 
 def main(arguments: list[str] | None = None) -> None:
