@@ -130,10 +130,6 @@ EXPLAINED = {
         "06_prior",
         "450,000 steps of 1024",
     ),
-    "no perceptual loss behind codes that are probed": (
-        "08_probe",
-        "without perceptual loss",
-    ),
     "parameter counts as the table prints them": (
         "03_vit_tokenizer",
         "Table 2 has five rows",
