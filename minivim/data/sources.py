@@ -229,7 +229,7 @@ def hold_out(count: int, split: str, name: str) -> Int[np.ndarray, " rows"]:
 
 
 def _columns(name: str, table: Any, tables: Mapping[str, Any] = {}) -> Columns:
-    """Bare integers are labels only where `tables` are given to count classes in."""
+    """What to read of a table; bare integers are labels only if `tables` count them."""
     import datasets
 
     image, label, class_names = None, None, ()
