@@ -118,21 +118,19 @@ def prior_figures(
 
     `nll_without_label` is left out where the card says that the prior learnt none.
     """
-    count = how.images(source)
-    conditional = bool(prior.config.num_classes)
-    null = conditional and knows_null(prior)
-    if conditional:
+    classes = prior.config.num_classes
+    # Whether each figure is given the label.
+    labelled = {"nll": bool(classes)}
+    if classes:
         check_labels(prior, np.arange(source.num_classes))
-    nll = without = 0.0
+        labelled |= {"nll_without_label": False} if knows_null(prior) else {}
+    figures: Figures = {"images": how.images(source), **dict.fromkeys(labelled, 0.0)}
     for rows in encode_batches(tokenizer, source, **how.reading(source)):
         codes = rows["codes"]
-        labels = check_labels(prior, rows["label"]) if conditional else None
-        nll += len(codes) * nats_per_token(prior, codes, labels)
-        if null:
-            without += len(codes) * nats_per_token(prior, codes, None)
-    figures: Figures = {"images": count, "nll": nll / count}
-    if null:
-        figures["nll_without_label"] = without / count
+        for name, given in labelled.items():
+            labels = check_labels(prior, rows["label"]) if given else None
+            nats = nats_per_token(prior, codes, labels)
+            figures[name] += nats * len(codes) / figures["images"]
     return _with_origin(figures, {}, source, replace(how, seed=0))
 
 
