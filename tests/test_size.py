@@ -33,7 +33,7 @@ CORE = [
 
 # Lines at most. The aims are 9,500, 3,300 and 14,500; until they are reached each
 # number is what was reached last, so that nothing grows.
-PACKAGE, READ, ALL, MODULE = 12_700, 3_770, 18_300, 700
+PACKAGE, READ, ALL, MODULE = 10_440, 3_300, 15_560, 450
 # Imports that still have to go.
 YET: set[tuple[str, str]] = set()
 
