@@ -114,7 +114,7 @@ def public(root: Path, module: str) -> list[Name]:
 def _starred(root: Path, module: str) -> list[Name]:
     """Public names of a module and its constants, which capitals tell."""
     tree = ast.parse(_file(root, module).read_text("utf-8"))
-    names = [name for node in tree.body if (name := _target(node) or "").isupper()]
+    names = [name for node in tree.body if (name := _target(node))[:1].isupper()]
     return [*(_find(root, module, name) for name in names), *public(root, module)]
 
 

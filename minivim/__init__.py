@@ -7,18 +7,4 @@ from minivim.recipes import recipe
 from minivim.tokenizer import Tokenizer
 from minivim.weights import load, load_pair
 
-__all__ = [
-    "Prior",
-    "Tokenizer",
-    "UserError",
-    "complete",
-    "data",
-    "load",
-    "load_pair",
-    "metrics",
-    "recipe",
-    "recipes",
-    "reject",
-    "sample",
-]
 __version__ = "0.1.0"

@@ -41,6 +41,11 @@ def command(text: str, *options: Option) -> Callable[[Run], Run]:
     return register
 
 
+def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Some of the options, to be passed on under their own names."""
+    return {name: getattr(options, name) for name in names}
+
+
 def whole_number(low: int, says: str, high: int = 2**63) -> Any:
     """Reads a number from `low` on and below `high`, and else says so."""
 

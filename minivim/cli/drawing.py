@@ -33,6 +33,7 @@ SAMPLING = (
     option("--guidance", type=float),
     args.QUIET,
 )
+SAMPLED = ("temperature", "top_k", "top_p", "guidance")
 
 
 def _parts(
@@ -48,11 +49,6 @@ def _parts(
     for first in tqdm(starts, desc=options.command, unit="part", disable=quiet):
         part = slice(first, min(first + size, total))
         yield part, jax.random.fold_in(key, first) if first else key
-
-
-def _sampling(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("temperature", "top_k", "top_p", "guidance")
-    return {name: getattr(options, name) for name in names}
 
 
 @command(
@@ -124,7 +120,7 @@ def _drawn(options: argparse.Namespace, model: Any, tokenizer: Any, labels: Any)
             key=key,
             num_samples=size if labels is None else None,
             labels=None if labels is None else np.resize(labels[part], size),
-            **_sampling(options),
+            **args.given(options, *SAMPLED),
         )
         codes = np.asarray(codes)[: part.stop - part.start]
         images.append(decode_all(tokenizer, codes))
@@ -136,24 +132,19 @@ def _rejected(
 ) -> Any:
     """Images that a classifier chose."""
     if not options.classifier or options.acceptance is None:
-        raise UserError(
-            "rejection needs both, a share and who chooses: --acceptance 0.5 "
-            "--classifier FOLDER"
-        )
+        raise UserError("rejection needs both --acceptance 0.5 --classifier FOLDER")
     if labels is None:
         raise UserError(
-            "rejection keeps what looks most like its label, and this prior has none; "
-            "leave out --acceptance and --classifier"
+            "this prior has no labels that a classifier could look for; leave out "
+            "--acceptance and --classifier"
         )
     found = prior.reject(
         model,
         tokenizer,
         weights.load(options.classifier),
-        acceptance=options.acceptance,
-        quiet=options.quiet,
         key=jax.random.key(options.seed),
         labels=labels,
-        **_sampling(options),
+        **args.given(options, "acceptance", "quiet", *SAMPLED),
     )
     return found.images[found.chosen]
 
@@ -198,10 +189,8 @@ def _complete(options: argparse.Namespace) -> None:
             images[part],
             rows=round(options.keep * tokenizer.config.grid),
             labels=None if label is None else np.full(len(images[part]), label),
-            count=options.count,
-            peek=options.peek,
             key=key,
-            **_sampling(options),
+            **args.given(options, "count", "peek", *SAMPLED),
         )
         for part, key in _parts(options, len(images), max(1, DRAWN // options.count))
     ]

@@ -34,9 +34,9 @@ def _evaluate(options: argparse.Namespace) -> None:
     from minivim.evaluate import Options, shipped_figures
 
     path = args.writable(options.json, ".json") if options.json else None
-    names = {field.name for field in fields(Options)}
-    given = {k: v for k, v in vars(options).items() if k in names}
-    found = shipped_figures(options.weights, Options(spec=options.data, **given))
+    names = {field.name for field in fields(Options)} & set(vars(options))
+    how = Options(spec=options.data, **args.given(options, *names))
+    found = shipped_figures(options.weights, how)
     print(figures_table(found))
     if path:
         write_json(path, found)

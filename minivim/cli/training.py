@@ -66,40 +66,31 @@ def _train(options: argparse.Namespace) -> None:
     recipe = config.with_overrides(recipe, options.set)
     once = isinstance(recipe, config.ProbeRecipe | config.PaletteRecipe)
     if once and (options.stream or options.workers):
-        raise UserError(f"{recipe.stage} {recipe.name} reads its images once; leave "
-                        "out --stream and --workers")  # fmt: skip
+        raise UserError(
+            f"{recipe.stage} {recipe.name} reads its images once; leave out --stream "
+            "and --workers"
+        )
+    where = {"spec": options.data, "workdir": options.workdir}
+    if isinstance(recipe, config.ProbeRecipe):
+        for row in train.train_probe(recipe, **where).rows():
+            print("  ".join(map(str, row)))
+        return
     if isinstance(recipe, config.PaletteRecipe):
         from minivim_lab.igpt import train_palette
 
-        _, figures = train_palette(recipe, spec=options.data, workdir=options.workdir)
-        _print_trained(figures, options.workdir)
-        return
-    if isinstance(recipe, config.ProbeRecipe):
-        result = train.train_probe(recipe, spec=options.data, workdir=options.workdir)
-        for row in result.rows():
-            print("  ".join(map(str, row)))
-        return
-    _, rows = train.train(
-        recipe,
-        spec=options.data,
-        workdir=options.workdir,
-        mesh=MeshShape.parse(options.mesh),
-        workers=options.workers,
-        stream=options.stream,
-        quiet=options.quiet,
-    )
-    if jax.process_index():
-        return
-    if not rows:
-        print(f"already finished at step {recipe.run.steps}; nothing was trained")
-    last = [{}, *read_metrics(options.workdir)][-1]
-    figures = {k: v for k, v in last.items() if not isinstance(v, list)}
-    _print_trained(figures, options.workdir)
-
-
-def _print_trained(figures: dict[str, Any], workdir: str) -> None:
+        _, figures = train_palette(recipe, **where)
+    else:
+        how = args.given(options, "workers", "stream", "quiet")
+        mesh = MeshShape.parse(options.mesh)
+        _, rows = train.train(recipe, **where, mesh=mesh, **how)
+        if jax.process_index():
+            return
+        if not rows:
+            print(f"already finished at step {recipe.run.steps}; nothing was trained")
+        last = [{}, *read_metrics(options.workdir)][-1]
+        figures = {k: v for k, v in last.items() if not isinstance(v, list)}
     print("  ".join(f"{name} {value:.5g}" for name, value in figures.items()))
-    print(f"weights: {workdir}")
+    print(f"weights: {options.workdir}")
 
 
 @command(
@@ -122,12 +113,10 @@ def _plan(options: argparse.Namespace) -> int:
     path = args.writable(options.json, ".json") if options.json else None
     found = plan.plan(
         recipe,
-        topology=options.topology,
         mesh=MeshShape.parse(options.mesh) if options.mesh else None,
-        mfu=options.mfu,
-        quick=options.quick,
         settings=tuple(options.set),
         say=lambda line: print(line, file=sys.stderr, flush=True),
+        **args.given(options, "topology", "mfu", "quick"),
     )
     if path:
         write_json(path, found.as_dict())
@@ -152,17 +141,16 @@ def _plan(options: argparse.Namespace) -> int:
 def _encode(options: argparse.Namespace) -> None:
     from minivim import encode
 
-    views = encode.Views(
-        count=options.views, flip=options.flip, crop=options.crop, seed=options.seed
-    )
+    how = args.given(options, "flip", "crop", "seed")
+    views = encode.Views(count=options.views, **how)
     tokenizer = args.open_tokenizer(options.tokenizer)
     splits = (options.split,) if options.split else ("train", "test")
     shape = tokenizer.config.image_shape
     sources = {s: data.open_source(options.data, split=s, **shape) for s in splits}
+    how = args.given(options, "count", "workers", "quiet") | {"views": views}
     folder = encode.encode_folder(
-        tokenizer, options.out, sources, name=options.tokenizer, views=views,
-        count=options.count, workers=options.workers, quiet=options.quiet,
-    )  # fmt: skip
+        tokenizer, options.out, sources, name=options.tokenizer, **how
+    )
     for split in splits:
         found = data.open_codes(folder, split)
         shape = " x ".join(map(str, found.take(np.arange(1))["codes"].shape[1:]))

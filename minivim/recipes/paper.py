@@ -23,7 +23,7 @@ VIM_LARGE = config.StackConfig(
 )
 
 # How often the runs of both stages report.
-OFTEN = {"log_every": 100, "eval_every": 10_000, "checkpoint_every": 5_000}
+_OFTEN = {"log_every": 100, "eval_every": 10_000, "checkpoint_every": 5_000}
 
 # Parameter counts as the paper prints them in Table 2, in millions.
 PRINTED = {SMALL: 32, BASE: 91, LARGE: 599, VIM_BASE: 650, VIM_LARGE: 1697}
@@ -64,7 +64,7 @@ def _paper_tokenizer(
             b2=0.99,
             weight_decay=1e-4,
         ),
-        run=config.RunConfig(steps=500_000, batch_size=256, eval_size=2048, **OFTEN),
+        run=config.RunConfig(steps=500_000, batch_size=256, eval_size=2048, **_OFTEN),
     )
     return replace(recipe, **changes)
 
@@ -97,7 +97,7 @@ def _paper_prior(
             first_moment="int8",
             second_moment="factored",
         ),
-        run=config.RunConfig(steps=450_000, batch_size=1024, eval_size=2048, **OFTEN),
+        run=config.RunConfig(steps=450_000, batch_size=1024, eval_size=2048, **_OFTEN),
         tokenizer="runs/vit-vqgan-ss",
         codes="fly",
         flip=True,

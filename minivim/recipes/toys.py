@@ -16,35 +16,19 @@ def full_loss(
     The discriminator is the smallest that keeps a step below three times the plain
     one's on a CPU.
     """
-    return replace(
-        recipe,
-        model=replace(recipe.model, output="laplace"),
-        loss=replace(
-            recipe.loss, l2=1.0, logit_laplace=0.1, perceptual=0.1, adversarial=0.1
-        ),
-        discriminator=config.DiscriminatorConfig(width=32, max_width=64),
-        perceptual_net=perceptual_net,
-    )
+    settings = ["output=laplace", "l2=1", "logit_laplace=0.1", "loss.perceptual=0.1"]
+    settings += ["adversarial=0.1", "discriminator.width=32", "max_width=64"]
+    settings.append(f"perceptual_net={perceptual_net}")
+    return with_overrides(recipe, settings)
 
 
 def as_vq_vae(recipe: config.TokenizerRecipe, *, name: str) -> config.TokenizerRecipe:
     """The recipe with the quantizer and the loss of van den Oord et al. 2017."""
-    plain = recipe.model.quantizer
-    assert isinstance(plain, config.QuantizerConfig)
-    quantizer = replace(
-        plain,
-        code_dim=recipe.model.encoder.width,
-        factorised=False,
-        l2_normalise=False,
-        codebook="ema",
-    )
-    return replace(
-        recipe,
-        name=name,
-        model=replace(recipe.model, quantizer=quantizer, output="sigmoid"),
-        loss=config.LossConfig(vq=recipe.loss.vq),
-        perceptual_net="",
-    )
+    settings = ["factorised=false", "l2_normalise=false", "codebook=ema"]
+    settings += ["output=sigmoid", "l2=1", "l1=0", "logit_laplace=0", "adversarial=0"]
+    settings += ["loss.perceptual=0", "perceptual_net=", f"name={name}"]
+    settings.append(f"code_dim={recipe.model.encoder.width}")
+    return with_overrides(recipe, settings)
 
 
 def shapes_tokenizer() -> config.TokenizerRecipe:
