@@ -57,17 +57,14 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Every program of the run does."""
         return all(program.fits for program in self.programs)
 
     @property
     def needed_bytes(self) -> int:
-        """Of the largest program."""
         return max(program.needed for program in self.programs)
 
     @property
     def temporaries(self) -> int:
-        """Memory beside the arguments, at most."""
         return self.needed_bytes - self.argument_bytes
 
     def _mean(self, name: str) -> float:
@@ -106,7 +103,6 @@ class Plan:
 
     @property
     def bound(self) -> str:
-        """The limit that binds."""
         return max(self.limits, key=lambda name: self.limits[name])
 
     @property

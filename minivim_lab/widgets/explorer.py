@@ -15,8 +15,8 @@ import ipywidgets
 
 from minivim.show.picture import Picture, to_png
 
+# Bytes of PNG allowed per explorer: a chapter stays small enough to load at once.
 LIMIT = 150_000
-"""Bytes of PNG allowed per explorer: a chapter stays small enough to load at once."""
 
 # Handlers sit in attributes: no element needs an id, so the output never changes.
 # JupyterLab takes the arrow keys for itself unless the slider keeps them.
@@ -62,18 +62,16 @@ class Explorer(Page):
 
     Args:
         frames: one picture per slider position: matplotlib figures, pixel arrays
-            ([H, W] or [H, W, C], uint8 or floats in [0, 1]; small ones are enlarged
-            without smoothing) or PNG bytes.
+            ([H, W] or [H, W, C], uint8 or floats in [0, 1]) or PNG bytes.
         label: what the slider changes, as shown beside it and read out.
         values: the value at each position; 0, 1, 2, ... by default.
-        captions: one line under each picture. The strict notebook test compares
-            captions (pictures it cannot), so put the numbers behind a picture here.
+        captions: one line under each picture: the numbers behind it, which the strict
+            notebook test compares.
         text: one sentence saying what the pictures show, for those who cannot see them.
         start: the position shown first.
 
     Raises:
-        ValueError: no frames, unequal lengths, `start` out of range, or more than
-            `LIMIT` bytes of PNG.
+        ValueError: no frames, unequal lengths, `start` out of range, too many bytes.
     """
 
     def __init__(
@@ -197,16 +195,9 @@ def live(function: Callable[..., Picture | str], **controls) -> Live:
     """A picture that is computed anew whenever a control moves; it needs a kernel.
 
     Tag its cell `nbval-ignore-output` and `remove-output`: a static page would show
-    controls that do nothing.
-
-    Args:
-        function: called with one keyword argument per control; returns a picture
-            (figure, pixels or PNG bytes) or a string.
-        controls: widgets, or ipywidgets' short forms: `(low, high)`,
-            `(low, high, step)`, a list or dict of choices, a bool, a string.
-
-    Raises:
-        ValueError: for a control that is neither; errors of `function` in its first
-            call pass through, later ones are shown in place of the picture.
+    controls that do nothing. `function` gets a keyword for each control and returns a
+    picture (figure, pixels or PNG bytes) or a string; later errors of it are shown in
+    place of the picture. Controls are widgets or ipywidgets' short forms such as
+    `(low, high)`, a list or dict of choices, a bool; ValueError for anything else.
     """
     return Live(function, controls)
