@@ -529,7 +529,7 @@ def test_convert_writes_inception_that_loads(tmp_path, monkeypatch, capsys):
     torch.save({"fc.weight": torch.ones(2)}, tmp_path / "weights.pth")
     command = ["convert", "inception", str(tmp_path / "weights.pth"), "--out"]
     refused(
-        capsys, [*command, tmp_path / "never"], "no Conv2d_1a_3x3.conv.weight",
+        capsys, [*command, tmp_path / "never"], "no 'Conv2d_1a_3x3.conv.weight'",
         "pytorch-fid",
     )  # fmt: skip
     assert not (tmp_path / "never").exists()
