@@ -103,7 +103,7 @@ IMPOSSIBLE = {
         ("encoder.heads=3", "heads=3 does not divide width=128"),
         ("encoder.width=0", "width=0 must be above zero"),
         ("decoder.blocks=-1", "blocks=-1 must be above zero"),
-        ("encoder.precision=float16", "use float32 or bfloat16"),
+        ("encoder.precision=float16", "overflows in the l2 norms"),
         ("encoder.precision=int8", "use float32 or bfloat16"),
         ("encoder.activation=selu", "use gelu or relu or tanh"),
         ("encoder.remat=true", "use none or dots or full"),

@@ -29,9 +29,15 @@ class StackConfig(Config):
     # What the backward pass of a block recomputes: nothing, all but the products with
     # weights ("dots"), or everything ("full").
     remat: Literal["none", "dots", "full"] = "none"
-    # Of the matrix products; parameters, norms and softmax stay in float32. float16 is
-    # left out because it overflows in the l2 norms and losses.
+    # Of the matrix products; parameters, norms and softmax stay in float32.
     precision: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        checks.require(
+            self.precision != "float16",
+            "precision=float16 overflows in the l2 norms and losses; use bfloat16",
+        )
+        super().__post_init__()
 
     @property
     def parameters(self) -> int:
