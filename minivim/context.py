@@ -8,20 +8,17 @@ from jaxtyping import Array, Int
 
 
 class Context(NamedTuple):
-    """The third argument of `loss(model, batch, context, *, key)`.
+    """The third argument of `loss(model, batch, context, *, key)`, from `make_step`.
 
-    `minivim.training.make_step` fills it; called directly, most losses do without.
+    `step`: updates so far. `frozen`: a network that is not trained, the tokenizer of a
+    prior that encodes on the fly or the distance of a perceptual loss. `due`: whether
+    this step has the lazy terms (R1). `zeros`: arrays by name that the loss adds to
+    activations; the norm of the gradient there is the metric `grad_norm_NAME`.
     """
 
-    # Updates so far.
     step: Int[Array, ""] | int = 0
-    # A network that is not trained: the tokenizer of a prior that encodes on the fly,
-    # or the distance of a tokenizer's perceptual loss.
     frozen: Any = None
-    # Whether this step has the lazy terms (R1). Static: a program of its own.
     due: bool = False
-    # Zeros that the loss adds at some place, by name; `make_step` reports the norm of
-    # the gradient there as `grad_norm_NAME`.
     zeros: dict[str, Array] = {}
 
 

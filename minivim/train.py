@@ -39,8 +39,7 @@ from minivim.tokenizer import Players, Tokenizer, objective
 from minivim.tokenizer.perceptual import perceptual_net
 from minivim.training.checkpoint import Row, check_writable
 from minivim.training.loop import floats
-from minivim.training.optim import Optim
-from minivim.training.step import Loss
+from minivim.training.step import Loss, Optim
 
 TrainableRecipe = TokenizerRecipe | PriorRecipe | ClassifierRecipe
 
@@ -118,10 +117,9 @@ def train(
 class Setup:
     """What `make_step` and `fit` need to know of a stage.
 
-    `frozen` is a network that is not trained and `zeros` are arrays that show the
-    gradients of single terms (see `Context`); `export` takes of a trained model what is
-    worth keeping; `describe` makes a row of a step's mean metrics; `evaluate` gives
-    figures of a model on held-out arrays.
+    `evaluate` gives figures of a model on held-out arrays, `describe` makes a row of a
+    step's mean metrics, `export` takes what is worth keeping of a trained model. For
+    `frozen` and `zeros` see `Context`.
     """
 
     model: nnx.Module
@@ -165,10 +163,7 @@ def setup(
 
 
 def build(recipe: TrainableRecipe) -> nnx.Module:
-    """The model that a recipe trains, from its seed.
-
-    With an adversarial term it is two networks, of which the tokenizer is kept.
-    """
+    """The model that a recipe trains, from its seed; two with an adversarial term."""
     rngs = nnx.Rngs(recipe.run.seed)
     if isinstance(recipe, ClassifierRecipe):
         return classifier.build(recipe.model, rngs=rngs)
@@ -249,10 +244,7 @@ def _prior_setup(recipe: PriorRecipe, model: Any, tokenizer: Any) -> Setup:
 
 
 def frozen_network(recipe: TrainableRecipe) -> Any:
-    """A prior's tokenizer or a perceptual loss' network, loaded; None without either.
-
-    Raises `UserError` where there is none or it does not fit the recipe.
-    """
+    """A prior's tokenizer or the network of a perceptual loss; None without either."""
     if isinstance(recipe, TokenizerRecipe) and recipe.loss.perceptual:
         return weights.load(recipe.perceptual_net)
     if not isinstance(recipe, PriorRecipe):
@@ -340,10 +332,9 @@ def _check_codes(
 def coded(
     recipe: TrainableRecipe, network: Any, source: Any, held_out: Any, **reading: Any
 ) -> tuple[Any, data.Batch]:
-    """The source to train on and held-out arrays; a prior's images as codes.
+    """The source to train on and held-out arrays: a prior's images as codes.
 
-    The source stays as it is where a prior encodes on the fly. `reading` are options of
-    `encode_source`.
+    A prior that encodes on the fly keeps its source. `reading`: see `encode_source`.
     """
     size, test = recipe.run.batch_size, data.stack(held_out, recipe.run.eval_size)
     if isinstance(recipe, PriorRecipe) and "codes" not in test:

@@ -99,12 +99,10 @@ def fit(
     `eval_every`-th step: the means of the step's metrics since the last row (sums of
     integers), passed through `describe`, which may turn code counts into usage; the
     last learning rate; and on every `eval_every`-th step, and the last,
-    `evaluate(variables)` under `eval_...`. With a workdir the run
-    goes on from its newest checkpoint, bit for bit on a CPU: state, data position and
-    randomness are those of an undisturbed run. On SIGTERM or Ctrl-C a run with a
-    workdir saves after the step it is in and raises `Stopped`; the rows that come after
-    are those of an undisturbed run too, so none is written then. A second Ctrl-C ends
-    it at once. Raises `UserError` when the loss stops being finite.
+    `evaluate(variables)` under `eval_...`. With a workdir the run goes on from its
+    newest checkpoint, bit for bit on a CPU, as if undisturbed. On SIGTERM or Ctrl-C it
+    saves after the step it is in, writes no row and raises `Stopped`. A second Ctrl-C
+    ends it at once. Raises `UserError` when the loss stops being finite.
     """
     rows: list[Row] = []
     window = Window()
