@@ -217,9 +217,7 @@ def _prior_setup(recipe: PriorRecipe, model: Any, tokenizer: Any) -> Setup:
     """Stage 2; on the fly the frozen encoder is part of the step, else not needed."""
     fly = recipe.codes == "fly"
 
-    def loss(
-        model: Any, batch: dict, context: Context, *, key: jax.Array
-    ) -> tuple[jax.Array, dict[str, Any]]:
+    def loss(model: Any, batch: dict, context: Context, *, key: jax.Array) -> tuple:
         image_key, key = jax.random.split(key)
         if fly:
             views = {"flip": recipe.flip, "crop": recipe.crop}
