@@ -60,6 +60,7 @@ def pictures(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow  # tests/test_cli.py has a chain of the same commands
 def test_the_page_s_commands_run_in_their_order(pictures, capsys):
     found = commands()
     assert [c[0] for c in found].count("train") == 3

@@ -55,7 +55,14 @@ def test_summed_gradients_would_not():
     assert apart(whole, prior_update(4, loss=summed)[1]) > 1
 
 
-@pytest.mark.parametrize(("group", "same"), [(0, True), (4, True), (8, False)])
+@pytest.mark.parametrize(
+    ("group", "same"),
+    [
+        (0, True),
+        pytest.param(4, True, marks=pytest.mark.slow),
+        pytest.param(8, False, marks=pytest.mark.slow),
+    ],
+)
 def test_two_networks(group, same):
     """With minibatch stddev samples see others: in a group of 8 of a batch of 8 all.
 

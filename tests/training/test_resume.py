@@ -62,7 +62,14 @@ def without_times(rows):
     return [{k: v for k, v in r.items() if k != "steps_per_second"} for r in rows]
 
 
-@pytest.fixture(scope="module", params=RECIPES)
+# The loop and the checkpoint are the same with two networks, only much more to compile.
+PARAMS = [
+    pytest.param(name, marks=pytest.mark.slow) if "adversarial" in name else name
+    for name in RECIPES
+]
+
+
+@pytest.fixture(scope="module", params=PARAMS)
 def runs(request, tmp_path_factory):
     recipe, folder = RECIPES[request.param], tmp_path_factory.mktemp("runs")
     whole = start(recipe, folder / "whole")
