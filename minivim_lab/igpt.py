@@ -161,7 +161,7 @@ def lloyd(
     points stays where it is.
     """
     points, centres = np.asarray(points, np.float64), np.array(centres, np.float64)
-    nearest, objective = None, []
+    nearest, objective = np.empty(0, np.int64), []
     while True:
         norms, before = np.square(centres).sum(-1), nearest
         parts = (points[i : i + CHUNK] for i in range(0, len(points), CHUNK))

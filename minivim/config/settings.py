@@ -63,7 +63,7 @@ def _class_of(hint: Any, values: dict) -> Any:
 
     Subclasses of what the type hint names count, each after its base.
     """
-    kinds = [k for kind in get_args(hint) or (hint,) for k in _family(kind)]
+    kinds: list[Any] = [k for h in get_args(hint) or (hint,) for k in _family(h)]
     kinds = [k for k in kinds if dataclasses.is_dataclass(k)]
     named = [k for k in kinds if k.__name__ == values.get("class")]
     fits = [k for k in kinds if set(values) <= {f.name for f in dataclasses.fields(k)}]

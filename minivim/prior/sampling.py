@@ -141,7 +141,7 @@ def sample(
     labels = None if labels is None else check_labels(prior, labels)
     prefix = None if prefix is None else np.asarray(prefix)
     counts = {len(x) for x in (labels, prefix) if x is not None}
-    counts |= {num_samples} - {None}
+    counts |= {num_samples} if num_samples is not None else set()
     require(
         len(counts) < 2,
         f"labels, prefix and num_samples disagree on how many ({sorted(counts)}); "
