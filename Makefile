@@ -59,7 +59,7 @@ unit:
 	$(PYTEST)
 
 chapters:
-	JAX_PLATFORMS=cpu TF_CPP_MIN_LOG_LEVEL=3 $(PYTEST) --nbval --nbval-current-env --nbval-cell-timeout 120 \
+	JAX_PLATFORMS=cpu TF_CPP_MIN_LOG_LEVEL=3 $(PYTEST) --nbval --nbval-current-env --nbval-cell-timeout 300 \
 	  --nbval-sanitize-with tests/nbval_sanitize.cfg -p no:cacheprovider notebooks
 
 lab: .venv/.installed-book  ## open the chapters in JupyterLab
