@@ -697,7 +697,7 @@ def test_one_corrupt_image_among_those_trained_on(spoiled, capsys):
     held_out = open_source(str(spoiled / "pictures"), split="test", image_size=8)
     assert len(held_out) == 3
     pictures = sorted((spoiled / "pictures").rglob("*.png"))
-    kept = {str(held_out._files[i]) for i in range(3)}  # type: ignore[attr-defined]
+    kept = {row["image"]["path"] for row in held_out.table.select(held_out.rows)}
     victim = next(p for p in pictures if str(p) not in kept)
     victim.write_bytes(b"no picture")
     refused(

@@ -64,6 +64,8 @@ class Config:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             name, value = field.name, getattr(self, field.name)
             hint, known = type_hints(type(self))[name], field.default
+            # As `--set` takes it.
+            known = ",".join(map(str, known)) if isinstance(known, tuple) else known
             said = f"{name}={value}"
             if typing.get_origin(hint) is typing.Literal:
                 words = typing.get_args(hint)

@@ -242,7 +242,7 @@ def test_weights_round_trip(tok, tmp_path):
     [
         ({"groups": 3}, "groups=3 does not divide channels=4"),
         ({"multipliers": (1, 2)}, "patches of 2, but patch_size=4"),
-        ({"multipliers": ()}, "use 1,1,2,4"),
+        ({"multipliers": ()}, "set multipliers=1,1,2,4"),
         ({"res_blocks": 0}, "res_blocks=0 must be above zero"),
     ],
 )
