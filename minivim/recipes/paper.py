@@ -6,19 +6,20 @@ from dataclasses import replace
 from typing import Any
 
 from minivim import config
+from minivim.config import CNNConfig, PriorRecipe, StackConfig, TokenizerRecipe
 from minivim.recipes.toys import as_vq_vae
 
 # Paper, Table 2: blocks, heads and widths of all five sizes
-SMALL = config.StackConfig(blocks=8, heads=8, width=512, hidden=2048)
-BASE = config.StackConfig(blocks=12, heads=12, width=768, hidden=3072)
+SMALL = StackConfig(blocks=8, heads=8, width=512, hidden=2048)
+BASE = StackConfig(blocks=12, heads=12, width=768, hidden=3072)
 # VQGAN's, three times halved; Table 1 varies the channels.
-CNN = config.CNNConfig(channels=128, multipliers=(1, 1, 2, 4))
+CNN = CNNConfig(channels=128, multipliers=(1, 1, 2, 4))
 # With activations computed again: kept, they need more than a chip has.
-LARGE = config.StackConfig(blocks=32, heads=16, width=1280, hidden=5120, remat="full")
-VIM_BASE = config.StackConfig(
+LARGE = StackConfig(blocks=32, heads=16, width=1280, hidden=5120, remat="full")
+VIM_BASE = StackConfig(
     blocks=24, heads=16, width=1536, hidden=6144, dropout=0.1, remat="full"
 )
-VIM_LARGE = config.StackConfig(
+VIM_LARGE = StackConfig(
     blocks=36, heads=32, width=2048, hidden=8192, dropout=0.1, remat="full"
 )
 
@@ -30,18 +31,15 @@ PRINTED = {SMALL: 32, BASE: 91, LARGE: 599, VIM_BASE: 650, VIM_LARGE: 1697}
 
 
 # Paper, section 5.1: 500k steps of 256 images, Adam 0.9 and 0.99
-def _paper_tokenizer(
-    name: str,
-    encoder: config.StackConfig | config.CNNConfig,
-    decoder: config.StackConfig | config.CNNConfig,
-    **changes: Any,
-) -> config.TokenizerRecipe:
+def _tokenizer(
+    name: str, encoder: Any, decoder: Any, **changes: Any
+) -> TokenizerRecipe:
     """Stage 1 as in sections 3 and 5.1: all five terms, 500k steps of 256.
 
     The perceptual term needs LPIPS weights, which `minivim convert lpips` makes of
     public files: `minivim convert lpips VGG16 HEADS --out runs/lpips`.
     """
-    recipe = config.TokenizerRecipe(
+    recipe = TokenizerRecipe(
         name=name,
         model=config.TokenizerConfig(
             image_size=256,
@@ -56,119 +54,103 @@ def _paper_tokenizer(
         ),
         perceptual_net="runs/lpips",
         optim=config.OptimConfig(
-            peak_lr=1e-4,
-            warmup_steps=50_000,
-            schedule="cosine",
-            final_lr=5e-5,
-            b1=0.9,
-            b2=0.99,
-            weight_decay=1e-4,
+            peak_lr=1e-4, warmup_steps=50_000, schedule="cosine", final_lr=5e-5,
+            b1=0.9, b2=0.99, weight_decay=1e-4,
         ),
         run=config.RunConfig(steps=500_000, batch_size=256, eval_size=2048, **_OFTEN),
-    )
+    )  # fmt: skip
     return replace(recipe, **changes)
 
 
 # Paper, section 5.2: 450k steps of 1024 images, Adam 0.9 and 0.96
-def _paper_prior(
-    name: str, stack: config.StackConfig, num_classes: int
-) -> config.PriorRecipe:
+def _prior(name: str, stack: StackConfig, num_classes: int) -> PriorRecipe:
     """Stage 2 as in section 5.2: 450k steps of 1024, Adam(.9, .96).
 
     Its second moment is factored and its first one int8. Silent in the paper: weight
     decay and clipping, which are those of DALL-E and Parti; the augmentation, here a
     mirror image.
     """
-    return config.PriorRecipe(
+    return PriorRecipe(
         name=name,
         model=config.PriorConfig(
             num_codes=8192, grid=32, stack=stack, num_classes=num_classes
         ),
         optim=config.OptimConfig(
-            peak_lr=4.5e-4,
-            warmup_steps=5_000,
-            schedule="exponential",
-            decay_start=80_000,
-            final_lr=1e-5,
-            b1=0.9,
-            b2=0.96,
-            weight_decay=4.5e-2,
-            clip_norm=4.0,
-            first_moment="int8",
-            second_moment="factored",
+            peak_lr=4.5e-4, warmup_steps=5_000, schedule="exponential",
+            decay_start=80_000, final_lr=1e-5, b1=0.9, b2=0.96, weight_decay=4.5e-2,
+            clip_norm=4.0, first_moment="int8", second_moment="factored",
         ),
         run=config.RunConfig(steps=450_000, batch_size=1024, eval_size=2048, **_OFTEN),
         tokenizer="runs/vit-vqgan-ss",
         codes="fly",
         flip=True,
-    )
+    )  # fmt: skip
 
 
-def vit_vqgan_ss() -> config.TokenizerRecipe:
+def vit_vqgan_ss() -> TokenizerRecipe:
     """Small encoder, small decoder: what the paper's stage 2 uses. Not run here."""
-    return _paper_tokenizer("vit-vqgan-ss", SMALL, SMALL)
+    return _tokenizer("vit-vqgan-ss", SMALL, SMALL)
 
 
-def vit_vqgan_bb() -> config.TokenizerRecipe:
+def vit_vqgan_bb() -> TokenizerRecipe:
     """Base encoder, base decoder: the default of Table 4. Not run here."""
-    return _paper_tokenizer("vit-vqgan-bb", BASE, BASE)
+    return _tokenizer("vit-vqgan-bb", BASE, BASE)
 
 
 # Paper, section 3.1: a small encoder may have a large decoder
-def vit_vqgan_sl() -> config.TokenizerRecipe:
+def vit_vqgan_sl() -> TokenizerRecipe:
     """Small encoder, large decoder: the best rFID, 1.28. Not run here."""
-    return _paper_tokenizer("vit-vqgan-sl", SMALL, LARGE)
+    return _tokenizer("vit-vqgan-sl", SMALL, LARGE)
 
 
-def vit_vqgan_ss_probe() -> config.TokenizerRecipe:
+def vit_vqgan_ss_probe() -> TokenizerRecipe:
     """The same without the perceptual loss, for the probe (section 5.3). Not run here.
 
     Its network has seen labels.
     """
-    recipe = _paper_tokenizer("vit-vqgan-ss-probe", SMALL, SMALL)
+    recipe = _tokenizer("vit-vqgan-ss-probe", SMALL, SMALL)
     return replace(recipe, loss=replace(recipe.loss, perceptual=0.0), perceptual_net="")
 
 
-def vit_vqgan_bb_patchgan() -> config.TokenizerRecipe:
+def vit_vqgan_bb_patchgan() -> TokenizerRecipe:
     """The row of Table 4 with PatchGAN and its hinge loss. Not run here."""
     critic = config.DiscriminatorConfig(kind="patchgan", loss="hinge", r1_gamma=0.0)
-    return _paper_tokenizer("vit-vqgan-bb-patchgan", BASE, BASE, discriminator=critic)
+    return _tokenizer("vit-vqgan-bb-patchgan", BASE, BASE, discriminator=critic)
 
 
-def cnn_vqgan() -> config.TokenizerRecipe:
+def cnn_vqgan() -> TokenizerRecipe:
     """VQGAN's networks with our quantizer and losses: "channels x1". Not run here."""
-    return _paper_tokenizer("cnn-vqgan", CNN, CNN)
+    return _tokenizer("cnn-vqgan", CNN, CNN)
 
 
-def cnn_vqgan_x2() -> config.TokenizerRecipe:
+def cnn_vqgan_x2() -> TokenizerRecipe:
     """The same with twice the channels (Table 1). Not run here."""
     wide = replace(CNN, channels=2 * CNN.channels)
-    return _paper_tokenizer("cnn-vqgan-x2", wide, wide)
+    return _tokenizer("cnn-vqgan-x2", wide, wide)
 
 
-def vq_vae() -> config.TokenizerRecipe:
+def vq_vae() -> TokenizerRecipe:
     """VQ-VAE: wide codes off the sphere, moving averages, L2 alone. Not run here."""
     narrow = replace(CNN, channels=64)
-    recipe = _paper_tokenizer("vq-vae", narrow, narrow)
-    return as_vq_vae(recipe, name="vq-vae")
+    return as_vq_vae(_tokenizer("vq-vae", narrow, narrow), name="vq-vae")
 
 
-def vim_base() -> config.PriorRecipe:
+def vim_base() -> PriorRecipe:
     """VIM-Base without class token. Not run here."""
-    return _paper_prior("vim-base", VIM_BASE, 0)
+    return _prior("vim-base", VIM_BASE, 0)
 
 
-def vim_base_class() -> config.PriorRecipe:
+def vim_base_class() -> PriorRecipe:
     """VIM-Base with ImageNet's class token. Not run here."""
-    return _paper_prior("vim-base-class", VIM_BASE, 1000)
+    return _prior("vim-base-class", VIM_BASE, 1000)
 
 
-def vim_large() -> config.PriorRecipe:
+def vim_large() -> PriorRecipe:
     """VIM-Large without class token. Not run here."""
-    return _paper_prior("vim-large", VIM_LARGE, 0)
+    return _prior("vim-large", VIM_LARGE, 0)
 
 
 # Paper, Table 6: VIM-Large with ImageNet's class token
-def vim_large_class() -> config.PriorRecipe:
+def vim_large_class() -> PriorRecipe:
     """VIM-Large with ImageNet's class token: FID 4.17 in the paper. Not run here."""
-    return _paper_prior("vim-large-class", VIM_LARGE, 1000)
+    return _prior("vim-large-class", VIM_LARGE, 1000)

@@ -3,41 +3,50 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from minivim import config
-from minivim.config import with_overrides
+from minivim.config import (
+    PaletteRecipe,
+    PriorRecipe,
+    ProbeRecipe,
+    StackConfig,
+    TokenizerRecipe,
+)
 
 
-def full_loss(
-    recipe: config.TokenizerRecipe, *, perceptual_net: str
-) -> config.TokenizerRecipe:
+def _with(recipe: Any, settings: str, *more: str) -> Any:
+    """The recipe with settings as `--set` takes them, parted by spaces."""
+    return config.with_overrides(recipe, [*settings.split(), *more])
+
+
+def full_loss(recipe: TokenizerRecipe, *, perceptual_net: str) -> TokenizerRecipe:
     """The recipe with the paper's weights of the terms beside L_VQ (section 3.3).
 
     The discriminator is the smallest that keeps a step below three times the plain
     one's on a CPU.
     """
-    settings = ["output=laplace", "l2=1", "logit_laplace=0.1", "loss.perceptual=0.1"]
-    settings += ["adversarial=0.1", "discriminator.width=32", "max_width=64"]
-    settings.append(f"perceptual_net={perceptual_net}")
-    return with_overrides(recipe, settings)
+    settings = "output=laplace l2=1 logit_laplace=0.1 loss.perceptual=0.1"
+    critic = "adversarial=0.1 discriminator.width=32 max_width=64"
+    net = f"perceptual_net={perceptual_net}"
+    return _with(recipe, f"{settings} {critic}", net)
 
 
-def as_vq_vae(recipe: config.TokenizerRecipe, *, name: str) -> config.TokenizerRecipe:
+def as_vq_vae(recipe: TokenizerRecipe, *, name: str) -> TokenizerRecipe:
     """The recipe with the quantizer and the loss of van den Oord et al. 2017."""
-    settings = ["factorised=false", "l2_normalise=false", "codebook=ema"]
-    settings += ["output=sigmoid", "l2=1", "l1=0", "logit_laplace=0", "adversarial=0"]
-    settings += ["loss.perceptual=0", "perceptual_net=", f"name={name}"]
-    settings.append(f"code_dim={recipe.model.encoder.width}")
-    return with_overrides(recipe, settings)
+    codes = f"code_dim={recipe.model.encoder.width} factorised=false codebook=ema"
+    loss = "l2=1 l1=0 logit_laplace=0 adversarial=0 loss.perceptual=0 perceptual_net="
+    settings = f"{codes} l2_normalise=false output=sigmoid {loss}"
+    return _with(recipe, settings, f"name={name}")
 
 
-def shapes_tokenizer() -> config.TokenizerRecipe:
+def shapes_tokenizer() -> TokenizerRecipe:
     """The toy tokenizer: 32x32 images, 64 tokens, 256 codes.
 
     `minivim train tokenizer shapes --data shapes --workdir runs/tokenizer`
     """
-    stack = config.StackConfig(blocks=2, heads=4, width=128, hidden=512, unroll=2)
-    return config.TokenizerRecipe(
+    stack = StackConfig(blocks=2, heads=4, width=128, hidden=512, unroll=2)
+    return TokenizerRecipe(
         name="shapes",
         model=config.TokenizerConfig(
             image_size=32,
@@ -56,40 +65,33 @@ def shapes_tokenizer() -> config.TokenizerRecipe:
     )
 
 
-def shapes_tokenizer_gan() -> config.TokenizerRecipe:
-    """The toy tokenizer with all five terms of section 3.3.
-
-    `minivim train tokenizer shapes-gan --data shapes --workdir runs/gan`
-    """
+def shapes_tokenizer_gan() -> TokenizerRecipe:
+    """The toy tokenizer with all five terms of section 3.3."""
     recipe = full_loss(shapes_tokenizer(), perceptual_net="shapes/classifier")
-    return with_overrides(recipe, ["name=shapes-gan", "decay_end=0", "steps=1000"])
+    return _with(recipe, "name=shapes-gan decay_end=0 steps=1000")
 
 
-def shapes_vq_vae() -> config.TokenizerRecipe:
-    """The toy tokenizer with VQ-VAE's quantizer: wide codes, moving averages.
-
-    `minivim train tokenizer shapes-vq-vae --data shapes --workdir runs/vq-vae`
-    """
+def shapes_vq_vae() -> TokenizerRecipe:
+    """The toy tokenizer with VQ-VAE's quantizer: wide codes, moving averages."""
     return as_vq_vae(shapes_tokenizer(), name="shapes-vq-vae")
 
 
-def shapes_igpt_palette() -> config.PaletteRecipe:
+def shapes_igpt_palette() -> PaletteRecipe:
     """iGPT's tokens of the toy: 16 x 16 pixels in 64 colors by k-means.
 
-    `minivim train tokenizer shapes-igpt --data shapes --workdir runs/shapes-igpt`
-    takes seconds and gives 26.9 dB on 512 test images, all 64 colors in use.
+    Training takes seconds and gives 26.9 dB on 512 test images, all 64 colors in use.
     """
     model = config.PaletteConfig(image_size=32, patch_size=2, num_codes=64)
-    return config.PaletteRecipe(name="shapes-igpt", model=model)
+    return PaletteRecipe(name="shapes-igpt", model=model)
 
 
-def shapes_prior() -> config.PriorRecipe:
+def shapes_prior() -> PriorRecipe:
     """The toy prior with a class token and label dropout 0.1.
 
     `minivim train prior shapes --data shapes --workdir runs/prior`
     """
-    stack = config.StackConfig(blocks=4, heads=4, width=128, hidden=512, unroll=4)
-    return config.PriorRecipe(
+    stack = StackConfig(blocks=4, heads=4, width=128, hidden=512, unroll=4)
+    return PriorRecipe(
         name="shapes",
         model=config.PriorConfig(num_codes=256, grid=8, stack=stack, num_classes=8),
         optim=config.OptimConfig(
@@ -101,32 +103,25 @@ def shapes_prior() -> config.PriorRecipe:
     )
 
 
-def shapes_prior_unlabelled() -> config.PriorRecipe:
-    """The toy prior that never saw a label, for the probe.
-
-    `minivim train prior shapes-unlabelled --data shapes --workdir runs/unlabelled`
-    """
-    settings = ["name=shapes-unlabelled", "num_classes=0", "label_dropout=0"]
-    return with_overrides(shapes_prior(), [*settings, "steps=1500"])
+def shapes_prior_unlabelled() -> PriorRecipe:
+    """The toy prior that never saw a label, for the probe."""
+    settings = "name=shapes-unlabelled num_classes=0 label_dropout=0 steps=1500"
+    return _with(shapes_prior(), settings)
 
 
-def shapes_igpt() -> config.PriorRecipe:
+def shapes_igpt() -> PriorRecipe:
     """iGPT on the toy: the unlabelled prior, over pixels instead of codes.
 
-    Four times the tokens, and so about a fourth of the steps in the same time:
-    `minivim train prior shapes-igpt --data shapes --workdir runs/shapes-igpt-prior`
+    Four times the tokens, and so about a fourth of the steps in the same time. The
+    tokenizer's recipe of this name is to be trained into `runs/shapes-igpt` before.
     """
-    settings = ["name=shapes-igpt", "num_codes=64", "grid=16", "steps=350"]
-    settings.append("tokenizer=runs/shapes-igpt")
-    return with_overrides(shapes_prior_unlabelled(), settings)
+    settings = "name=shapes-igpt num_codes=64 grid=16 steps=350"
+    return _with(shapes_prior_unlabelled(), settings, "tokenizer=runs/shapes-igpt")
 
 
-def shapes_probe() -> config.ProbeRecipe:
-    """The probe of the shipped prior.
-
-    `minivim train probe shapes --data shapes --workdir runs/probe`
-    """
-    return config.ProbeRecipe(
+def shapes_probe() -> ProbeRecipe:
+    """The probe of the shipped prior."""
+    return ProbeRecipe(
         name="shapes", prior="shapes/prior-unlabelled", tokenizer="shapes/tokenizer"
     )
 
@@ -143,107 +138,68 @@ def shapes_classifier() -> config.ClassifierRecipe:
 
 def shapes_judge() -> config.ClassifierRecipe:
     """The labelled network that alone produces figures."""
-    settings = ["name=shapes-judge", "kind=residual", "seed=2"]
-    return with_overrides(shapes_classifier(), settings)
+    return _with(shapes_classifier(), "name=shapes-judge kind=residual seed=2")
 
 
-def cifar10_tokenizer() -> config.TokenizerRecipe:
-    """CIFAR-10 on a laptop: 64 tokens of 1,024 codes, L2 and L_VQ alone.
-
-    `minivim train tokenizer cifar10 --data uoft-cs/cifar10 --workdir runs/cifar10`
-    """
-    settings = ["name=cifar10", "num_codes=1024", "decay_end=0", "steps=6000"]
-    return with_overrides(shapes_tokenizer(), [*settings, "flip=true"])
+def cifar10_tokenizer() -> TokenizerRecipe:
+    """CIFAR-10 on a laptop: 64 tokens of 1,024 codes, L2 and L_VQ alone."""
+    settings = "name=cifar10 num_codes=1024 decay_end=0 steps=6000 flip=true"
+    return _with(shapes_tokenizer(), settings)
 
 
-def cifar10_tokenizer_gan() -> config.TokenizerRecipe:
-    """CIFAR-10 with all five terms.
-
-    `minivim train tokenizer cifar10-gan --data uoft-cs/cifar10
-    --workdir runs/cifar10-gan`
-    """
+def cifar10_tokenizer_gan() -> TokenizerRecipe:
+    """CIFAR-10 with all five terms."""
     recipe = full_loss(cifar10_tokenizer(), perceptual_net="cifar10/classifier")
     return replace(recipe, name="cifar10-gan")
 
 
-def cifar10_tokenizer_gan_cnn() -> config.TokenizerRecipe:
-    """The same with VQGAN's networks, as many parameters within one percent.
-
-    `minivim train tokenizer cifar10-gan-cnn --data uoft-cs/cifar10
-    --workdir runs/cifar10-gan-cnn`
-    """
+def cifar10_tokenizer_gan_cnn() -> TokenizerRecipe:
+    """The same with VQGAN's networks, as many parameters within one percent."""
     recipe = cifar10_tokenizer_gan()
     cnn = config.CNNConfig(channels=32, multipliers=(1, 2, 2), res_blocks=1, groups=4)
     model = replace(recipe.model, encoder=cnn, decoder=cnn)
     return replace(recipe, name="cifar10-gan-cnn", model=model)
 
 
-def cifar10_igpt_palette() -> config.PaletteRecipe:
-    """iGPT's tokens of CIFAR-10: 16 x 16 pixels in 512 colors by k-means.
-
-    `minivim train tokenizer cifar10-igpt --data uoft-cs/cifar10
-    --workdir runs/cifar10-igpt`
-    """
-    return with_overrides(shapes_igpt_palette(), ["name=cifar10-igpt", "num_codes=512"])
+def cifar10_igpt_palette() -> PaletteRecipe:
+    """iGPT's tokens of CIFAR-10: 16 x 16 pixels in 512 colors by k-means."""
+    return _with(shapes_igpt_palette(), "name=cifar10-igpt num_codes=512")
 
 
-def cifar10_prior() -> config.PriorRecipe:
-    """The prior over the codes of the shipped tokenizer, with a class token.
-
-    `minivim train prior cifar10 --data uoft-cs/cifar10 --workdir runs/cifar10-prior`
-    """
-    settings = ["name=cifar10", "tokenizer=cifar10/tokenizer", "flip=true", "views=4"]
-    settings += ["num_codes=1024", "num_classes=10", "blocks=6", "unroll=6"]
-    return with_overrides(shapes_prior(), [*settings, "steps=4000"])
+def cifar10_prior() -> PriorRecipe:
+    """The prior over the codes of the shipped tokenizer, with a class token."""
+    settings = "name=cifar10 tokenizer=cifar10/tokenizer flip=true views=4 steps=4000"
+    sizes = "num_codes=1024 num_classes=10 blocks=6 unroll=6"
+    return _with(shapes_prior(), f"{settings} {sizes}")
 
 
-def cifar10_prior_unlabelled() -> config.PriorRecipe:
-    """The same prior without labels, for the probe.
-
-    `minivim train prior cifar10-unlabelled --data uoft-cs/cifar10
-    --workdir runs/cifar10-unlabelled`
-    """
-    settings = ["name=cifar10-unlabelled", "num_classes=0", "label_dropout=0"]
-    return with_overrides(cifar10_prior(), settings)
+def cifar10_prior_unlabelled() -> PriorRecipe:
+    """The same prior without labels, for the probe."""
+    settings = "name=cifar10-unlabelled num_classes=0 label_dropout=0"
+    return _with(cifar10_prior(), settings)
 
 
-def cifar10_igpt() -> config.PriorRecipe:
+def cifar10_igpt() -> PriorRecipe:
     """iGPT on CIFAR-10: the unlabelled prior, over pixels instead of codes.
 
-    Four times the tokens, and so about a fourth of the steps in the same time:
-    `minivim train prior cifar10-igpt --data uoft-cs/cifar10
-    --workdir runs/cifar10-igpt-prior`
+    As with the toy, its palette is to be in `runs/cifar10-igpt` before.
     """
-    settings = ["name=cifar10-igpt", "num_codes=512", "grid=16", "steps=900"]
-    settings.append("tokenizer=runs/cifar10-igpt")
-    return with_overrides(cifar10_prior_unlabelled(), settings)
+    settings = "name=cifar10-igpt num_codes=512 grid=16 steps=900"
+    return _with(cifar10_prior_unlabelled(), settings, "tokenizer=runs/cifar10-igpt")
 
 
-def cifar10_probe() -> config.ProbeRecipe:
-    """The probe of the shipped prior.
-
-    `minivim train probe cifar10 --data uoft-cs/cifar10 --workdir runs/cifar10-probe`
-    """
-    return config.ProbeRecipe(
+def cifar10_probe() -> ProbeRecipe:
+    """The probe of the shipped prior."""
+    return ProbeRecipe(
         name="cifar10", prior="cifar10/prior-unlabelled", tokenizer="cifar10/tokenizer"
     )
 
 
 def cifar10_classifier() -> config.ClassifierRecipe:
-    """The labelled network that methods may use on CIFAR-10.
-
-    `minivim train classifier cifar10 --data uoft-cs/cifar10
-    --workdir runs/cifar10-classifier`
-    """
-    settings = ["name=cifar10", "num_classes=10", "steps=4000"]
-    return with_overrides(shapes_classifier(), settings)
+    """The labelled network that methods may use on CIFAR-10."""
+    return _with(shapes_classifier(), "name=cifar10 num_classes=10 steps=4000")
 
 
 def cifar10_judge() -> config.ClassifierRecipe:
-    """The labelled network that alone produces figures on CIFAR-10.
-
-    `minivim train classifier cifar10-judge --data uoft-cs/cifar10
-    --workdir runs/cifar10-judge`
-    """
-    settings = ["name=cifar10-judge", "num_classes=10", "steps=4000"]
-    return with_overrides(shapes_judge(), settings)
+    """The labelled network that alone produces figures on CIFAR-10."""
+    return _with(shapes_judge(), "name=cifar10-judge num_classes=10 steps=4000")
