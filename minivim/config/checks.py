@@ -52,6 +52,7 @@ NotNegative = Annotated[float, Rule(lambda x: x >= 0, "must not be negative")]
 Rate = Annotated[float, Rule(lambda x: 0 <= x < 1, "is not in [0, 1)")]
 Part = Annotated[float, Rule(lambda x: 0 < x < 1, "is not in (0, 1)")]
 Share = Annotated[float, Rule(lambda x: 0 < x <= 1, "is not in (0, 1]")]
+NOT_HALF = Rule(lambda x: x != "float16", "overflows in the l2 norms and losses")
 
 
 class Config:
@@ -62,26 +63,23 @@ class Config:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            name, value = field.name, getattr(self, field.name)
-            hint, known = type_hints(type(self))[name], field.default
+            name, value, known = field.name, getattr(self, field.name), field.default
+            hint, said = type_hints(type(self))[name], f"{name}={value}"
+            rules = getattr(hint, "__metadata__", ())
             # As `--set` takes it.
             known = ",".join(map(str, known)) if isinstance(known, tuple) else known
-            said = f"{name}={value}"
-            if typing.get_origin(hint) is typing.Literal:
-                words = typing.get_args(hint)
-                remedy = f"use {' or '.join(words)}"
-                require(value in words, f"{said} is unknown; {remedy}")
             default = "" if known is dataclasses.MISSING else f"; set {name}={known}"
-            for rule in getattr(hint, "__metadata__", ()):
+            for rule in rules:
                 if isinstance(rule, Rule):
                     require(rule.holds(value), f"{said} {rule.says}{default}")
                     continue
                 whole = getattr(self, rule.other)
-                require(
-                    whole % value == 0,
-                    f"{said} does not divide {rule.other}={whole}; choose {name} so "
-                    "that it does",
-                )
+                why = f"{said} does not divide {rule.other}={whole}"
+                require(whole % value == 0, f"{why}; choose {name} so that it does")
+            kind = hint.__origin__ if rules else hint
+            if typing.get_origin(kind) is typing.Literal:
+                words = typing.get_args(kind)
+                require(value in words, f"{said} is unknown; use {' or '.join(words)}")
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from minivim.config import checks
@@ -20,7 +20,6 @@ class StackConfig(Config):
     hidden: checks.Count
     # Paper silent. ViT practice; "gelu" is the tanh approximation.
     activation: Literal["gelu", "relu", "tanh"] = "gelu"
-    # At the attention output, the FFN activation and the FFN output (paper section 4).
     # Paper, section 4: dropout after attention, activation and FFN
     dropout: checks.Rate = 0.0
     norm_eps: checks.Positive = 1e-6
@@ -30,14 +29,7 @@ class StackConfig(Config):
     # weights ("dots"), or everything ("full").
     remat: Literal["none", "dots", "full"] = "none"
     # Of the matrix products; parameters, norms and softmax stay in float32.
-    precision: Literal["float32", "bfloat16"] = "float32"
-
-    def __post_init__(self) -> None:
-        checks.require(
-            self.precision != "float16",
-            "precision=float16 overflows in the l2 norms and losses; use bfloat16",
-        )
-        super().__post_init__()
+    precision: Annotated[Literal["float32", "bfloat16"], checks.NOT_HALF] = "float32"
 
     @property
     def parameters(self) -> int:
@@ -48,25 +40,17 @@ class StackConfig(Config):
     # Paper, Table 2: parameter counts as the table prints them
     @property
     def printed_parameters(self) -> int:
-        """The paper's printed count, `11 L D^2 + (2*8192 + 1024) D`.
-
-        All five rows of Table 2 agree with it to the printed digit, whichever kind of
-        network the row names; it matches neither the count of this class nor any other
-        plain reading.
-        """
+        """`11 L D^2 + (2*8192 + 1024) D`: all of Table 2, but no plain reading."""
         return 11 * self.blocks * self.width**2 + (2 * 8192 + 1024) * self.width
 
 
 @dataclass(frozen=True, kw_only=True)
 class CNNConfig(Config):
-    """VQGAN's convolutional encoder or decoder, which the paper compares with.
-
-    Residual blocks at every size, attention at the smallest, halving in between.
-    """
+    """VQGAN's encoder or decoder: residual blocks at every size, halving in between."""
 
     # At the image's size; the paper's "channels x1" and "x2" (Table 1) vary this.
     channels: checks.Count = 128
-    # Of `channels` at each size, from the image's down to the grid of tokens.
+    # Of `channels` at each size, down to the grid of tokens, where attention is.
     multipliers: checks.Counts = (1, 1, 2, 4)
     res_blocks: checks.Count = 2
     # Of the group norms.
@@ -125,9 +109,8 @@ class QuantizerConfig(AnyQuantizerConfig):
     # part of the gradient vanishes; "raw": around the vector before normalization.
     # Paper silent, section 3.2: normalise before the straight-through, or inside it
     straight_through: Literal["project", "raw"] = "project"
-    # Over code dimensions. |.|^2 as printed is a sum; the authors' sibling code and the
-    # public PyTorch code take the mean, and with a mean over pixels beside it the sum
-    # makes toys collapse to a handful of codes.
+    # Printed is a sum; the authors' sibling code and the public PyTorch code take the
+    # mean, and the sum makes toys collapse to a handful of codes.
     # Paper silent, section 3.2: L_VQ as a sum or a mean over dimensions
     reduction: Literal["sum", "mean"] = "mean"
     # Paper, section 3.2: beta, 0.25, on the commitment term
@@ -141,16 +124,15 @@ class QuantizerConfig(AnyQuantizerConfig):
     codebook: Literal["gradient", "ema"] = "gradient"
     # Of that average; read with codebook=ema only.
     ema_decay: checks.Rate = 0.99
-    # A code unused for this many steps (with run.accumulate: parts of a step) is moved
+    # Steps (with run.accumulate: parts of a step) after which an unused code is moved
     # onto a vector of the batch; 0: never.
-    # Not the paper's.
     # Paper silent, section 3.2: unused codes moved onto vectors of the batch
     revive_after: checks.Natural = 0
 
     def parameters(self, *, in_width: int, out_width: int) -> int:
         """Projections and `K d` of the codebook."""
-        projections = super().parameters(in_width=in_width, out_width=out_width)
-        return projections + self.num_codes * self.code_dim
+        own = self.num_codes * self.code_dim
+        return own + super().parameters(in_width=in_width, out_width=out_width)
 
 
 class Patches(Config):
@@ -185,15 +167,14 @@ class TokenizerConfig(Patches):
     decoder: StackConfig | CNNConfig
     quantizer: AnyQuantizerConfig
     channels: checks.Count = 3
-    # "head": a two-layer tanh network after the stack, as section 3.1 reads most
-    # plainly; "blocks": tanh inside every FFN and a linear output, as the public
-    # PyTorch code does. Read by Transformers only.
+    # This and `positions` are read by Transformers only. "head": two layers after the
+    # stack, as section 3.1 reads most plainly; "blocks": tanh inside every FFN and a
+    # linear output, as in the public PyTorch code.
     # Paper silent, section 3.1: tanh in a head, or inside every block
     tanh: Literal["head", "blocks"] = "head"
-    # Paper silent; "sincos" is the fixed table of the public PyTorch code. Read by
-    # Transformers only: a CNN knows positions by its borders.
+    # Paper silent; "sincos" is the fixed table of the public PyTorch code.
     positions: Literal["learnt", "sincos"] = "learnt"
-    # "sigmoid" on the mean (section 3.1); "laplace": the same, and a second map for the
+    # "sigmoid" on the mean (section 3.1); "laplace": the same with a second map for the
     # scale of the logit-laplace density; "linear": plain pixels, as Parti later.
     output: Literal["sigmoid", "laplace", "linear"] = "sigmoid"
     # Paper silent on how pixels keep off 0 and 1, where that density ends. "clamp" at
@@ -204,51 +185,41 @@ class TokenizerConfig(Patches):
         super().__post_init__()
         if self.pixel_map == "affine" and self.output != "laplace":
             raise UserError("pixel_map=affine needs a logit scale; set output=laplace")
-        q, widths = self.quantizer, (self.encoder.width, self.decoder.width)
-        if not q.factorised and not q.code_dim == widths[0] == widths[1]:
-            raise UserError(
-                f"factorised=False needs codes as wide as both networks; set code_dim="
-                f"{widths[0]} and equal widths"
-            )
+        q, width = self.quantizer, self.encoder.width
+        if not q.factorised and not q.code_dim == width == self.decoder.width:
+            needs = "factorised=False needs codes as wide as both networks"
+            raise UserError(f"{needs}; set code_dim={width} and equal widths")
         for name, size in (("encoder", self.encoder), ("decoder", self.decoder)):
             if isinstance(size, CNNConfig):
-                if size.patch_size != self.patch_size:
-                    raise UserError(
-                        f"{name}.multipliers={size.multipliers} halve the image to "
-                        f"patches of {size.patch_size}, but patch_size="
-                        f"{self.patch_size}; give log2(patch_size) + 1 multipliers"
-                    )
+                checks.require(
+                    size.patch_size == self.patch_size,
+                    f"{name}.multipliers={size.multipliers} give patches of "
+                    f"{size.patch_size}, but patch_size={self.patch_size}; give "
+                    "log2(patch_size) + 1 multipliers",
+                )
             elif size.dropout:
-                raise UserError(
-                    f"{name}.dropout={size.dropout}: the tokenizer has no dropout, as "
-                    f"in Table 2 of the paper; set {name}.dropout=0"
-                )
+                said = f"{name}.dropout={size.dropout}: tokenizers of Table 2 have none"
+                raise UserError(f"{said}; set {name}.dropout=0")
             elif self.positions == "sincos" and size.width % 4:
-                raise UserError(
-                    f"{name}.width={size.width} must be a multiple of 4 for sincos "
-                    "positions; change it or use positions=learnt"
-                )
+                said = f"{name}.width={size.width} must be a multiple of 4 for sincos"
+                raise UserError(f"{said}; change it or use positions=learnt")
 
     @property
     def patch_dim(self) -> int:
         return self.patch_size**2 * self.channels
 
     @property
-    def output_dim(self) -> int:
-        """Numbers that the decoder gives for a patch: with a scale, two per pixel."""
-        return self.patch_dim * (2 if self.output == "laplace" else 1)
-
-    @property
     def output_channels(self) -> int:
         """Maps at the decoder's end: one for each channel, or mean and scale."""
-        return self.output_dim // self.patch_size**2
+        return self.channels * (2 if self.output == "laplace" else 1)
+
+    @property
+    def output_dim(self) -> int:
+        return self.patch_size**2 * self.output_channels
 
     @property
     def parameters(self) -> int | None:
-        """Closed form: both Transformers with their ends, projections and codebook.
-
-        None with a CNN, whose parameters are to be counted.
-        """
+        """Closed form; None with a CNN, whose parameters are to be counted."""
         first, last = self.encoder, self.decoder
         if isinstance(first, CNNConfig) or isinstance(last, CNNConfig):
             return None
@@ -267,10 +238,9 @@ class TokenizerConfig(Patches):
 
 @dataclass(frozen=True, kw_only=True)
 class PaletteConfig(Patches):
-    """iGPT's tokens, which Table 7 compares with: the mean of a patch, rounded.
+    """iGPT's tokens (Table 7): means of patches, rounded to one of the learnt colors.
 
-    Only colors are learnt. With patches of 2 an image of 32 x 32 becomes the 256 pixels
-    of 16 x 16. iGPT has 512 colors, and 32 x 32 to 64 x 64 pixels.
+    iGPT has 512 colors, and 32 x 32 to 64 x 64 tokens.
     """
 
     image_size: checks.Count
@@ -281,17 +251,8 @@ class PaletteConfig(Patches):
     @property
     def quantizer(self) -> QuantizerConfig:
         """The nearest color: a codebook as wide as a pixel, without projections."""
-        return QuantizerConfig(
-            num_codes=self.num_codes,
-            code_dim=self.channels,
-            factorised=False,
-            l2_normalise=False,
-        )
-
-    @property
-    def parameters(self) -> int:
-        """`K C`: the colors."""
-        return self.num_codes * self.channels
+        plain = QuantizerConfig(factorised=False, l2_normalise=False)
+        return replace(plain, num_codes=self.num_codes, code_dim=self.channels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,7 +262,7 @@ class PriorConfig(Config):
     num_codes: checks.Several
     grid: checks.Count
     stack: StackConfig
-    # 0: no class token, a learnt start instead (paper silent on the first token).
+    # 0: no class token, a learnt start instead.
     # Paper silent, section 4: the start of a prior without labels
     num_classes: checks.Natural = 0
 
@@ -332,9 +293,8 @@ class ClassifierConfig(Config):
 class DiscriminatorConfig(Config):
     """The adversary of stage 1: its network, loss and optimizer.
 
-    Section 3.3 names StyleGAN2's discriminator and nothing else; the values are
-    StyleGAN2's where it has one (arXiv 1912.04958), and the optimizer is that of the
-    tokenizer, as section 5.1 reads ("both").
+    Section 3.3 names StyleGAN2's discriminator alone. Values are StyleGAN2's (arXiv
+    1912.04958), and the optimizer's the tokenizer's, as section 5.1 reads ("both").
     """
 
     kind: Literal["stylegan2", "patchgan"] = "stylegan2"

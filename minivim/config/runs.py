@@ -26,13 +26,12 @@ class OptimConfig(Config):
     b2: checks.Rate = 0.99
     eps: checks.Positive = 1e-8
     weight_decay: checks.NotNegative = 1e-4
-    # 0: no clipping. Paper silent; DALL-E and Parti clip stage 2 at 4.
+    # 0: no clipping. DALL-E and Parti clip stage 2 at 4.
     # Paper silent, section 5.2: clipping by the global norm
     clip_norm: checks.NotNegative = 0.0
-    # How the two moments of a matrix are stored: int8 with a scale for each column, and
-    # the means of the squared gradient over rows and columns. Stage 2 of the paper has
-    # both; the defaults are plain Adam. Moments of vectors always stay in float32, but
-    # for a bfloat16 first moment beside a full second one, which is the library's.
+    # How matrices store moments: int8 with a scale for each column, and means of the
+    # squared gradient over rows and columns, both as in stage 2 of the paper. Vectors
+    # stay in float32, but for a bfloat16 first moment beside a full second one.
     first_moment: Literal["float32", "bfloat16", "int8"] = "float32"
     second_moment: Literal["full", "factored"] = "full"
 
@@ -40,10 +39,10 @@ class OptimConfig(Config):
         super().__post_init__()
         start = max(self.warmup_steps, self.decay_start)
         if self.decay_end and self.decay_end <= start:
-            raise UserError(
-                f"decay_end={self.decay_end} comes before the decay starts at {start}; "
-                "set decay_end=0 for the last step"
+            early = (
+                f"decay_end={self.decay_end} comes before the decay, from {start} on"
             )
+            raise UserError(f"{early}; set decay_end=0 for the last step")
         if self.schedule == "exponential" and not self.final_lr:
             raise UserError("schedule=exponential needs a final_lr; set final_lr=1e-5")
 
@@ -70,10 +69,7 @@ class RunConfig(Config):
 # Paper, section 3.3: weights 1, 0.1, 0.1, 0.1 and 1 of the five terms
 @dataclass(frozen=True, kw_only=True)
 class LossConfig(Config):
-    """Weights of the named stage-1 terms; a zero weight leaves the term out.
-
-    The paper: vq 1, adversarial 0.1, perceptual 0.1, logit_laplace 0.1, l2 1.
-    """
+    """Weights of the named stage-1 terms; a zero weight leaves the term out."""
 
     vq: checks.NotNegative = 1.0
     l2: checks.NotNegative = 1.0
@@ -97,10 +93,9 @@ class TokenizerRecipe(Config):
     # What the perceptual loss compares features of: LPIPS weights that `minivim
     # convert` made, or a `classifier`; a shipped name, a folder or a hub id.
     perceptual_net: str = ""
-    # Mirror images at random. Paper silent for stage 1.
+    # Mirror images at random; the least share of an image that a random crop keeps. The
+    # paper is silent for stage 1.
     flip: bool = False
-    # The smallest share of an image's area that a random crop keeps; 1 for no crop.
-    # Paper silent.
     crop: checks.Share = 1.0
     stage: Literal["tokenizer"] = field(default="tokenizer", init=False)
 
@@ -112,10 +107,9 @@ class TokenizerRecipe(Config):
             raise UserError("loss.perceptual needs a net; set perceptual_net=FOLDER")
         size = self.model.image_size
         if self.loss.adversarial and (size < 8 or size & (size - 1)):
-            raise UserError(
-                f"image_size={size}: the discriminator halves the image down to 4 x 4; "
-                "use a power of two from 8 on, or loss.adversarial=0"
-            )
+            why = f"image_size={size}: the discriminator halves images down to 4 x 4"
+            remedy = "use a power of two from 8 on, or loss.adversarial=0"
+            raise UserError(f"{why}; {remedy}")
 
     # Paper, section 5.1: the same Adam for the discriminator
     @property
@@ -125,9 +119,9 @@ class TokenizerRecipe(Config):
             return self.optim
         critic, ratio = self.discriminator, self.discriminator.lr_ratio
         lr, final = ratio * self.optim.peak_lr, ratio * self.optim.final_lr
-        decays = {"b1": critic.beta1, "b2": critic.beta2}
-        other = replace(self.optim, peak_lr=lr, final_lr=final, **decays)
-        return {"tokenizer": self.optim, "discriminator": other}
+        own = replace(self.optim, peak_lr=lr, final_lr=final)
+        own = replace(own, b1=critic.beta1, b2=critic.beta2)
+        return {"tokenizer": self.optim, "discriminator": own}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,18 +148,16 @@ class PriorRecipe(Config):
     run: RunConfig
     # A shipped name, a folder or a hub id; the codes come from it.
     tokenizer: str = ""
-    # Share of labels replaced by the null class, for classifier-free guidance. Not the
-    # paper's, which has no guidance.
+    # Share of labels replaced by the null class, for guidance. Not the paper's.
     label_dropout: checks.Rate = 0.0
-    # "cache" encodes the images once; "fly" on every step, as the paper, so that every
-    # use of an image is augmented anew.
+    # "cache" encodes the images once; "fly" on every step, each time augmented anew.
     # Paper, section 1: stage 2 encodes augmented images on the fly
     codes: Literal["cache", "fly"] = "cache"
-    flip: bool = False
     # As in stage 1. The paper augments without saying how.
+    flip: bool = False
     crop: checks.Share = 1.0
-    # How many versions of each image are cached, one of which is drawn for each use;
-    # the first is the image as it is, the others are augmented.
+    # Versions of each image that are cached, one of which is drawn for each use; the
+    # first is the image as it is, the others are augmented.
     views: checks.Count = 1
     stage: Literal["prior"] = field(default="prior", init=False)
 
@@ -175,17 +167,13 @@ class PriorRecipe(Config):
             raise UserError("label_dropout needs a class token; set num_classes")
         augments = self.flip or self.crop < 1
         if augments and self.codes == "cache" and self.views == 1:
-            raise UserError(
-                f"flip={self.flip}, crop={self.crop} augment images, which one cached "
-                "view of each is not; set codes=fly or views=8"
-            )
+            given = f"flip={self.flip}, crop={self.crop} need more than one cached view"
+            raise UserError(f"{given}; set codes=fly or views=8")
         if self.views > 1 and self.codes == "fly":
             raise UserError("views are of cached codes; set codes=cache or views=1")
         if self.views > 1 and not augments:
-            raise UserError(
-                f"views={self.views} of an image that nothing changes are the same; "
-                "set flip=true or views=1"
-            )
+            same = f"views={self.views} of an image that nothing changes are the same"
+            raise UserError(f"{same}; set flip=true or views=1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 from minivim.config.checks import require, type_hints
 from minivim.errors import UserError
-
-AnyConfig = TypeVar("AnyConfig")
 
 
 def leaves(config: Any, prefix: str = "") -> dict[str, object]:
@@ -75,7 +73,7 @@ def _family(kind: Any) -> list[Any]:
     return [kind, *(k for inner in kind.__subclasses__() for k in _family(inner))]
 
 
-def with_overrides(recipe: AnyConfig, settings: list[str]) -> AnyConfig:
+def with_overrides(recipe: Any, settings: list[str]) -> Any:
     """Apply `key=value` texts; a bare last name will do where it is unique.
 
     Raises `UserError` for an unknown or ambiguous key or a value of the wrong type.
@@ -84,31 +82,27 @@ def with_overrides(recipe: AnyConfig, settings: list[str]) -> AnyConfig:
     for setting in settings:
         key, equals, text = setting.partition("=")
         require(bool(equals), f"--set {setting}: write it as key=value")
-        matches = [n for n in known if n == key or n.endswith(f".{key}")]
-        matches = [key] if key in known else matches
-        if not matches:
-            last = [name.rsplit(".", 1)[-1] for name in known]
-            close = difflib.get_close_matches(key, [*known, *last], 3, 0.5)
-            hint = (
-                f"did you mean {', '.join(close)}?" if close else "see minivim recipes"
-            )
+        found = [key] if key in known else [n for n in known if n.endswith(f".{key}")]
+        one_of = f"write one of {', '.join(found)}"
+        require(len(found) < 2, f"{key!r} is ambiguous; {one_of}")
+        if not found:
+            words = [*known, *(name.rpartition(".")[2] for name in known)]
+            close = ", ".join(difflib.get_close_matches(key, words, 3, 0.5))
+            hint = f"did you mean {close}?" if close else "see minivim recipes"
             raise UserError(f"{known['name']} has no setting {key!r}; {hint}")
-        one_of = f"write one of {', '.join(matches)}"
-        require(len(matches) == 1, f"{key!r} is ambiguous; {one_of}")
-        changes[matches[0]] = _parsed(matches[0], text, known[matches[0]])
+        changes[found[0]] = _parsed(found[0], text, known[found[0]])
     return _replaced(recipe, changes)
 
 
 def _replaced(config: Any, changes: dict[str, Any], prefix: str = "") -> Any:
     """The config with changes by dotted name, checked once all of them are made."""
     found = {}
-    for item in (item for item in dataclasses.fields(config) if item.init):
-        value, name = getattr(config, item.name), f"{prefix}{item.name}"
+    for name, value in vars(config).items():
         if dataclasses.is_dataclass(value):
-            found[item.name] = _replaced(value, changes, f"{name}.")
-        else:
-            found[item.name] = changes.get(name, value)
-    return type(config)(**found)
+            found[name] = _replaced(value, changes, f"{prefix}{name}.")
+        elif f"{prefix}{name}" in changes:
+            found[name] = changes[prefix + name]
+    return dataclasses.replace(config, **found)
 
 
 def _parsed(key: str, text: str, old: Any) -> object:
@@ -116,12 +110,11 @@ def _parsed(key: str, text: str, old: Any) -> object:
     if isinstance(old, tuple):
         words = text.strip("()[] ").split(",")
         return tuple(_parsed(key, word.strip(), 0) for word in words if word.strip())
-    if isinstance(old, str):
-        return text
-    words = {bool: "true or false", int: "a whole number", float: "a number"}[type(old)]
+    kind = type(old)
     try:
-        if isinstance(old, bool):
+        if kind is bool:
             return {"true": True, "false": False}[text.lower()]
-        return type(old)(text)
+        return kind(text)
     except (KeyError, ValueError):
-        raise UserError(f"{key}={text} is not {words}") from None
+        words = {bool: "true or false", int: "a whole number", float: "a number"}
+        raise UserError(f"{key}={text} is not {words[kind]}") from None
