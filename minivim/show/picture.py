@@ -8,16 +8,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
 Picture = Figure | np.ndarray | jax.Array | bytes
 
 
 def to_uint8(image) -> np.ndarray:
     """Pixels [H, W], [H, W, 1] or [H, W, 3] as uint8 [H, W, 3].
 
-    Floats are in [0, 1]; values outside are clipped. Raises ValueError for any other
-    shape or type.
+    Floats are clipped to [0, 1]. Raises ValueError for any other shape or type.
     """
     image = np.asarray(image)
     if image.ndim == 2:
@@ -40,12 +37,11 @@ def to_png(picture: Picture, *, width: int = 256) -> bytes:
     """A picture as the bytes of a full-colour PNG file, the same on every call.
 
     A figure, pixels as in `to_uint8` (enlarged by a whole number where narrower than
-    `width`), or PNG bytes, which stay as they are. Nothing but pixels is written: no
-    time, no software name. A palette would be smaller, but it shifts colours, and then
-    reconstructions look wrong. Raises ValueError for what is no picture.
+    `width`), or PNG bytes, which stay as they are. Nothing but pixels is written, and
+    no palette, which would shift colours. Raises ValueError for what is no picture.
     """
     if isinstance(picture, bytes):
-        if not picture.startswith(PNG_SIGNATURE):
+        if not picture.startswith(b"\x89PNG\r\n\x1a\n"):
             raise ValueError("these bytes are not a PNG file")
         return picture
     if isinstance(picture, Figure):

@@ -1,15 +1,16 @@
 """Plots of both stages as matplotlib figures, drawn without pyplot or any global state.
 
 Every function returns a `Plot`: a matplotlib `Figure` that shows itself in a notebook,
-as a PNG that is the same on every run, and that describes itself in words (`.alt`), so
-that the strict notebook test and people who cannot see it get the numbers as well.
+as a PNG that is the same on every run, and says its numbers in words (`.alt`).
 
 Images are [n, H, W, C], uint8 or floats in [0, 1], `scale` the pixels on screen per
 pixel. Arguments that do not fit each other raise ValueError.
 """
 
+import itertools
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -59,22 +60,15 @@ def _fit(plot: Plot) -> Plot:
     return plot
 
 
-def _axes(
-    plot: Plot, title: str, *, x: str, y: str, position: tuple = (1, 1, 1)
-) -> Axes:
-    axes = plot.add_subplot(*position)
+def _axes(plot: Plot, title: str, *, x: str, y: str, at: tuple = (1, 1, 1)) -> Axes:
+    axes = plot.add_subplot(*at, axisbelow=True)
     axes.set_title(title, fontsize=10, loc="left", color=INK)
     axes.set_xlabel(x, fontsize=9, color=INK)
     axes.set_ylabel(y, fontsize=9, color=INK)
     axes.tick_params(labelsize=8, colors=INK)
     axes.grid(axis="y", color="#E4E4E4", linewidth=0.8)
-    axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     return axes
-
-
-def _name_width(name: str) -> float:
-    return TextPath((0, 0), name, size=9).get_extents().width * _DPI / 72
 
 
 def _mosaic(
@@ -87,25 +81,23 @@ def _mosaic(
 ) -> Plot:
     """Pictures in rows, the first of which have titles above their pictures."""
     height, width = (side * scale for side in rows[0][0].shape[:2])
-    left = 18 + max(map(_name_width, names)) if names else 0
+    drawn = [TextPath((0, 0), name, size=9).get_extents().width for name in names]
+    left = 18 + max(drawn) * _DPI / 72 if names else 0
     wide = left + (width + _GAP) * max(map(len, rows)) - _GAP
     bottom = (height + _GAP) * len(rows) + _HEAD * len(titles)
     plot = _plot(alt, width=wide / _DPI, height=(bottom - _GAP) / _DPI)
-
-    def write(at: tuple, words: str, **style: Any) -> None:
-        plot.text(at[0], at[1], words, **style).set_transform(IdentityTransform())
-
+    write = partial(plot.text, transform=IdentityTransform())
     for r, row in enumerate(rows):
         bottom -= _GAP + height + (_HEAD if r < len(titles) else 0)
         if names:
-            at = (left - 7, bottom + height / 2)
-            write(at, names[r], fontsize=9, ha="right", va="center")
+            middle = bottom + height / 2
+            write(left - 7, middle, names[r], fontsize=9, ha="right", va="center")
         for c, picture in enumerate(row):
             x = left + c * (width + _GAP)
             plot.figimage(enlarge(to_uint8(picture), scale), xo=x, yo=bottom)
             if r < len(titles):
-                at = (x + width / 2, bottom + height + 3)
-                write(at, titles[r][c], fontsize=8, ha="center")
+                middle, top = x + width / 2, bottom + height + 3
+                write(middle, top, titles[r][c], fontsize=8, ha="center")
     return plot
 
 
@@ -128,26 +120,23 @@ def image_grid(
 def reconstructions(
     originals, recons, *, columns: int = 8, error: bool = False, scale: int = 3
 ) -> Plot:
-    """Originals above their reconstructions and, if asked, the error between them.
+    """Originals above their reconstructions, `columns` pairs in a row.
 
-    The error row shows the mean over channels of |original - reconstruction|, four
-    times as bright: white is a difference of a quarter or more. `columns` pairs stand
-    in a row.
+    With `error`, the mean over channels of |original - reconstruction| below, four
+    times as bright: white is a difference of a quarter or more.
     """
     if np.shape(originals) != np.shape(recons):
-        raise ValueError(
-            f"originals {np.shape(originals)} and reconstructions "
-            f"{np.shape(recons)} differ in shape"
-        )
+        shapes = f"{np.shape(originals)} and {np.shape(recons)}"
+        raise ValueError(f"originals and reconstructions differ in shape: {shapes}")
     before = np.stack([to_uint8(image) for image in originals]) / 255
     after = np.stack([to_uint8(image) for image in recons]) / 255
     kinds = {"original": before, "reconstruction": after}
     if error:
         difference = np.abs(before - after).mean(-1, keepdims=True)
         kinds["error x 4"] = np.clip(4 * difference, 0, 1)
-    rows = zip(*(_rows(kind, columns) for kind in kinds.values()), strict=True)
-    rows = [row for block in rows for row in block]
-    names = list(kinds) * (len(rows) // len(kinds))
+    firsts = range(0, len(before), columns)
+    rows = [list(kind[i : i + columns]) for i in firsts for kind in kinds.values()]
+    names = [*kinds] * len(firsts)
     alt = f"{len(before)} originals above their reconstructions"
     return _mosaic(rows, alt=alt, scale=scale, names=names)
 
@@ -188,20 +177,17 @@ def completions(originals, found: Any, *, scale: int = 3) -> Plot:
 def usage_histogram(counts, *, title: str = "Codebook") -> Plot:
     """How often each code is used, most used first, on a logarithmic axis.
 
-    counts: [K], how often each code occurred. Usage and perplexity (see
-    `minivim.metrics`) are in the title. Raises UserError if all counts are zero.
+    counts: [K]. Usage and perplexity (see `minivim.metrics`) are in the title. Raises
+    UserError if all counts are zero.
     """
     counts = np.sort(np.ravel(counts))[::-1]
     usage = CodebookUsage.from_counts(counts)
     used = int((counts > 0).sum())
-    share = counts[:used] / counts.sum()
-    words = (
-        f"{title}: {used} of {len(counts)} codes used ({usage.usage:.1%}), "
-        f"perplexity {usage.perplexity:.1f}"
-    )
+    words = f"{title}: {used} of {len(counts)} codes used ({usage.usage:.1%})"
+    words += f", perplexity {usage.perplexity:.1f}"
     plot = _plot(words, width=6.4, height=2.6)
     axes = _axes(plot, words, x="code, most used first", y="share of tokens")
-    axes.bar(np.arange(used), share, width=1.0, color=BLUE)
+    axes.bar(np.arange(used), counts[:used] / counts.sum(), width=1.0, color=BLUE)
     if used < len(counts):
         axes.axvspan(used - 0.5, len(counts) - 0.5, color="#EEEEEE", zorder=0)
         axes.text(
@@ -210,14 +196,11 @@ def usage_histogram(counts, *, title: str = "Codebook") -> Plot:
         )  # fmt: skip
     axes.axhline(1 / len(counts), color=ORANGE, linewidth=1.2, label="all codes alike")
     axes.legend(fontsize=8, frameon=False, loc="upper right")
-    axes.set_yscale("log")
-    axes.set_xlim(-0.5, len(counts) - 0.5)
+    axes.set(yscale="log", xlim=(-0.5, len(counts) - 0.5))
     return _fit(plot)
 
 
-def probe_curve(
-    block_accuracies, baselines: Mapping[str, float], chosen: int | None = None
-) -> Plot:
+def probe_curve(block_accuracies, baselines: Mapping[str, float], chosen: int) -> Plot:
     """Accuracy of a linear probe on the features of each block of the prior.
 
     block_accuracies: [L] in [0, 1]; baselines: name -> accuracy, drawn as dashed lines;
@@ -226,24 +209,20 @@ def probe_curve(
     accuracies = np.asarray(block_accuracies, np.float64)
     blocks = np.arange(1, len(accuracies) + 1)
     alt = f"probe accuracy per block: {', '.join(f'{x:.1%}' for x in accuracies)}"
-    alt += "" if chosen is None else f"; chosen block {chosen + 1}"
+    alt += f"; chosen block {chosen + 1}"
     alt += "".join(f"; {name} {value:.1%}" for name, value in baselines.items())
     plot = _plot(alt, width=6.4, height=3.0)
     axes = _axes(plot, "Linear probe, one per block", x="block", y="test accuracy (%)")
     axes.plot(blocks, 100 * accuracies, "o-", color=BLUE, label="prior's features")
-    if chosen is not None:
-        axes.plot(
-            blocks[chosen], 100 * accuracies[chosen], "o", markersize=13,
-            markerfacecolor="none", markeredgecolor=RED, markeredgewidth=1.8,
-            label=f"chosen: {accuracies[chosen]:.1%}",
-        )  # fmt: skip
-    colours = (ORANGE, GREEN, PURPLE, GREY)
-    for number, (name, value) in enumerate(baselines.items()):
-        style: Any = {"color": colours[number % 4], "linestyle": "--"}
-        axes.axhline(100 * value, label=f"{name}: {value:.1%}", **style)
-    axes.set_xticks(blocks)
+    circle: Any = {"mfc": "none", "mec": RED, "mew": 1.8, "markersize": 13}
+    best = accuracies[chosen]
+    axes.plot(blocks[chosen], 100 * best, "o", label=f"chosen: {best:.1%}", **circle)
+    colours = itertools.cycle((ORANGE, GREEN, PURPLE, GREY))
+    for (name, value), colour in zip(baselines.items(), colours, strict=False):
+        label = f"{name}: {value:.1%}"
+        axes.axhline(100 * value, label=label, color=colour, linestyle="--")
     low = min([*accuracies, *baselines.values()])
-    axes.set_ylim(max(0, 100 * low - 8), 102)
+    axes.set(xticks=blocks, ylim=(max(0, 100 * low - 8), 102))
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return _fit(plot)
 
@@ -263,7 +242,7 @@ def loss_curves(rows: Sequence[Mapping], *, keys: Sequence[str] = ("loss",)) -> 
     plot = _plot(alt, width=max(4.4, 3.3 * len(keys)), height=2.6)
     for i, (key, points) in enumerate(series.items()):
         title = f"{key}: {points[-1][1]:.4g}"
-        axes = _axes(plot, title, x="step", y=key, position=(1, len(keys), i + 1))
+        axes = _axes(plot, title, x="step", y=key, at=(1, len(keys), i + 1))
         axes.plot(*zip(*points, strict=True), color=COLOURS[i % len(COLOURS)])
     return _fit(plot)
 
@@ -274,7 +253,7 @@ def code_map(codes, *, cell: int = 34) -> Plot:
     Neighbouring code numbers get unlike colours on purpose: codes have no order.
     codes: int [N] in raster order of a square, or [h, w]; cell: its width in pixels.
     """
-    codes = _on_grid(np.asarray(codes))
+    codes = _on_grid(codes)
     height, width = codes.shape
     alt = f"{height} x {width} codes, {len(np.unique(codes))} different"
     plot = _plot(alt, width=width * cell / _DPI, height=height * cell / _DPI)
@@ -297,7 +276,8 @@ def _code_colours(codes: np.ndarray) -> np.ndarray:
     return colormaps["viridis"](0.08 + 0.92 * golden)
 
 
-def _on_grid(values: np.ndarray) -> np.ndarray:
+def _on_grid(values) -> np.ndarray:
+    values = np.asarray(values)
     side = round(values.size**0.5)
     if values.ndim != 2 and values.size != side**2:
         raise ValueError(f"{values.size} values do not fill a square; give [h, w]")
@@ -313,28 +293,23 @@ def attention_map(
     query: raster index of the attending position, outlined; image: [H, W, C], shown
     beside the map.
     """
-    weights = _on_grid(np.asarray(weights, np.float64))
-    height, width = weights.shape
+    weights = _on_grid(weights)
     most = np.unravel_index(weights.argmax(), weights.shape)
     alt = f"{title}: most, {weights.max():.3f}, to row {most[0]}, column {most[1]}"
     count = 1 if image is None else 2
     plot = _plot(alt, width=3.3 * count, height=2.8)
-    axes = plot.add_subplot(1, count, count)
-    drawn = axes.imshow(weights, cmap="viridis", vmin=0, interpolation="nearest")
-    axes.set_title(title, fontsize=10, loc="left", color=INK)
-    axes.set_xlabel("column", fontsize=9)
-    axes.set_ylabel("row", fontsize=9)
-    axes.tick_params(labelsize=8)
-    bar = plot.colorbar(drawn, ax=axes, fraction=0.046)
-    bar.ax.tick_params(labelsize=8)
-    panels = [axes]
+    panels = [_axes(plot, title, x="column", y="row", at=(1, count, count))]
+    panels[0].grid(False)
+    panels[0].spines[:].set_visible(True)
+    drawn = panels[0].imshow(weights, cmap="viridis", vmin=0, interpolation="nearest")
+    plot.colorbar(drawn, ax=panels[0], fraction=0.046).ax.tick_params(labelsize=8)
     if image is not None:
         panels.append(plot.add_subplot(1, 2, 1))
-        place = (-0.5, width - 0.5, height - 0.5, -0.5)
+        place = drawn.get_extent()
         panels[1].imshow(to_uint8(image), interpolation="nearest", extent=place)
         panels[1].set_axis_off()
     if query is not None:
-        row, column = divmod(query, width)
+        row, column = divmod(query, weights.shape[1])
         for panel in panels:
             corner = (column - 0.5, row - 0.5)
             box = Rectangle(corner, 1, 1, fill=False, edgecolor=RED, linewidth=2)
@@ -345,13 +320,10 @@ def attention_map(
 def codebook_patches(
     patches, *, columns: int = 32, counts=None, scale: int = 4
 ) -> Plot:
-    """The picture patch [K, h, w, C] of every code, in order.
-
-    With counts [K] the most used stand first.
-    """
-    patches = np.asarray(patches)
-    how = "in order" if counts is None else "most used first"
+    """The picture patch [K, h, w, C] of every code; by counts [K], most used first."""
+    patches, how = np.asarray(patches), "in order"
     if counts is not None:
-        patches = patches[np.argsort(-np.asarray(counts), kind="stable")]
+        order, how = np.argsort(-np.asarray(counts), kind="stable"), "most used first"
+        patches = patches[order]
     alt = f"patches of {len(patches)} codes, {how}"
     return _mosaic(_rows(patches, columns), alt=alt, scale=scale)

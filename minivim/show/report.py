@@ -9,9 +9,7 @@ from pathlib import Path
 
 from minivim.show.picture import Picture, to_png
 
-LIMIT = 5_000_000
-"""Bytes allowed per report, so that it can be mailed and opened at once."""
-
+LIMIT = 5_000_000  # bytes, so that it can be mailed and opened at once
 _PAGE = """\
 <!DOCTYPE html>
 <html lang="en">
@@ -33,8 +31,7 @@ figure {{ padding: .6rem; background: #fff; color: #1d2430; }}
 figure img {{ display: block; max-width: 100%; height: auto;
   min-width: min(var(--width), 30rem); }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: .45rem .7rem; text-align: right;
-  border-top: 1px solid var(--line); }}
+th, td {{ padding: .45rem .7rem; text-align: end; border-top: 1px solid var(--line); }}
 td:not(:first-child) {{ white-space: nowrap; }}
 th:first-child, td:first-child, caption {{ text-align: left; }}
 caption {{ caption-side: bottom; padding: .5rem .7rem; }}
@@ -51,10 +48,7 @@ caption {{ caption-side: bottom; padding: .5rem .7rem; }}
 
 
 class Report:
-    """A page built from top to bottom; each method adds a piece and returns the report.
-
-    All text is taken literally: nothing in it is read as HTML.
-    """
+    """A page from top to bottom: each method adds a piece, its text taken literally."""
 
     def __init__(self, title: str):
         self._title = title
@@ -65,18 +59,15 @@ class Report:
         return self
 
     def heading(self, text: str) -> Report:
-        """Starts a section."""
         return self._add(f"<h2>{escape(text)}</h2>")
 
     def paragraph(self, text: str) -> Report:
-        """Adds a paragraph of plain text."""
         return self._add(f"<p>{escape(text)}</p>")
 
     def table(self, rows: Sequence[Mapping], *, caption: str = "") -> Report:
-        """Adds a table: one mapping per row, all with the same keys in order.
+        """Adds rows of the same keys, floats with four digits and None as a dash.
 
-        Floats are shown with four significant digits, None as a dash. Raises ValueError
-        without rows and for other keys.
+        Raises ValueError without rows and for other keys.
         """
         if not rows:
             raise ValueError("a table needs at least one row")
@@ -93,9 +84,8 @@ class Report:
         )
 
     def figure(self, picture: Picture, *, alt: str = "", caption: str = "") -> Report:
-        """Adds a figure, pixels or PNG bytes (see `to_png`).
+        """Adds what `to_png` takes; `alt` says it in words, as plots do by themselves.
 
-        `alt` says in words what it shows; plots of `minivim.show` bring their own.
         Raises ValueError if there is no description.
         """
         alt = alt or getattr(picture, "alt", "")
@@ -116,18 +106,11 @@ class Report:
         return _PAGE.format(title=escape(self._title), body="\n".join(self._pieces))
 
     def write(self, path: str | Path) -> Path:
-        """Writes the page as one file and returns its path.
-
-        Raises ValueError if it would be larger than `LIMIT` bytes, and OSError if the
-        file cannot be written.
-        """
-        page = self.html().encode()
+        """Writes one file; ValueError for more than `LIMIT` bytes, or OSError."""
+        page, path = self.html().encode(), Path(path)
         if len(page) > LIMIT:
-            raise ValueError(
-                f"the report takes {len(page) / 1e6:.1f} MB, more than "
-                f"{LIMIT / 1e6:.0f}: use fewer or smaller pictures"
-            )
-        path = Path(path)
+            size = f"{len(page) / 1e6:.1f} MB, more than {LIMIT / 1e6:.0f}"
+            raise ValueError(f"the report takes {size}: use fewer or smaller pictures")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(page)
         return path

@@ -66,8 +66,8 @@ def seeds(
         words = ", ".join(f"{name} {value:g}" for name, value in printed.items())
         alt += f". {paper_title}: {words}"
     plot = plots._plot(alt, width=6.8, height=1.0 + 0.28 * len(found))
-    left = plots._axes(plot, title, x="", y="", position=(1, 2, 1))
-    right = plots._axes(plot, paper_title, x="", y="", position=(1, 2, 2))
+    left = plots._axes(plot, title, x="", y="", at=(1, 2, 1))
+    right = plots._axes(plot, paper_title, x="", y="", at=(1, 2, 2))
     for axes in (left, right):
         _named(axes, found)
         axes.margins(x=0.15)
@@ -158,9 +158,7 @@ def curves(
     plot = plots._plot(f"at the end, {ends}", width=3.4 * len(panels), height=3.0)
     fullest = max(panels, key=lambda title: len(panels[title]))
     for i, (title, runs) in enumerate(panels.items()):
-        axes = plots._axes(
-            plot, title, x="step", y="", position=(1, len(panels), i + 1)
-        )
+        axes = plots._axes(plot, title, x="step", y="", at=(1, len(panels), i + 1))
         for name, (x, y) in runs.items():
             at = names.index(name)
             axes.plot(
