@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 # Each module declares its commands, which --help lists in this order.
 from minivim.cli import training, drawing, measuring  # noqa: F401  # isort: skip
 from minivim.cli.arguments import COMMANDS, Parser, command
 from minivim.errors import Stopped, UserError
+from minivim.runtime import environment, restart_with_environment
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -20,55 +22,44 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = parser().parse_args(arguments)
         if arguments is None:
-            from minivim.runtime import restart_with_environment
-
             restart_with_environment()
         return options.run(options) or 0
-    except UserError as error:
-        return _fail(str(error))
     except BrokenPipeError:
         return 0
+    except UserError as error:
+        code, says = 2, f"error: {error}"
     except OSError as error:
-        place = error.filename or "a file"
-        return _fail(
-            f"cannot read or write {place} ({error.strerror or error}); free the disk "
-            "or choose another place, then run the same command"
-        )
+        place, reason = error.filename or "a file", error.strerror or error
+        says = f"error: cannot read or write {place} ({reason}); free the disk or "
+        code, says = 2, says + "choose another place, then run the same command"
     except Stopped as stopped:
-        print(f"minivim: {stopped}", file=sys.stderr)
-        return 128 + stopped.number  # as a shell says of a command that it ended
+        # As a shell says of a command that it ended.
+        code, says = 128 + stopped.number, str(stopped)
     except KeyboardInterrupt:
-        print("minivim: stopped; the same command goes on", file=sys.stderr)
-        return 130
-
-
-def _fail(message: str) -> int:
-    print(f"minivim: error: {' '.join(message.split())}", file=sys.stderr)
-    return 2
+        code, says = 130, "stopped; the same command goes on"
+    print("minivim:", *says.split(), file=sys.stderr)
+    return code
 
 
 def parser() -> Parser:
     """All commands."""
     top = Parser(prog="minivim", description="ViT-VQGAN and VIM, small enough to read.")
     commands = top.add_subparsers(dest="command", required=True, parser_class=Parser)
-    for name, (run, text, options) in COMMANDS.items():
-        one = commands.add_parser(name, help=text, description=text)
+    for name, (run, options) in COMMANDS.items():
+        one = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
         one.set_defaults(run=run)
         for flags, settings in options:
             one.add_argument(*flags, **settings)
     return top
 
 
-@command("open the notebooks in JupyterLab")
+@command()
 def _lab(options: argparse.Namespace) -> None:
-    import importlib.util
-
-    from minivim.runtime import environment
-
+    """Open the notebooks in JupyterLab."""
     folder = Path(__file__).parents[2] / "notebooks"
     if not folder.is_dir():
         raise UserError("the notebooks are not installed; clone the repository")
-    if importlib.util.find_spec("jupyterlab") is None:
+    if find_spec("jupyterlab") is None:
         raise UserError("JupyterLab is not installed; run pip install -e '.[book]'")
     os.environ.update(environment())
     os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", str(folder)])

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 from minivim import weights
-from minivim.errors import UserError
+from minivim.errors import UserError, explained
 from minivim.files import beside
 from minivim.tokenizer import Tokenizer
 
 Run = Callable[[argparse.Namespace], int | None]
 # What `add_argument` is called with.
 Option = tuple[tuple[str, ...], dict[str, Any]]
-# By name: what a command runs, its line of help, and its options.
-COMMANDS: dict[str, tuple[Run, str, tuple[Option, ...]]] = {}
+# By name: what a command runs, and its options.
+COMMANDS: dict[str, tuple[Run, tuple[Option, ...]]] = {}
 
 
 class Parser(argparse.ArgumentParser):
@@ -31,11 +32,11 @@ def option(*flags: str, **settings: Any) -> Option:
     return flags, settings
 
 
-def command(text: str, *options: Option) -> Callable[[Run], Run]:
-    """Make a function the command of its name, without the underscore."""
+def command(*options: Option) -> Callable[[Run], Run]:
+    """Make a function the command of its name, its docstring the line of help."""
 
     def register(run: Run) -> Run:
-        COMMANDS[run.__name__.strip("_")] = run, text, options
+        COMMANDS[run.__name__.strip("_")] = run, options
         return run
 
     return register
@@ -46,31 +47,24 @@ def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}
 
 
-def whole_number(low: int, says: str, high: int = 2**63) -> Any:
-    """Reads a number from `low` on and below `high`, and else says so."""
+def number(kind: type, fits: Callable[[Any], bool], says: str) -> Any:
+    """Reads a number that fits, and else says what it must be."""
 
-    def parse(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and low <= int(text) < high):
-            raise argparse.ArgumentTypeError(f"{text} must be a whole number {says}")
-        return int(text)
+    def parse(text: str) -> Any:
+        with suppress(ValueError):
+            if fits(kind(text)):
+                return kind(text)
+        raise argparse.ArgumentTypeError(f"{text} must be {says}")
 
     return parse
 
 
-positive = whole_number(1, "above zero")
-natural = whole_number(0, "of 0 or above")
-# As JAX's keys take it.
-seed = whole_number(0, "of 0 or above; use less than 2^32", high=2**32)
-
-
-def share(text: str) -> float:
-    """A share on the command line, above zero and at most one."""
-    try:
-        if 0 < float(text) <= 1:
-            return float(text)
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"{text} must be above 0 and at most 1")
+positive = number(int, lambda n: 0 < n < 2**63, "a whole number above zero")
+natural = number(int, lambda n: 0 <= n < 2**63, "a whole number of 0 or above")
+seed = number(  # as JAX's keys take it
+    int, lambda n: 0 <= n < 2**32, "a whole number of 0 or above; use less than 2^32"
+)
+share = number(float, lambda x: 0 < x <= 1, "above 0 and at most 1")
 
 
 def count(default: int | None, text: str = "the first N images") -> Option:
@@ -104,15 +98,11 @@ def writable(path: str, suffix: str) -> Path:
         raise UserError(f"{path} must end in {suffix}")
     if file.is_dir():
         raise UserError(f"{path} is a folder; give the name of a file in it")
-    try:
+    with explained(f"cannot write {path}", "choose another place", OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         # Whoever is refused later for something else keeps no empty file.
         beside(file).touch()
         beside(file).unlink()
         if file.exists():
             file.touch()
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path} ({error.strerror}); choose another place"
-        ) from error
     return file

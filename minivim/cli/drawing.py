@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import math
+from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -36,9 +36,7 @@ SAMPLING = (
 SAMPLED = ("temperature", "top_k", "top_p", "guidance")
 
 
-def _parts(
-    options: argparse.Namespace, total: int, size: int
-) -> Iterator[tuple[slice, Any]]:
+def _parts(options: Namespace, total: int, size: int) -> Iterator[tuple[slice, Any]]:
     """Slices of at most `size`, each with a random key, under a bar if there are more.
 
     The key of the first, or only, slice is that of the seed itself.
@@ -52,32 +50,24 @@ def _parts(
 
 
 @command(
-    "draw originals beside reconstructions",
-    option("tokenizer"),
-    args.DATA,
-    args.PNG,
-    args.SPLIT,
-    args.count(16),
-    args.QUIET,
+    option("tokenizer"), args.DATA, args.PNG, args.SPLIT, args.count(16), args.QUIET
 )
-def _reconstruct(options: argparse.Namespace) -> None:
+def _reconstruct(options: Namespace) -> None:
+    """Draw originals beside reconstructions."""
     from minivim import show
 
     tokenizer = args.open_tokenizer(options.tokenizer)
     path, shape = args.writable(options.out, ".png"), tokenizer.config.image_shape
     source = data.open_source(options.data, split=options.split, **shape)
     images = data.stack(source, options.count)["image"].astype(np.float32) / 255
-    recon = [
-        decode_all(tokenizer, encode_all(tokenizer, images[part]))
-        for part, _ in _parts(options, len(images), BATCH)
-    ]
+    parts = [images[part] for part, _ in _parts(options, len(images), BATCH)]
+    recon = [decode_all(tokenizer, encode_all(tokenizer, part)) for part in parts]
     recon = np.concatenate(recon)
     write(path, show.to_png(show.reconstructions(images, recon)))
     print(f"PSNR {float(metrics.psnr(images, recon)):.2f} dB: {path}")
 
 
 @command(
-    "draw new images from a prior",
     option("prior"),
     option("--labels", nargs="+", type=int, help="default: all"),
     args.count(8, "images per label"),
@@ -85,7 +75,8 @@ def _reconstruct(options: argparse.Namespace) -> None:
     option("--acceptance", type=args.share, help="draw more and keep the best share"),
     option("--classifier", help="labelled network that finds the best; no judge"),
 )
-def _sample(options: argparse.Namespace) -> None:
+def _sample(options: Namespace) -> None:
+    """Draw new images from a prior."""
     from minivim import show
 
     tokenizer, model = weights.load_pair(options.prior, options.tokenizer)
@@ -94,10 +85,8 @@ def _sample(options: argparse.Namespace) -> None:
     names = weights.card_of(model).get("class_names") or list(map(str, range(classes)))
     wanted = range(classes) if classes and options.labels is None else options.labels
     labels = None if wanted is None else np.repeat(wanted, options.count)
-    if options.classifier or options.acceptance is not None:
-        images = _rejected(options, model, tokenizer, labels)
-    else:
-        images = _drawn(options, model, tokenizer, labels)
+    rejecting = options.classifier or options.acceptance is not None
+    images = (_rejected if rejecting else _drawn)(options, model, tokenizer, labels)
     # Rows of 8, longer where the picture would be a strip.
     columns = max(8, math.isqrt(len(images)))
     if labels is None:
@@ -109,27 +98,23 @@ def _sample(options: argparse.Namespace) -> None:
     print(f"{len(images)} samples: {path}")
 
 
-def _drawn(options: argparse.Namespace, model: Any, tokenizer: Any, labels: Any) -> Any:
+def _drawn(options: Namespace, model: Any, tokenizer: Any, labels: Any) -> Any:
     """Images of all labels, or as many as asked for without."""
     total = options.count if labels is None else len(labels)
     images, size = [], min(DRAWN, total)
     for part, key in _parts(options, total, DRAWN):
         # All parts of one size: one compiled program serves them.
-        codes = prior.sample(
-            model,
-            key=key,
-            num_samples=size if labels is None else None,
-            labels=None if labels is None else np.resize(labels[part], size),
-            **args.given(options, *SAMPLED),
-        )
-        codes = np.asarray(codes)[: part.stop - part.start]
-        images.append(decode_all(tokenizer, codes))
+        how = args.given(options, *SAMPLED)
+        if labels is None:
+            how["num_samples"] = size
+        else:
+            how["labels"] = np.resize(labels[part], size)
+        codes = np.asarray(prior.sample(model, key=key, **how))
+        images.append(decode_all(tokenizer, codes[: part.stop - part.start]))
     return np.concatenate(images)
 
 
-def _rejected(
-    options: argparse.Namespace, model: Any, tokenizer: Any, labels: Any
-) -> Any:
+def _rejected(options: Namespace, model: Any, tokenizer: Any, labels: Any) -> Any:
     """Images that a classifier chose."""
     if not options.classifier or options.acceptance is None:
         raise UserError("rejection needs both --acceptance 0.5 --classifier FOLDER")
@@ -138,14 +123,10 @@ def _rejected(
             "this prior has no labels that a classifier could look for; leave out "
             "--acceptance and --classifier"
         )
-    found = prior.reject(
-        model,
-        tokenizer,
-        weights.load(options.classifier),
-        key=jax.random.key(options.seed),
-        labels=labels,
-        **args.given(options, "acceptance", "quiet", *SAMPLED),
-    )
+    network, how = weights.load(options.classifier), args.given(options, *SAMPLED)
+    how |= args.given(options, "acceptance", "quiet")
+    how |= {"key": jax.random.key(options.seed), "labels": labels}
+    found = prior.reject(model, tokenizer, network, **how)
     return found.images[found.chosen]
 
 
@@ -160,18 +141,16 @@ def _rows(labels: Any, names: list[str], columns: int) -> tuple[Any, list[str]]:
 
 
 @command(
-    "draw the rest of given images",
     option("prior"),
     option("images", metavar="IMAGES", help="an image, or what --data takes"),
-    args.SPLIT,
     option("--first", type=args.positive, default=4, help="images of a data set"),
     option("--keep", type=args.share, default=0.5, help="share of the rows on top"),
-    args.count(4, "completions of each image"),
     option("--label", type=int, help="of all images (default: none)"),
     option("--peek", action="store_true", help="let the encoder see what is hidden"),
-    *SAMPLING,
+    *(args.SPLIT, args.count(4, "completions of each image"), *SAMPLING),
 )
-def _complete(options: argparse.Namespace) -> None:
+def _complete(options: Namespace) -> None:
+    """Draw the rest of given images."""
     from minivim import show
 
     tokenizer, model = weights.load_pair(options.prior, options.tokenizer)
@@ -182,22 +161,16 @@ def _complete(options: argparse.Namespace) -> None:
     else:
         source = data.open_source(options.images, split=options.split, **shape)
         images = data.stack(source, options.first)["image"]
-    parts = [
-        prior.complete(
-            model,
-            tokenizer,
-            images[part],
-            rows=round(options.keep * tokenizer.config.grid),
-            labels=None if label is None else np.full(len(images[part]), label),
-            key=key,
-            **args.given(options, "count", "peek", *SAMPLED),
+    how = args.given(options, "count", "peek", *SAMPLED)
+    how["rows"] = round(options.keep * tokenizer.config.grid)
+    parts = []
+    for part, key in _parts(options, len(images), max(1, DRAWN // options.count)):
+        given = images[part]
+        labels = None if label is None else np.full(len(given), label)
+        parts.append(
+            prior.complete(model, tokenizer, given, key=key, labels=labels, **how)
         )
-        for part, key in _parts(options, len(images), max(1, DRAWN // options.count))
-    ]
-    given, codes, pixels = (
-        np.concatenate([getattr(one, name) for one in parts])
-        for name in ("given", "codes", "images")
-    )
-    found = replace(parts[0], given=given, codes=codes, images=pixels)
+    # The figure takes from the other parts their images alone.
+    found = replace(parts[0], images=np.concatenate([one.images for one in parts]))
     write(path, show.to_png(show.completions(images, found)))
-    print(f"{found.images.shape[1]} completions of {len(images)} images: {path}")
+    print(f"{options.count} completions of {len(images)} images: {path}")

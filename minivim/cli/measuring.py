@@ -2,40 +2,36 @@
 
 from __future__ import annotations
 
-import argparse
+from argparse import Namespace
 from dataclasses import fields
 from pathlib import Path
 
 from minivim import weights
 from minivim.cli import arguments as args
 from minivim.cli.arguments import command, option
+from minivim.describe import figures_table
 from minivim.errors import UserError
 from minivim.files import write_json
+from minivim.runtime import one_thread
 
 
 @command(
-    "print the figures of weights",
     option("weights", nargs="*", help="default: all that are shipped"),
-    option("--data", default="shapes", metavar="SPEC"),
-    args.SPLIT,
-    args.count(None),
+    option("--data", default="shapes", metavar="SPEC", dest="spec"),
+    *(args.SPLIT, args.count(None), args.SEED, args.JSON, args.QUIET),
     option("--judge", metavar="REF", help="labelled network that grades"),
     option("--inception", metavar="REF", help="for FID and Inception Score"),
     option("--lpips", metavar="REF", help="see convert, as for --inception"),
     option("--samples", type=args.positive, help="of a prior (default: 512)"),
     option("--neighbours", choices=("judge", "pixels"), help="of samples in training"),
     option("--batch-size", type=args.positive, default=256),
-    args.SEED,
-    args.JSON,
-    args.QUIET,
 )
-def _evaluate(options: argparse.Namespace) -> None:
-    from minivim.describe import figures_table
+def _evaluate(options: Namespace) -> None:
+    """Print the figures of weights."""
     from minivim.evaluate import Options, shipped_figures
 
     path = args.writable(options.json, ".json") if options.json else None
-    names = {field.name for field in fields(Options)} & set(vars(options))
-    how = Options(spec=options.data, **args.given(options, *names))
+    how = Options(**args.given(options, *(field.name for field in fields(Options))))
     found = shipped_figures(options.weights, how)
     print(figures_table(found))
     if path:
@@ -43,7 +39,6 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 @command(
-    "train and compare what the paper compares, in miniature",
     option("study", help="grid, losses, terms, cifar10, optimiser or shipped"),
     option("--data", default="", metavar="SPEC", help="default: the study's own"),
     option("--out", type=Path, default=Path("runs/reproduce")),
@@ -55,9 +50,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     option("--page", type=Path, metavar="FOLDER", help="write a page of the book"),
     args.QUIET,
 )
-def _reproduce(options: argparse.Namespace) -> None:
-    from minivim.runtime import one_thread
-
+def _reproduce(options: Namespace) -> None:
+    """Train and compare what the paper compares, in miniature."""
     if options.study == "grid":
         # A short run's figures follow its last digits, and a row is to be found again.
         one_thread()
@@ -75,12 +69,12 @@ pt_inception-2015-12-05-*.pth. All also as .safetensors."""
 
 
 @command(
-    "read the weights of another project",
     option("what", choices=("vit-vqgan", "lpips", "inception")),
     option("files", nargs="+", metavar="FILE", help=FILES),
     option("--out", required=True, help="a folder that load will read"),
 )
-def _convert(options: argparse.Namespace) -> None:
+def _convert(options: Namespace) -> None:
+    """Read the weights of another project."""
     from minivim_lab import convert, inception
 
     if (Path(options.out) / "run.json").exists():

@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from argparse import Namespace
 from typing import Any
 
 import jax
 import numpy as np
 
-from minivim import config, data, recipes
+from minivim import config, data, encode, recipes
 from minivim.cli import arguments as args
 from minivim.cli.arguments import command, option
+from minivim.describe import describe_recipe
 from minivim.errors import UserError
 from minivim.files import write_json
+from minivim.runtime import join_processes
 from minivim.sharding import MeshShape
 
 MESH = "data=8,fsdp=4,tensor=2; -1: all that are left"
 
 
-@command(
-    "both stages and the probe on embedded data",
-    option("--out", default="runs/demo", help="folder of the report"),
-    args.SEED,
-)
-def _demo(options: argparse.Namespace) -> None:
+@command(option("--out", default="runs/demo", help="folder of the report"), args.SEED)
+def _demo(options: Namespace) -> None:
+    """Both stages and the probe on embedded data."""
     from minivim.demo import demo
 
     print(f"report: {demo(options.out, seed=options.seed)}")
 
 
-@command("list the recipes, or print one in full", option("name", nargs="?"))
-def _recipes(options: argparse.Namespace) -> None:
-    from minivim.describe import describe_recipe
-
+@command(option("name", nargs="?"))
+def _recipes(options: Namespace) -> None:
+    """List the recipes, or print one in full."""
     if options.name:
         print("\n\n".join(map(describe_recipe, recipes.named(options.name))))
         return
@@ -42,22 +40,17 @@ def _recipes(options: argparse.Namespace) -> None:
 
 
 @command(
-    "train a recipe, or go on with it",
     option("stage", choices=args.STAGES),
     option("recipe"),
-    args.DATA,
+    *(args.DATA, args.SET, args.WORKERS, args.QUIET),
     option("--workdir", required=True, help="an earlier run's is resumed"),
-    args.SET,
-    args.WORKERS,
     option("--stream", action="store_true", help="read tables in order, no copy"),
-    args.QUIET,
     option("--mesh", default="data=-1", help=f"devices, as in {MESH}"),
     option("--distributed", action="store_true", help="one of several processes"),
 )
-def _train(options: argparse.Namespace) -> None:
+def _train(options: Namespace) -> None:
+    """Train a recipe, or go on with it."""
     if options.distributed:
-        from minivim.runtime import join_processes
-
         join_processes()
     from minivim import train
     from minivim.training import read_metrics
@@ -94,18 +87,16 @@ def _train(options: argparse.Namespace) -> None:
 
 
 @command(
-    "compile for a TPU slice that is not there",
     option("recipe"),
     option("--stage", choices=args.STAGES, help="where recipes share a name"),
     option("--topology", default="v4:4x4x4", help="default: %(default)s"),
     option("--mesh", help=f"{MESH} (default: data=-1)"),
-    args.SET,
     option("--mfu", type=float, default=0.5, help="share of the peak FLOPs"),
     option("--quick", action="store_true", help="compile with little effort"),
-    args.JSON,
+    *(args.SET, args.JSON),
 )
-def _plan(options: argparse.Namespace) -> int:
-    """0: it fits; 3: the compiler says that it does not."""
+def _plan(options: Namespace) -> int:
+    """Compile for a TPU slice that is not there; exit code 3 if it does not fit."""
     from minivim_lab import plan
 
     recipe = recipes.trainable(options.recipe, options.stage)
@@ -125,32 +116,25 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 @command(
-    "write the codes of images to a folder",
     option("tokenizer"),
-    args.DATA,
+    *(args.DATA, args.SEED, args.WORKERS, args.QUIET),
     option("--out", required=True, help="a folder for train prior --data"),
     option("--split", choices=("train", "test"), help="default: both"),
-    args.count(None, "the first N images of a split"),
     option("--views", type=args.positive, default=1, help="versions of an image"),
     option("--flip", action="store_true", help="mirror views at random"),
     option("--crop", type=float, default=1.0, help="crop views to this share or more"),
-    args.SEED,
-    args.WORKERS,
-    args.QUIET,
+    args.count(None, "the first N images of a split"),
 )
-def _encode(options: argparse.Namespace) -> None:
-    from minivim import encode
-
-    how = args.given(options, "flip", "crop", "seed")
-    views = encode.Views(count=options.views, **how)
+def _encode(options: Namespace) -> None:
+    """Write the codes of images to a folder."""
+    changes = args.given(options, "flip", "crop", "seed")
+    views = encode.Views(count=options.views, **changes)
+    how = args.given(options, "count", "workers", "quiet") | {"name": options.tokenizer}
     tokenizer = args.open_tokenizer(options.tokenizer)
     splits = (options.split,) if options.split else ("train", "test")
     shape = tokenizer.config.image_shape
     sources = {s: data.open_source(options.data, split=s, **shape) for s in splits}
-    how = args.given(options, "count", "workers", "quiet") | {"views": views}
-    folder = encode.encode_folder(
-        tokenizer, options.out, sources, name=options.tokenizer, **how
-    )
+    folder = encode.encode_folder(tokenizer, options.out, sources, views=views, **how)
     for split in splits:
         found = data.open_codes(folder, split)
         shape = " x ".join(map(str, found.take(np.arange(1))["codes"].shape[1:]))
