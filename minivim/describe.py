@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import jax
@@ -20,8 +19,7 @@ def build_abstract(recipe: Any) -> Any:
 
 def count_parameters(model: nnx.Module) -> int:
     """Number of trained values of a model, real or abstract."""
-    arrays = jax.tree.leaves(nnx.state(model, nnx.Param))
-    return sum(math.prod(array.shape) for array in arrays)
+    return sum(array.size for array in jax.tree.leaves(nnx.state(model, nnx.Param)))
 
 
 def describe_recipe(recipe: config.Recipe) -> str:
@@ -30,34 +28,26 @@ def describe_recipe(recipe: config.Recipe) -> str:
     lines += [f"  {name} = {value}" for name, value in config.leaves(recipe).items()]
     if isinstance(recipe, config.ProbeRecipe):
         return "\n".join(lines)
-    counted = count_parameters(build_abstract(recipe))
-    stack = "stack(L, D, H) = L (4 D^2 + 2 D H + H + 9 D) + 2 D"
+    lines.append(f"parameters: {count_parameters(build_abstract(recipe)):,}")
+    if not isinstance(recipe, config.TokenizerRecipe | config.PriorRecipe):
+        return "\n".join(lines)
+    formula = "(K + 2 grid + classes + 1) D + stack + (D + 1) K"
     if isinstance(recipe, config.TokenizerRecipe):
         formula = "patch embedding + positions + both stacks + tanh heads + projections"
         formula += " to and from the codes + K d"
-        stacks = {"encoder": recipe.model.encoder, "decoder": recipe.model.decoder}
-    elif isinstance(recipe, config.PriorRecipe):
-        formula = "(K + 2 grid + classes + 1) D + stack + (D + 1) K"
-        stacks = {"stack": recipe.model.stack}
-    else:
-        return "\n".join([*lines, f"parameters: {counted:,}"])
-    lines.append(f"parameters: {counted:,} counted")
+    lines[-1] += " counted"
     if recipe.model.parameters is not None:
-        lines[-1] += f", {recipe.model.parameters:,} by\n  {formula}, {stack}"
-    for name, size in stacks.items():
+        lines[-1] += f", {recipe.model.parameters:,} by\n  {formula}, "
+        lines[-1] += "stack(L, D, H) = L (4 D^2 + 2 D H + H + 9 D) + 2 D"
+    for name, size in vars(recipe.model).items():
         if isinstance(size, config.StackConfig) and size in PRINTED:
-            lines.append(
-                f"paper, Table 2, {name}: {PRINTED[size]}M printed = 11 L D^2 + "
-                f"(2*8192 + 1024) D = {size.printed_parameters:,}"
-            )
+            printed = f"paper, Table 2, {name}: {PRINTED[size]}M printed = 11 L D^2 + "
+            lines += [f"{printed}(2*8192 + 1024) D = {size.printed_parameters:,}"]
     return "\n".join(lines)
 
 
 def figures_table(found: dict[str, dict[str, Any]]) -> str:
-    """Figures of several weights, aligned; beside some, what real images have.
-
-    Below stands what they were measured on.
-    """
+    """Figures of several weights beside those of real images, above their origin."""
     lines = []
     for name, figures in found.items():
         lines.append(name)
@@ -69,28 +59,22 @@ def figures_table(found: dict[str, dict[str, Any]]) -> str:
             if row in real and row != "images":
                 line = f"{line:{width + 12}}  real images: {_shown(real[row])}"
             lines.append(line)
-        lines += _origin(figures.get("provenance"), real)
+        lines += _origin(figures["provenance"], real)
     return "\n".join(lines)
 
 
-def _origin(origin: dict[str, Any] | None, real: dict[str, Any]) -> list[str]:
-    """Lines on data, networks and seed."""
-    if not origin:
-        return []
-    lines = [f"  the first {origin['images']} of {origin['of']} of {origin['data']}"]
-    lines += [
-        f"  {name}: {origin[name]}" for name in ("pixels", "probe") if name in origin
-    ]
+def _origin(origin: dict[str, Any], real: dict[str, Any]) -> list[str]:
+    lines = [f"the first {origin['images']} of {origin['of']} of {origin['data']}"]
+    lines += [f"{key}: {origin[key]}" for key in ("pixels", "probe") if key in origin]
     if "train" in origin:
-        lines.append(f"  neighbours among {origin['train']}")
+        lines.append(f"neighbours among {origin['train']}")
     if "images" in real:
-        lines.append(
-            f"  real images: scores of {real['images']}, distances between sets of "
-            f"{' and '.join(map(str, real['halves']))}; {origin['score_parts']} parts"
-        )
+        halves = " and ".join(map(str, real["halves"]))
+        apart = f"distances between sets of {halves}; {origin['score_parts']} parts"
+        lines.append(f"real images: scores of {real['images']}, {apart}")
     for role, network in origin["networks"].items():
-        lines.append(f"  {role}: {network['name']} ({network['hash'][:12]})")
-    return [*lines, f"  seed {origin['seed']}"]
+        lines.append(f"{role}: {network['name']} ({network['hash'][:12]})")
+    return [f"  {line}" for line in [*lines, f"seed {origin['seed']}"]]
 
 
 def _shown(value: Any) -> str:

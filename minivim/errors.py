@@ -29,6 +29,8 @@ def explained(
     """Inside, a library's exception becomes "problem (its message): remedy"."""
     try:
         yield
+    except UserError:
+        raise
     except kinds as error:
         raise UserError(f"{problem} ({brief(error)}): {remedy}") from error
 

@@ -22,3 +22,4 @@ def test_demo_trains_everything_and_reports(tmp_path, monkeypatch, capsys):
     for words in ("probe, chosen block", "<td>31.77</td>", "Samples", "seed 1"):
         assert words in page
     assert page.count("<img ") == 5
+    assert len(page) < 5_000_000  # it can be mailed and opened at once

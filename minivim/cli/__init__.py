@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 # Each module declares its commands, which --help lists in this order.
-from minivim.cli import training, drawing, measuring  # noqa: F401  # isort: skip
+from minivim.cli import models, drawing  # noqa: F401  # isort: skip
 from minivim.cli.arguments import COMMANDS, Parser, command
 from minivim.errors import Stopped, UserError
 from minivim.runtime import environment, restart_with_environment
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
 def parser() -> Parser:
     """All commands."""
     top = Parser(prog="minivim", description="ViT-VQGAN and VIM, small enough to read.")
-    commands = top.add_subparsers(dest="command", required=True, parser_class=Parser)
+    commands = top.add_subparsers(dest="command", required=True)
     for name, (run, options) in COMMANDS.items():
         one = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
         one.set_defaults(run=run)

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from tqdm.auto import tqdm
 
-from minivim import data, metrics, prior, weights
+from minivim import data, metrics, prior, show, weights
 from minivim.cli import arguments as args
 from minivim.cli.arguments import command, option
 from minivim.data.pixels import decode
@@ -37,10 +37,7 @@ SAMPLED = ("temperature", "top_k", "top_p", "guidance")
 
 
 def _parts(options: Namespace, total: int, size: int) -> Iterator[tuple[slice, Any]]:
-    """Slices of at most `size`, each with a random key, under a bar if there are more.
-
-    The key of the first, or only, slice is that of the seed itself.
-    """
+    """Slices of at most `size` and a random key for each, the first the seed's own."""
     starts = range(0, total, size)
     quiet = options.quiet or len(starts) < 2
     key = jax.random.key(getattr(options, "seed", 0))
@@ -54,8 +51,6 @@ def _parts(options: Namespace, total: int, size: int) -> Iterator[tuple[slice, A
 )
 def _reconstruct(options: Namespace) -> None:
     """Draw originals beside reconstructions."""
-    from minivim import show
-
     tokenizer = args.open_tokenizer(options.tokenizer)
     path, shape = args.writable(options.out, ".png"), tokenizer.config.image_shape
     source = data.open_source(options.data, split=options.split, **shape)
@@ -77,8 +72,6 @@ def _reconstruct(options: Namespace) -> None:
 )
 def _sample(options: Namespace) -> None:
     """Draw new images from a prior."""
-    from minivim import show
-
     tokenizer, model = weights.load_pair(options.prior, options.tokenizer)
     path = args.writable(options.out, ".png")
     classes = model.config.num_classes
@@ -151,8 +144,6 @@ def _rows(labels: Any, names: list[str], columns: int) -> tuple[Any, list[str]]:
 )
 def _complete(options: Namespace) -> None:
     """Draw the rest of given images."""
-    from minivim import show
-
     tokenizer, model = weights.load_pair(options.prior, options.tokenizer)
     path, shape = args.writable(options.out, ".png"), tokenizer.config.image_shape
     file, label = Path(options.images), options.label
@@ -170,7 +161,8 @@ def _complete(options: Namespace) -> None:
         parts.append(
             prior.complete(model, tokenizer, given, key=key, labels=labels, **how)
         )
-    # The figure takes from the other parts their images alone.
-    found = replace(parts[0], images=np.concatenate([one.images for one in parts]))
+    names = ("given", "codes", "images")
+    whole = {n: np.concatenate([getattr(one, n) for one in parts]) for n in names}
+    found = replace(parts[0], **whole)
     write(path, show.to_png(show.completions(images, found)))
     print(f"{options.count} completions of {len(images)} images: {path}")

@@ -16,4 +16,3 @@ from minivim.show.plots import (
     usage_histogram,
 )
 from minivim.show.report import Report
-from minivim.show.tables import markdown_table

@@ -72,12 +72,7 @@ def _axes(plot: Plot, title: str, *, x: str, y: str, at: tuple = (1, 1, 1)) -> A
 
 
 def _mosaic(
-    rows: Sequence[Sequence[np.ndarray]],
-    *,
-    alt: str,
-    scale: int,
-    titles: Sequence[Sequence[str]] = (),
-    names: Sequence[str] = (),
+    rows: Sequence, *, alt: str, scale: int, titles: Sequence = (), names: Sequence = ()
 ) -> Plot:
     """Pictures in rows, the first of which have titles above their pictures."""
     height, width = (side * scale for side in rows[0][0].shape[:2])
@@ -261,12 +256,10 @@ def code_map(codes, *, cell: int = 34) -> Plot:
     axes.set_axis_off()
     colours = _code_colours(codes)
     axes.imshow(colours, interpolation="nearest", aspect="auto")
+    style: Any = {"ha": "center", "va": "center", "fontsize": cell / 4.6}
     for (row, column), code in np.ndenumerate(codes):
         light = colours[row, column, :3] @ (0.299, 0.587, 0.114) > 0.5
-        axes.text(
-            column, row, str(code), ha="center", va="center", fontsize=cell / 4.6,
-            color="black" if light else "white",
-        )  # fmt: skip
+        axes.text(column, row, str(code), color="black" if light else "white", **style)
     return plot
 
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from pkgutil import resolve_name
@@ -24,7 +23,8 @@ from safetensors.flax import load_file, save_file
 
 from minivim import files
 from minivim.config import as_dict, from_dict
-from minivim.errors import UserError
+from minivim.config.checks import require
+from minivim.errors import UserError, explained
 from minivim.prior import Prior
 from minivim.tokenizer import Tokenizer
 
@@ -34,20 +34,15 @@ DATA = {"shapes": "shapes", "cifar10": "uoft-cs/cifar10"}
 # First parts of a path that cannot be a hub owner: a missing runs/x is not fetched.
 NO_OWNERS = ("", ".", "..", "~", "runs")
 WEIGHTS, CARD = "model.safetensors", "card.json"
+LPIPS, INCEPTION = "minivim.tokenizer.perceptual", "minivim_lab.inception"
 # Settings and model of each kind; a module is imported when its kind is built.
 KINDS = {
     "tokenizer": ("minivim.config:TokenizerConfig", "minivim.tokenizer:Tokenizer"),
     "prior": ("minivim.config:PriorConfig", "minivim.prior:Prior"),
     "classifier": ("minivim.config:ClassifierConfig", "minivim.classifier:build"),
     "palette": ("minivim.config:PaletteConfig", "minivim_lab.igpt:Palette"),
-    "perceptual": (
-        "minivim.tokenizer.perceptual:PerceptualConfig",
-        "minivim.tokenizer.perceptual:LPIPS",
-    ),
-    "inception": (
-        "minivim_lab.inception:InceptionConfig",
-        "minivim_lab.inception:Inception",
-    ),
+    "perceptual": (f"{LPIPS}:PerceptualConfig", f"{LPIPS}:LPIPS"),
+    "inception": (f"{INCEPTION}:InceptionConfig", f"{INCEPTION}:Inception"),
 }
 
 
@@ -66,10 +61,7 @@ class Card:
 
     @property
     def labels_seen(self) -> str:
-        """How labels took part in the training, "" if they did not.
-
-        Cards from before the field `labels_seen` tell it by their recipe.
-        """
+        """How labels took part in the training, "" if not; old cards tell by recipe."""
         perceptual = self.get("recipe", {}).get("loss", {}).get("perceptual")
         return self.get("labels_seen", "a perceptual loss" if perceptual else "")
 
@@ -97,12 +89,7 @@ def weights_hash(model: nnx.Module) -> str:
 
 
 def save(
-    folder: str | Path,
-    model: nnx.Module,
-    *,
-    kind: str,
-    card: dict[str, Any],
-    storage: str = "float32",
+    folder: str | Path, model: Any, *, kind: str, card: dict, storage: str = "float32"
 ) -> Path:
     """Write weights and card; `storage` is the type on disk (float32 in memory)."""
     folder = Path(folder)
@@ -111,7 +98,7 @@ def save(
     values = {
         "format": 1,
         "kind": kind,
-        "model": as_dict(model.config),  # type: ignore[attr-defined]
+        "model": as_dict(model.config),
         "parameters": sum(x.size for x in weights.values()),
         "storage": storage,
         **card,
@@ -128,33 +115,29 @@ def load(ref: str | Path, *, tokenizer: Tokenizer | None = None) -> Any:
     `ref` is a folder (a finished run's workdir will do), a shipped name such as
     `shapes/tokenizer`, or a hub id `owner/name` with an optional `@revision`. A prior
     is checked against `tokenizer`, if given; `load_pair` loads both. Statistics, such
-    as an EMA codebook's, are not in the file: they start at zero, as in a new model.
-    Raises `UserError` when nothing is there, when a file is damaged and when prior and
-    tokenizer do not belong together.
+    as an EMA codebook's, start at zero. Raises `UserError` when nothing is there, when
+    a file is damaged and when prior and tokenizer do not belong together.
     """
     card = read_card(ref)
-    file = Path(card.path) / WEIGHTS
+    kind, file = card["kind"], Path(card.path) / WEIGHTS
     with _reading(Path(card.path) / CARD):
-        config = from_dict(resolve_name(KINDS[card["kind"]][0]), card["model"])
+        config = from_dict(resolve_name(KINDS[kind][0]), card["model"])
     with _reading(file):
         weights = load_file(str(file))
-    graph, state = nnx.split(abstract(card["kind"], config))
-    filled = []
-    for path, leaf in nnx.to_flat_state(state):
-        name = ".".join(map(str, path))
+
+    def fill(path: tuple, leaf: Any) -> Any:
         if isinstance(leaf, nnx.BatchStat):
-            filled.append((path, leaf.replace(jnp.zeros(leaf.shape, leaf.dtype))))
-            continue
-        value = weights.get(name)
-        if value is None or value.shape != leaf.shape:
-            raise UserError(
-                f"{file} does not fit its card at {name!r}; fetch or export both files "
-                "again"
-            )
+            return leaf.replace(jnp.zeros(leaf.shape, leaf.dtype))
+        name = ".".join(map(str, path))
+        require(
+            name in weights and weights[name].shape == leaf.shape,
+            f"{file} does not fit its card at {name!r}; fetch or export both again",
+        )
         # Widened by NumPy: XLA cannot compile it for processors without F16C.
-        wide = np.asarray(value).astype(np.float32)
-        filled.append((path, leaf.replace(jnp.asarray(wide))))
-    model = nnx.merge(graph, nnx.from_flat_state(filled))
+        return leaf.replace(jnp.asarray(np.asarray(weights[name]).astype(np.float32)))
+
+    graph, state = nnx.split(abstract(kind, config))
+    model = nnx.merge(graph, nnx.map_state(fill, state))
     model.card = card
     known = card.get("tokenizer_hash")
     if tokenizer is not None and known and weights_hash(tokenizer) != known:
@@ -171,17 +154,14 @@ def load_pair(
 ) -> tuple[Tokenizer, Prior]:
     """A prior and the tokenizer of its codes, by default the one its card names."""
     card = read_card(prior_ref)
-    if card["kind"] != "prior":
-        raise UserError(f"{prior_ref} is a {card['kind']}, not a prior; name a prior")
-    ref = tokenizer_ref or card.get("tokenizer")
-    if not ref:
-        raise UserError(f"the card of {prior_ref} names no tokenizer; name one")
+    kind, ref = card["kind"], tokenizer_ref or card.get("tokenizer")
+    require(kind == "prior", f"{prior_ref} is a {kind}, not a prior; name a prior")
+    require(bool(ref), f"the card of {prior_ref} names no tokenizer; name one")
     try:
         tokenizer = load(ref)
     except UserError as error:
-        raise UserError(
-            f"no tokenizer for {prior_ref}: {error}; name another (--tokenizer)"
-        ) from error
+        what = f"no tokenizer for {prior_ref}: {error}"
+        raise UserError(f"{what}; name another (--tokenizer)") from error
     return tokenizer, load(card.path, tokenizer=tokenizer)
 
 
@@ -191,22 +171,18 @@ def card_of(model: nnx.Module) -> Card:
 
 
 def identity(model: nnx.Module) -> dict[str, str]:
-    """Where weights were read from, by their name if they are shipped, and their hash.
-
-    A model that was built has its type for a name.
-    """
+    """The name of shipped weights, a folder or the type of a built model; the hash."""
     path = Path(card_of(model).path)
-    name = path.as_posix() if path.name else type(model).__name__
     if path.is_relative_to(HERE):
-        name = path.relative_to(HERE).as_posix()
+        path = path.relative_to(HERE)
+    name = path.as_posix() if path.name else type(model).__name__
     return {"name": name, "hash": weights_hash(model)}
 
 
 def shipped() -> list[str]:
     """Names of the weights inside the package."""
-    return sorted(
-        p.parent.relative_to(HERE).as_posix() for p in HERE.glob(f"*/*/{CARD}")
-    )
+    cards = HERE.glob(f"*/*/{CARD}")
+    return sorted(card.parent.relative_to(HERE).as_posix() for card in cards)
 
 
 def find(ref: str | Path) -> Path:
@@ -216,31 +192,25 @@ def find(ref: str | Path) -> Path:
         return folder
     if str(ref) in names:
         return HERE / ref
-    if (folder / "run.json").exists():
-        raise UserError(
-            f"{ref} is a run that has not finished; start it again with its command"
-        )
-    if folder.is_dir():
-        raise UserError(f"{ref} holds no {CARD}; name the folder of a finished run")
+    require(
+        not (folder / "run.json").exists(),
+        f"{ref} is a run that has not finished; start it again with its command",
+    )
+    remedy = "name the folder of a finished run"
+    require(not folder.is_dir(), f"{ref} holds no {CARD}; {remedy}")
     owner, _, name = str(ref).partition("/")
-    local = (*NO_OWNERS, *(shipped_name.split("/")[0] for shipped_name in names))
-    if not name or "/" in name or owner in local:
-        raise UserError(
-            f"there are no weights at {str(ref)!r}; shipped are {', '.join(names)}; or "
-            "give the folder of a finished run, or a hub id owner/name"
-        )
+    require(
+        bool(name) and "/" not in name and owner not in (*NO_OWNERS, *DATA),
+        f"there are no weights at {str(ref)!r}; shipped are {', '.join(names)}; or "
+        "give the folder of a finished run, or a hub id owner/name",
+    )
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     name, _, revision = str(ref).partition("@")
     only: Any = {"revision": revision or None, "allow_patterns": [WEIGHTS, CARD]}
-    try:
+    remedy = "check the name and the connection, or give a local folder"
+    with explained(f"cannot fetch {name!r} from the hub", remedy):
         return Path(snapshot_download(name, **only))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise UserError(
-            f"cannot fetch {str(ref)!r} from the hub ({type(error).__name__}); check "
-            "the name and the connection, or give a local folder"
-        ) from error
 
 
 def read_card(ref: str | Path) -> Card:
@@ -253,16 +223,8 @@ def read_card(ref: str | Path) -> Card:
     return Card(str(folder), values)
 
 
-@contextmanager
-def _reading(file: Path) -> Iterator[None]:
+def _reading(file: Path) -> AbstractContextManager[None]:
     """Raises `UserError` for a file that is damaged or is not what it should be."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:80]
-        raise UserError(
-            f"{file} cannot be read ({reason}): it is damaged or cut short; fetch or "
-            "export it again"
-        ) from error
+    remedy = "it is damaged or cut short; fetch or export it again"
+    kinds = OSError, ValueError, KeyError, TypeError, SafetensorError
+    return explained(f"{file} cannot be read", remedy, kinds)

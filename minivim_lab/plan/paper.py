@@ -24,10 +24,10 @@ from minivim import recipes
 from minivim.config import with_overrides
 from minivim.errors import UserError
 from minivim.sharding import AXES, MeshShape, spec_of
-from minivim.show.tables import markdown_table
 from minivim.training.step import abstract_state
 from minivim_lab.plan.answer import Plan, gib
 from minivim_lab.plan.program import abstract
+from minivim_lab.tables import markdown_table
 
 TOKENIZERS = ("vit-vqgan-ss", "vit-vqgan-bb", "vit-vqgan-sl")
 

@@ -26,13 +26,13 @@ from minivim.context import NO_CONTEXT
 from minivim.data import Source
 from minivim.describe import build_abstract
 from minivim.errors import UserError
-from minivim.show.tables import markdown_table
 from minivim.tokenizer import Tokenizer
 from minivim.train import Setup, coded, setup
 from minivim.training import optimizer
 from minivim_lab import widgets
 from minivim_lab.reproduce import stored
 from minivim_lab.reproduce.stored import Options
+from minivim_lab.tables import markdown_table
 
 TITLE = "Stage 2: the optimiser that saves memory, beside Adam"
 STEPS, WINDOW = 150, 10

@@ -14,7 +14,6 @@ from minivim import data, show, weights
 from minivim.encode import decode_all, encode_all
 from minivim.errors import UserError
 from minivim.show.plots import BLUE, GREY, RED
-from minivim.show.tables import markdown_table
 from minivim_lab import widgets
 from minivim_lab.reproduce import runs, stored, verdicts
 from minivim_lab.reproduce.claims import CLAIMS
@@ -22,6 +21,7 @@ from minivim_lab.reproduce.grid import FAMILIES, ROWS, SEEDS, row_named
 from minivim_lab.reproduce.runs import Run
 from minivim_lab.reproduce.stored import PICTURES, Options
 from minivim_lab.reproduce.verdicts import FIGURES, OPPOSITE, SAME, UNDECIDED, Found
+from minivim_lab.tables import markdown_table
 
 # Columns of the tables of stage 1 and of stage 2.
 TOKENIZER = (

@@ -22,9 +22,9 @@ from minivim.data import Source
 from minivim.encode import decode_all, encode_all
 from minivim.errors import UserError
 from minivim.prior import reject
-from minivim.show.tables import markdown_table
 from minivim_lab.reproduce import stored
 from minivim_lab.reproduce.stored import Options
+from minivim_lab.tables import markdown_table
 
 WEIGHTS = ("tokenizer", "prior", "prior-unlabelled", "classifier", "judge")
 ACCEPTANCE = 0.5

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from minivim.show.tables import markdown_table
 from minivim_lab.reproduce.claims import Claim
+from minivim_lab.tables import markdown_table
 
 SAME, OPPOSITE = "same direction", "opposite"
 UNDECIDED = "not decidable at this size"

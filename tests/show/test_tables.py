@@ -1,6 +1,6 @@
 """One way to write a Markdown table."""
 
-from minivim.show.tables import markdown_table
+from minivim_lab.tables import markdown_table
 
 
 def test_titles_a_rule_and_one_line_for_each_row():
