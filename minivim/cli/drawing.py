@@ -94,15 +94,12 @@ def _sample(options: Namespace) -> None:
 def _drawn(options: Namespace, model: Any, tokenizer: Any, labels: Any) -> Any:
     """Images of all labels, or as many as asked for without."""
     total = options.count if labels is None else len(labels)
+    # All parts of one size: one compiled program serves them.
     images, size = [], min(DRAWN, total)
+    how = args.given(options, *SAMPLED) | {"num_samples": size}
     for part, key in _parts(options, total, DRAWN):
-        # All parts of one size: one compiled program serves them.
-        how = args.given(options, *SAMPLED)
-        if labels is None:
-            how["num_samples"] = size
-        else:
-            how["labels"] = np.resize(labels[part], size)
-        codes = np.asarray(prior.sample(model, key=key, **how))
+        rows = None if labels is None else np.resize(labels[part], size)
+        codes = np.asarray(prior.sample(model, key=key, labels=rows, **how))
         images.append(decode_all(tokenizer, codes[: part.stop - part.start]))
     return np.concatenate(images)
 
@@ -112,10 +109,8 @@ def _rejected(options: Namespace, model: Any, tokenizer: Any, labels: Any) -> An
     if not options.classifier or options.acceptance is None:
         raise UserError("rejection needs both --acceptance 0.5 --classifier FOLDER")
     if labels is None:
-        raise UserError(
-            "this prior has no labels that a classifier could look for; leave out "
-            "--acceptance and --classifier"
-        )
+        wrong = "this prior has no labels that a classifier could look for"
+        raise UserError(f"{wrong}; leave out --acceptance and --classifier")
     network, how = weights.load(options.classifier), args.given(options, *SAMPLED)
     how |= args.given(options, "acceptance", "quiet")
     how |= {"key": jax.random.key(options.seed), "labels": labels}
@@ -158,9 +153,8 @@ def _complete(options: Namespace) -> None:
     for part, key in _parts(options, len(images), max(1, DRAWN // options.count)):
         given = images[part]
         labels = None if label is None else np.full(len(given), label)
-        parts.append(
-            prior.complete(model, tokenizer, given, key=key, labels=labels, **how)
-        )
+        done = prior.complete(model, tokenizer, given, key=key, labels=labels, **how)
+        parts.append(done)
     names = ("given", "codes", "images")
     whole = {n: np.concatenate([getattr(one, n) for one in parts]) for n in names}
     found = replace(parts[0], **whole)

@@ -61,10 +61,8 @@ def _train(options: Namespace) -> None:
     recipe = config.with_overrides(recipe, options.set)
     once = isinstance(recipe, config.ProbeRecipe | config.PaletteRecipe)
     if once and (options.stream or options.workers):
-        raise UserError(
-            f"{recipe.stage} {recipe.name} reads its images once; leave out --stream "
-            "and --workers"
-        )
+        wrong = f"{recipe.stage} {recipe.name} reads its images once"
+        raise UserError(f"{wrong}; leave out --stream and --workers")
     where = {"spec": options.data, "workdir": options.workdir}
     if isinstance(recipe, config.ProbeRecipe):
         for row in train.train_probe(recipe, **where).rows():
@@ -211,10 +209,8 @@ def _convert(options: Namespace) -> None:
     wanted = 2 if options.what == "lpips" else 1
     if len(options.files) != wanted:
         files = "vgg16 and heads" if wanted == 2 else "one file"
-        raise UserError(
-            f"convert {options.what} takes {files}, got {len(options.files)}; see "
-            "minivim convert --help"
-        )
+        wrong = f"convert {options.what} takes {files}, got {len(options.files)}"
+        raise UserError(f"{wrong}; see minivim convert --help")
     states = [convert.read_state_dict(file) for file in options.files]
     if options.what == "vit-vqgan":
         model, kind = convert.tokenizer_from_torch(*states), "tokenizer"

@@ -139,10 +139,7 @@ def reconstructions(
 def samples_by_class(
     images, labels, class_names: Sequence[str], *, columns: int = 8, scale: int = 2
 ) -> Plot:
-    """Generated images, one row per class that occurs, at most `columns` of each.
-
-    labels: int [n], indices into `class_names`.
-    """
+    """Images, one row per class that occurs in labels [n], of `columns` at most."""
     labels = np.asarray(labels)
     classes = [c for c in range(len(class_names)) if (labels == c).any()]
     rows = [[images[i] for i in np.flatnonzero(labels == c)[:columns]] for c in classes]
@@ -152,10 +149,7 @@ def samples_by_class(
 
 
 def completions(originals, found: Any, *, scale: int = 3) -> Plot:
-    """In each row an original, the part of it that was given, and its completions.
-
-    found: the `Completion` of as many images as there are originals.
-    """
+    """In each row an original, the part that was given, and those of a `Completion`."""
     if len(originals) != len(found.images):
         raise ValueError(f"{len(found.images)} completed images, but {len(originals)}")
     whole = np.stack([to_uint8(image) for image in originals])
@@ -170,10 +164,9 @@ def completions(originals, found: Any, *, scale: int = 3) -> Plot:
 
 
 def usage_histogram(counts, *, title: str = "Codebook") -> Plot:
-    """How often each code is used, most used first, on a logarithmic axis.
+    """Shares of tokens by code, most used first: counts [K] on a logarithmic axis.
 
-    counts: [K]. Usage and perplexity (see `minivim.metrics`) are in the title. Raises
-    UserError if all counts are zero.
+    Raises UserError if all counts are zero.
     """
     counts = np.sort(np.ravel(counts))[::-1]
     usage = CodebookUsage.from_counts(counts)
@@ -196,10 +189,9 @@ def usage_histogram(counts, *, title: str = "Codebook") -> Plot:
 
 
 def probe_curve(block_accuracies, baselines: Mapping[str, float], chosen: int) -> Plot:
-    """Accuracy of a linear probe on the features of each block of the prior.
+    """Accuracy of a linear probe on each block of the prior, [L] in [0, 1].
 
-    block_accuracies: [L] in [0, 1]; baselines: name -> accuracy, drawn as dashed lines;
-    chosen: index (from 0) of the block chosen on held-out training data.
+    `baselines` are dashed lines; `chosen` counts from 0 and is ringed.
     """
     accuracies = np.asarray(block_accuracies, np.float64)
     blocks = np.arange(1, len(accuracies) + 1)
@@ -223,10 +215,7 @@ def probe_curve(block_accuracies, baselines: Mapping[str, float], chosen: int) -
 
 
 def loss_curves(rows: Sequence[Mapping], *, keys: Sequence[str] = ("loss",)) -> Plot:
-    """Metrics over training steps, one panel per key.
-
-    rows: the lines of metrics.jsonl, each with "step" and some of `keys`.
-    """
+    """Metrics over training steps, one panel per key of the rows of `read_metrics`."""
     series = {}
     for key in keys:
         series[key] = [(r["step"], r[key]) for r in rows if r.get(key) is not None]
@@ -243,10 +232,9 @@ def loss_curves(rows: Sequence[Mapping], *, keys: Sequence[str] = ("loss",)) -> 
 
 
 def code_map(codes, *, cell: int = 34) -> Plot:
-    """The raster of an image's codes: a colour and a number per code.
+    """Codes [N] of a square or [h, w] as numbers in cells of so many pixels.
 
-    Neighbouring code numbers get unlike colours on purpose: codes have no order.
-    codes: int [N] in raster order of a square, or [h, w]; cell: its width in pixels.
+    Neighbouring numbers get unlike colours on purpose: codes have no order.
     """
     codes = _on_grid(codes)
     height, width = codes.shape
@@ -280,11 +268,10 @@ def _on_grid(values) -> np.ndarray:
 def attention_map(
     weights, *, query: int | None = None, image=None, title: str = "Attention"
 ) -> Plot:
-    """How much one position attends to each position of the grid.
+    """How much one position attends to each: [N] of a square without class, or [h, w].
 
-    weights: [N] in raster order of a square (without the class token), or [h, w];
-    query: raster index of the attending position, outlined; image: [H, W, C], shown
-    beside the map.
+    `query`, the raster index of the attending position, is outlined; beside the map
+    stands the image [H, W, C].
     """
     weights = _on_grid(weights)
     most = np.unravel_index(weights.argmax(), weights.shape)
