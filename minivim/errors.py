@@ -1,8 +1,8 @@
 """The exceptions that a user is meant to read."""
 
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class UserError(ValueError):
@@ -10,22 +10,15 @@ class UserError(ValueError):
 
 
 class Stopped(Exception):
-    """The run was asked to stop and did: all up to `step` is saved.
+    """Signal `number` asked the run to stop, and it did: all up to `step` is saved."""
 
-    `number` is the signal that asked.
-    """
-
-    def __init__(self, step: int, number: int = signal.SIGTERM):
+    def __init__(self, step: int, number: int):
         super().__init__(f"stopped at step {step}, saved; the same command goes on")
         self.step, self.number = step, number
 
 
 @contextmanager
-def explained(
-    problem: str,
-    remedy: str,
-    kinds: type[Exception] | tuple[type[Exception], ...] = Exception,
-) -> Iterator[None]:
+def explained(problem: str, remedy: str, kinds: Any = Exception) -> Iterator[None]:
     """Inside, a library's exception becomes "problem (its message): remedy"."""
     try:
         yield

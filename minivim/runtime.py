@@ -5,28 +5,24 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from typing import Any
 
-from minivim.errors import UserError, explained
+from minivim.errors import explained
 
 
 def environment() -> dict[str, str]:
-    """Variables for a process that trains on a CPU; empty where they mean nothing.
+    """Variables for a process that trains on a CPU; none without glibc.
 
     XLA's CPU client frees all temporary memory after each step, and the next step takes
-    the page faults again. These glibc settings, which are read before `main`, let the
-    process keep its memory, up to half of what the machine has.
+    the page faults again. With these settings, which are read before `main`, a process
+    keeps its memory, up to half of what the machine has.
     """
-    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
+    if platform.libc_ver()[0] != "glibc":
         return {}
     keep = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    settings = {
-        "hugetlb": 1,
-        # Arenas other than the first always return blocks above 64 MB.
-        "arena_max": 1,
-        "mmap_threshold": keep // 2,
-        "trim_threshold": keep,
-        "top_pad": min(2**28, keep // 16),
-    }
+    settings = {"hugetlb": 1, "mmap_threshold": keep // 2, "trim_threshold": keep}
+    # Arenas other than the first always return blocks above 64 MB.
+    settings |= {"arena_max": 1, "top_pad": min(2**28, keep // 16)}
     tunables = [f"glibc.malloc.{name}={value}" for name, value in settings.items()]
     return {"GLIBC_TUNABLES": ":".join(tunables)}
 
@@ -41,27 +37,22 @@ def join_processes() -> None:
     import jax
 
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-    address, count, index = (os.environ.get(name, "") for name in names)
-    complete = address and count.isdigit() and index.isdigit()
-    if any((address, count, index)) and not complete:
-        raise UserError(
-            f"--distributed needs all of {', '.join(names)}, the last two whole "
-            "numbers; set them, or none of them on a TPU slice"
-        )
-    remedy = f"set {', '.join(names)}, or leave --distributed out for one process"
+    given = [os.environ.get(name, "") for name in names]
+    remedy = (
+        f"set all of {', '.join(names)}, the last two whole numbers, or none on a TPU "
+        "slice; or leave --distributed out for one process"
+    )
     problem = "--distributed cannot join the other processes"
     with explained(problem, remedy, (RuntimeError, ValueError)):
-        if complete:
-            jax.distributed.initialize(address, int(count), int(index))
-        else:
-            jax.distributed.initialize()
+        named: Any = (given[0], *map(int, given[1:])) if any(given) else ()
+        jax.distributed.initialize(*named)
 
 
 def one_thread() -> None:
-    """Have XLA compute on one core, so that sums do not depend on the number of cores.
+    """Have XLA compute on one core, whose sums do not depend on the number of cores.
 
-    To be called before JAX is used: its CPU client reads `NPROC`, which stays if it is
-    set. Another kind of processor may still round sums differently.
+    To be called before JAX, whose CPU client reads `NPROC`, is used. Another kind of
+    processor may still round sums differently.
     """
     os.environ.setdefault("NPROC", "1")
 

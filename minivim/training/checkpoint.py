@@ -16,26 +16,46 @@ import os
 import shutil
 import sys
 import zlib
-from contextlib import redirect_stderr
-from functools import partial
+from collections.abc import Callable
+from contextlib import AbstractContextManager, redirect_stderr, suppress
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from jaxtyping import Array, UInt32
 
-from minivim.errors import UserError
+from minivim.errors import UserError, brief, explained
 from minivim.files import write, write_json
-from minivim.training.digest import digests
 from minivim.training.processes import agreed, on_first
 from minivim.training.step import TrainState
 
-# errno values meaning "cannot write".
-_DISK = (
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO
-)  # fmt: skip
 # Figures of some steps by name (a histogram is a list), under "step" the last of them.
 Row = dict[str, Any]
+
+
+@jax.jit
+def digest(x: Array) -> UInt32[Array, ""]:
+    """sum_i (2i + 1) bits_i modulo 2^32, over all numbers of `x` in order.
+
+    An odd weight hides no change of a single number of up to 32 bits. The order of a
+    sum of integers does not matter: it is the same however `x` is split over devices.
+    """
+    if x.dtype != jnp.bool_:
+        words = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
+        x = jax.lax.bitcast_convert_type(x, words[x.dtype.itemsize])
+    bits, position = x.astype(jnp.uint32), jnp.zeros((), jnp.uint32)
+    for axis, size in enumerate(bits.shape):
+        along = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
+        position = position * jnp.uint32(size) + along
+    return jnp.sum(bits * (2 * position + 1), dtype=jnp.uint32)
+
+
+def digests(tree: Any) -> dict[str, int]:
+    """`digest` of every array by its path; all processes of a run must call it."""
+    leaves = jax.tree.leaves_with_path(jax.tree.map(digest, tree))
+    return {jax.tree_util.keystr(path): int(value) for path, value in leaves}
 
 
 def _another_run(old: dict, new: dict) -> str:
@@ -56,12 +76,9 @@ def _checksum(record: dict) -> int:
 
 
 def _reason(error: BaseException) -> str:
-    """Why something failed, in a few words."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    text = " ".join(text.split())
-    # Tensorstore names files and source lines beside the system's own words.
-    known = [words for words in map(os.strerror, _DISK) if words in text]
-    return known[0] if known else text[:200]
+    """Why something failed, in the system's words where tensorstore wraps them."""
+    words = map(os.strerror, errno.errorcode)
+    return next((known for known in words if known in str(error)), brief(error))
 
 
 def _not_orbax(record: logging.LogRecord) -> bool:
@@ -69,31 +86,22 @@ def _not_orbax(record: logging.LogRecord) -> bool:
     return record.levelno < logging.ERROR or "orbax" not in record.pathname
 
 
-class Damaged(Exception):
-    """A checkpoint does not hold what was saved."""
-
-
 def check_writable(folder: Path) -> None:
     """Make a folder and write to it, or say in a `UserError` why that cannot be."""
-    try:
+    remedy = "choose another --workdir or free it"
+    with explained(f"cannot write to workdir {folder}", remedy, OSError):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".writable").write_text("yes")
         (folder / ".writable").unlink()
-    except OSError as error:
-        raise UserError(
-            f"cannot write to workdir {folder} ({error.strerror}); choose another "
-            "--workdir or free it"
-        ) from error
 
 
-class Workdir:
+class Workdir(AbstractContextManager):
     """A run's folder: `run.json`, `metrics.jsonl` and `checkpoints/`.
 
-    `identity` is what makes this run this run (recipe and data); a folder with
-    checkpoints of another one is refused. The last `keep` checkpoints stay. Where a run
-    has several processes, all make and use a Workdir of one shared folder, and the
-    first writes what is not an array. Leaving it as a context closes it; after an error
-    inside, a failed write is not raised beside it. Raises `UserError` for another
+    `identity` is what makes this run this run (recipe and data). The last `keep`
+    checkpoints stay. All processes of a run use one shared folder, and the first writes
+    what is not an array. Leaving it as a context closes it; after an error inside, a
+    failed write is not raised beside it. Raises `UserError` for checkpoints of another
     identity, for a folder that cannot be written and for a full disk.
     """
 
@@ -118,10 +126,8 @@ class Workdir:
         if not saved or not file.exists():
             write_json(file, identity)
             return
-        try:
+        with explained(f"{file} is damaged", "choose another --workdir", ValueError):
             old = dict(json.loads(file.read_text()))
-        except ValueError as error:
-            raise UserError(f"{file} is damaged; choose another --workdir") from error
         if old != identity:
             raise UserError(f"{self.path} {_another_run(old, identity)}")
 
@@ -130,31 +136,26 @@ class Workdir:
 
         On return the arrays may be given away: a device's are copied, and a CPU's
         buffers are not used again as long as they are being written. Waits for the
-        checkpoint before, and raises its `UserError` if it could not be written.
+        checkpoint before; `wait` tells of a write that failed.
         """
         self.wait()
         record = json.loads(json.dumps({"data": data, "digests": digests(state)}))
-        args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
-            data=ocp.args.JsonSave(record | {"seal": _checksum(record)}),
-        )
-        try:
-            self._manager.save(int(state.step), args=args, force=True)
-        except OSError as error:
-            raise UserError(self._unwritten(error)) from error
+        sealed = ocp.args.JsonSave(record | {"seal": _checksum(record)})
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), data=sealed)
+        self._try(lambda: self._manager.save(int(state.step), args=args, force=True))
 
-    def _unwritten(self, error: BaseException) -> str:
-        return (
-            f"cannot write a checkpoint to {self.path} ({_reason(error)}); free the "
-            "disk and run the same command, which goes on from the one before"
-        )
+    def _try(self, write: Callable[[], object]) -> None:
+        try:
+            write()
+        except Exception as error:  # of a thread of orbax, whatever it met
+            self._failed = (
+                f"cannot write a checkpoint to {self.path} ({_reason(error)}); free "
+                "the disk and run the same command, which goes on from the one before"
+            )
 
     def settle(self) -> None:
         """Wait for what is being written, in this process alone; raises nothing."""
-        try:
-            self._manager.wait_until_finished()
-        except Exception as error:  # of a thread of orbax, whatever it met
-            self._failed = self._unwritten(error)
+        self._try(self._manager.wait_until_finished)
 
     def wait(self) -> None:
         """Wait until the last checkpoint is on the disk, or raise its `UserError`."""
@@ -167,80 +168,72 @@ class Workdir:
         """The newest checkpoint that can be read, or None where there is none.
 
         Arrays come back with the shardings of `like`, whatever those were that saved
-        them. Checkpoints that are damaged are moved aside with a warning, and
-        `metrics.jsonl` is cut back to the step. Raises `UserError` if there are
-        checkpoints and all are damaged.
+        them. Damaged checkpoints are moved aside with a warning, and `metrics.jsonl` is
+        cut back to the step. Raises `UserError` if there are checkpoints and all are
+        damaged.
         """
         self.wait()
         damaged: dict[int, str] = {}
-        steps = sorted(self._manager.all_steps()) if jax.process_index() == 0 else []
-        for step in reversed(json.loads(agreed(json.dumps(steps)))):
-            try:
-                state, data = self._read(step, like)
-            except Damaged as error:
-                damaged[step] = str(error)
-                continue
-            on_first(partial(self._return_to, step, damaged))
-            self._manager.reload()
-            return state, data
-        if damaged:
+        used, found = 0, None
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in json.loads(agreed(json.dumps(steps))):  # those that the first sees
+            state, data, why = self._read(step, like)
+            if not why:
+                used, found = step, (state, data)
+                break
+            damaged[step] = why
+        if damaged and found is None:
             step, why = next(iter(damaged.items()))
             raise UserError(
                 f"no checkpoint in {self._checkpoints} can be read (step {step}: "
                 f"{why}); choose another --workdir, or delete {self.path} to start anew"
             )
-        on_first(lambda: self._return_to(0, {}))
-        return None
+        on_first(lambda: self._return_to(used, damaged))
+        self._manager.reload()
+        return found
 
-    def _read(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """One checkpoint; raises `Damaged`, on all processes if on one."""
+    def _read(self, step: int, like: TrainState) -> tuple[Any, Any, str]:
+        """State and data position of one checkpoint, and why it is damaged, or ""."""
         # Read without waiting for other processes, any of which may fail.
         me = jax.process_index()
         alone = ocp.options.MultiprocessingOptions(
             primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"read{me}"
         )
-        reader = ocp.Checkpointer(
-            ocp.CompositeCheckpointHandler(), multiprocessing_options=alone
-        )
+        handler = ocp.CompositeCheckpointHandler()
+        reader = ocp.Checkpointer(handler, multiprocessing_options=alone)
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        args = ocp.args.Composite(
-            state=ocp.args.StandardRestore(shapes), data=ocp.args.JsonRestore()
-        )
-        restored, record, why = None, {}, ""
+        arrays = ocp.args.StandardRestore(shapes)
+        args = ocp.args.Composite(state=arrays, data=ocp.args.JsonRestore())
+        state, record, why = None, {}, ""
         # Where several arrays fail, all but the first print a traceback, and again when
         # what is left of them is collected.
         with redirect_stderr(io.StringIO()):
             try:
-                restored = reader.restore(self._checkpoints / str(step), args=args)
-                record = dict(restored["data"])
+                found = reader.restore(self._checkpoints / str(step), args=args)
+                state, record = found["state"], dict(found["data"])
                 if record.pop("seal", None) != _checksum(record):
-                    raise Damaged("the data position is not what was saved")
-                if int(restored["state"].step) != step:
-                    raise Damaged("it is of another step")
+                    why = "the data position is not what was saved"
+                elif int(state.step) != step:
+                    why = "it is of another step"
             except Exception as error:  # what orbax raises depends on the file
                 why = _reason(error)
             if why:
                 gc.collect()
-        if why := agreed(why):
-            raise Damaged(why)
-        assert restored is not None
-        for name, value in digests(restored["state"]).items():
-            if record["digests"].get(name) != value:
-                raise Damaged(f"the numbers of {name} are not those that were saved")
-        return restored["state"], record["data"]
+        if not (why := agreed(why)):
+            was = record["digests"]
+            wrong = [name for name, x in digests(state).items() if was.get(name) != x]
+            if wrong:
+                why = f"the numbers of {wrong[0]} are not those that were saved"
+        return state, record.get("data"), why
 
     def _return_to(self, used: int, damaged: dict[int, str]) -> None:
         """Move damaged checkpoints aside and cut the metrics back to the step used."""
         for step, why in damaged.items():
-            aside = self.path / f"damaged-{step}"
-            try:
+            old, aside = self._checkpoints / str(step), self.path / f"damaged-{step}"
+            remedy = "delete it and run the same command"
+            with explained(f"{old} is damaged and cannot be moved", remedy, OSError):
                 shutil.rmtree(aside, ignore_errors=True)
-                (self._checkpoints / str(step)).rename(aside)
-            except OSError as error:
-                raise UserError(
-                    f"checkpoint {step} in {self.path} is damaged and cannot be moved "
-                    f"({_reason(error)}); delete it and run the same command"
-                ) from error
+                old.rename(aside)
             print(
                 f"minivim: warning: the checkpoint of step {step} is damaged ({why}) "
                 f"and now lies in {aside}; going on from step {used}",
@@ -256,29 +249,24 @@ class Workdir:
             with self.metrics_path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
 
-    def close(self, *, quietly: bool = False) -> None:
-        """Wait for the last checkpoint; raises its `UserError`, unless `quietly`."""
+    def close(self) -> None:
+        """Wait for the last checkpoint, or raise its `UserError`; used no more."""
+        self.__exit__(None)
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         try:
-            self.settle() if quietly else self.wait()
+            self.settle() if kind else self.wait()
         finally:
             self._manager.close()
             logging.getLogger("absl").removeFilter(_not_orbax)
-
-    def __enter__(self) -> Workdir:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        self.close(quietly=kind is not None)
 
 
 def read_metrics(workdir: str | Path) -> list[Row]:
     """Rows of a run's `metrics.jsonl`; a line that a kill cut short is left out."""
     rows = []
     for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines():
-        try:
+        with suppress(json.JSONDecodeError):
             rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
     return rows
 
 

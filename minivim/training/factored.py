@@ -14,8 +14,6 @@ import optax
 from jaxtyping import Array, Float, Int, Int8
 from optax.tree import bias_correction
 
-FirstMoment = Literal["float32", "bfloat16", "int8"]
-SecondMoment = Literal["full", "factored"]
 # A field that a parameter does not need: a tree without leaves.
 NONE = optax.MaskedNode()
 LARGEST = 127  # of int8, without -128: symmetric
@@ -24,9 +22,8 @@ LARGEST = 127  # of int8, without -128: symmetric
 class Moments(NamedTuple):
     """Both moments of one parameter, or trees of them like the parameters.
 
-    Every array has as many axes as its parameter, with length one where it is a mean,
-    and each field's tree has the parameters' paths, so the rules that shard a parameter
-    shard its moments. A field that does not apply holds `NONE`.
+    Every array has the axes of its parameter, of length one where it is a mean, so that
+    the rules that shard a parameter shard its moments. What does not apply is `NONE`.
     """
 
     mu: Any  # first moment, or its int8 values
@@ -48,13 +45,11 @@ def is_matrix(path: tuple, shape: tuple[int, ...]) -> bool:
 
     They are in a `kernel` (`[D, H]`; of stacked blocks `[L, D, H]` and of convolutions
     `[k, k, C, O]` a matrix for each index before the last two) and in a table `[K, D]`.
-    Below `blocks` the first axis counts blocks, so that two axes without the name
-    `kernel` are a stack of vectors.
+    Two axes without the name `kernel` below `blocks` are a stack of vectors.
     """
     names = {getattr(part, "key", None) for part in path}
-    if "kernel" in names:
-        return len(shape) >= 2
-    return len(shape) == 2 and "blocks" not in names
+    table = len(shape) == 2 and "blocks" not in names
+    return len(shape) >= 2 if "kernel" in names else table
 
 
 # Paper silent, section 5.2: int8 with one scale a column, rounded to the nearest
@@ -63,8 +58,7 @@ def quantise(
 ) -> tuple[Int8[Array, "*b D H"], Float[Array, "*b 1 H"]]:
     """`round(x / s)` as int8 and the bucket `s = max|x| / 127` of each column.
 
-    An error of at most `s / 2`; a column of zeros has `s = 0`. As in praxis, which is
-    by the paper's group.
+    An error of at most `s / 2`. As in praxis, which is by the paper's group.
     """
     bucket = jnp.max(jnp.abs(x), axis=-2, keepdims=True) / LARGEST
     steps = jnp.round(x / jnp.where(bucket == 0, 1, bucket))
@@ -94,28 +88,22 @@ def scale_by_factored_adam(
     b2: float,
     eps: float,
     *,
-    first_moment: FirstMoment = "int8",
-    second_moment: SecondMoment = "factored",
+    first_moment: Literal["float32", "bfloat16", "int8"] = "int8",
+    second_moment: Literal["full", "factored"] = "factored",
 ) -> optax.GradientTransformation:
     """Adam's direction `m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)` (section 5.2).
 
     `m` is the moving average of the gradient and `v` that of its square. Of a matrix
     (see `is_matrix`) `m` is stored as `first_moment` and `v`, if factored, as its means
     over columns and over rows, which is Adafactor's form (Shazeer & Stern 2018): equal
-    to Adam where the gradients are `c_t u v^T` with fixed u and v, an approximation
-    elsewhere. All else keeps both in full. Each update uses the average before it is
-    rounded. At least float32 throughout.
-
-    Adafactor's own average is of the direction instead of the gradient, and it limits
-    the size of an update; the paper mentions neither.
+    to Adam where the gradients are `c_t u v^T` with fixed u and v. All else keeps both
+    in full. Each update uses the average before it is rounded. Adafactor averages the
+    direction instead and limits the size of an update; the paper mentions neither.
     """
 
     def init(params: Any) -> Any:
         leaves, tree = jax.tree_util.tree_flatten_with_path(params)
-        start = [
-            _zeros(leaf, is_matrix(path, leaf.shape), first_moment, second_moment)
-            for path, leaf in leaves
-        ]
+        start = [_zeros(*found, first_moment, second_moment) for found in leaves]
         return FactoredAdamState(jnp.zeros([], jnp.int32), _transposed(start, tree))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
@@ -128,21 +116,20 @@ def scale_by_factored_adam(
             m, v = bias_correction(m, b1, count), bias_correction(v, b2, count)
             directions.append(m / (jnp.sqrt(v) + eps))
             after.append(stored)
-        after = _transposed(after, tree)
-        return tree.unflatten(directions), FactoredAdamState(count, after)
+        state = FactoredAdamState(count, _transposed(after, tree))
+        return tree.unflatten(directions), state
 
     return optax.GradientTransformation(init, update)
 
 
-def _zeros(leaf: Any, matrix: bool, first: str, second: str) -> Moments:
+def _zeros(path: tuple, leaf: Any, first: str, second: str) -> Moments:
     """The moments of a parameter before the first update."""
-    dtype = jnp.promote_types(leaf.dtype, jnp.float32)
-    shape = leaf.shape
+    dtype, shape = jnp.promote_types(leaf.dtype, jnp.float32), leaf.shape
     rows, columns = (*shape[:-1], 1), (*shape[:-2], 1, *shape[-1:])
-    small = {"bfloat16": jnp.bfloat16, "int8": jnp.int8}.get(first, dtype)
+    matrix = is_matrix(path, shape)
     factored = matrix and second == "factored"
     return Moments(
-        mu=jnp.zeros(shape, small if matrix else dtype),
+        mu=jnp.zeros(shape, dtype if first == "float32" or not matrix else first),
         bucket=jnp.zeros(columns, dtype) if matrix and first == "int8" else NONE,
         nu=NONE if factored else jnp.zeros(shape, dtype),
         nu_row=jnp.zeros(rows, dtype) if factored else NONE,
@@ -152,16 +139,15 @@ def _zeros(leaf: Any, matrix: bool, first: str, second: str) -> Moments:
 
 def _moved(grad: Array, before: Moments, b1: float, b2: float) -> tuple:
     """Both moments after a gradient, in full and as they are stored."""
-    dtype = jnp.promote_types(grad.dtype, jnp.float32)
-    grad = grad.astype(dtype)
-    eight = before.mu.dtype == jnp.int8
-    mu = restore(before.mu, before.bucket) if eight else before.mu.astype(dtype)
+    grad = grad.astype(jnp.promote_types(grad.dtype, jnp.float32))
+    kind, square = before.mu.dtype, jnp.square(grad)
+    eight = kind == jnp.int8
+    mu = restore(before.mu, before.bucket) if eight else before.mu.astype(grad.dtype)
     mu = b1 * mu + (1 - b1) * grad
-    kept, bucket = quantise(mu) if eight else (mu.astype(before.mu.dtype), NONE)
+    kept, bucket = quantise(mu) if eight else (mu.astype(kind), NONE)
     if not isinstance(before.nu, optax.MaskedNode):
-        nu = b2 * before.nu + (1 - b2) * jnp.square(grad)
+        nu = b2 * before.nu + (1 - b2) * square
         return mu, nu, Moments(kept, bucket, nu, NONE, NONE)
-    square = jnp.square(grad)
     rows, columns = (
         b2 * old + (1 - b2) * jnp.mean(square, axis=axis, keepdims=True)
         for old, axis in ((before.nu_row, -1), (before.nu_column, -2))

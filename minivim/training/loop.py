@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from minivim.config import RunConfig
 from minivim.errors import Stopped, UserError
 from minivim.training.checkpoint import Row, Workdir
 from minivim.training.step import TrainState
-from minivim.training.stop import Asked, stop_signal
+from minivim.training.stop import stop_signal
 
 SHOWN = ("loss", "usage", "perplexity", "accuracy", "eval_psnr", "eval_nll")
 
@@ -54,10 +54,10 @@ class Window:
 
     def summary(self) -> dict[str, np.ndarray]:
         """Means; of integers (counts) the sum."""
-        totals = {name: np.asarray(value) for name, value in self.total.items()}
+        totals = {name: np.asarray(x) for name, x in self.total.items()}
         return {
-            name: total if total.dtype.kind == "i" else np.asarray(total / self.count)
-            for name, total in totals.items()
+            name: x if x.dtype.kind == "i" else np.asarray(x / self.count)
+            for name, x in totals.items()
         }
 
     def pack(self) -> dict[str, Any]:
@@ -96,13 +96,12 @@ def fit(
 
     `batches` is an endless iterator whose position `get_state` and `set_state` save. A
     row is written every `log_every` steps, before every checkpoint and on every
-    `eval_every`-th step: the means of the step's metrics since the last row (sums of
-    integers), passed through `describe`, which may turn code counts into usage; the
-    last learning rate; and on every `eval_every`-th step, and the last,
-    `evaluate(variables)` under `eval_...`. With a workdir the run goes on from its
-    newest checkpoint, bit for bit on a CPU, as if undisturbed. On SIGTERM or Ctrl-C it
-    saves after the step it is in, writes no row and raises `Stopped`. A second Ctrl-C
-    ends it at once. Raises `UserError` when the loss stops being finite.
+    `eval_every`-th step: the step's metrics since the last row (means, of integers
+    sums), passed through `describe`; the last learning rate; and on every
+    `eval_every`-th step, and the last, `evaluate(variables)` under `eval_...`. With a
+    workdir the run goes on from its newest checkpoint, bit for bit on a CPU. On SIGTERM
+    or Ctrl-C it saves after the step it is in, writes no row and raises `Stopped`; a
+    second Ctrl-C ends it at once. Raises `UserError` for a loss that is not finite.
     """
     rows: list[Row] = []
     window = Window()
@@ -115,7 +114,9 @@ def fit(
         total=run.steps, initial=first, desc=title, unit="step", disable=quiet,
         mininterval=0.5, dynamic_ncols=True,
     )  # fmt: skip
-    with bar, _stoppable(workdir) as asked_to_stop:
+    with bar, ExitStack() as after, stop_signal(workdir is not None) as asked_to_stop:
+        if workdir is not None:
+            after.callback(workdir.settle)  # also where an error ends the run
         for now in range(first + 1, run.steps + 1):
             state, metrics = step(state, next(batches), at=now - 1)
             window.add(metrics)
@@ -149,16 +150,3 @@ def fit(
             if stops:
                 raise Stopped(now, asked)
     return state, rows
-
-
-@contextlib.contextmanager
-def _stoppable(workdir: Workdir | None) -> Iterator[Asked]:
-    """Signals ask to stop where there is a place to save; what is begun is written."""
-    if workdir is None:
-        yield lambda step: 0
-        return
-    try:
-        with stop_signal() as asked:
-            yield asked
-    finally:  # also where an error ends the run
-        workdir.settle()

@@ -28,16 +28,12 @@ def learning_rate(config: OptimConfig, *, steps: int) -> optax.Schedule:
     start = max(config.warmup_steps, config.decay_start)
     left = max((config.decay_end or steps) - start, 1)
     ratio = config.final_lr / config.peak_lr
-    after = {
-        "constant": lambda: optax.constant_schedule(config.peak_lr),
-        "cosine": lambda: optax.cosine_decay_schedule(
-            config.peak_lr, left, alpha=ratio
-        ),
-        "exponential": lambda: optax.exponential_decay(
-            config.peak_lr, left, ratio, end_value=config.final_lr
-        ),
-    }[config.schedule]()
-    hold = optax.constant_schedule(config.peak_lr)
+    peak, hold = config.peak_lr, optax.constant_schedule(config.peak_lr)
+    after = hold
+    if config.schedule == "cosine":
+        after = optax.cosine_decay_schedule(peak, left, alpha=ratio)
+    elif config.schedule == "exponential":
+        after = optax.exponential_decay(peak, left, ratio, end_value=config.final_lr)
     return optax.join_schedules([warmup, hold, after], [config.warmup_steps, start])
 
 
@@ -53,7 +49,7 @@ def decays(params: Any) -> Any:
 def optimizer(config: Optim, *, steps: int) -> optax.GradientTransformation:
     """AdamW with the recipe's schedule and moments, clipped by global norm if asked.
 
-    By the name of a part, each part gets its own, clipped by its own norm.
+    Each part that is named gets its own, clipped by its own norm.
     """
     if isinstance(config, dict):
         return optax.partition(
@@ -64,24 +60,18 @@ def optimizer(config: Optim, *, steps: int) -> optax.GradientTransformation:
         )
     rate = learning_rate(config, steps=steps)
     if config.second_moment == "full" and config.first_moment != "int8":
-        adamw = optax.adamw(
-            rate,
-            b1=config.b1,
-            b2=config.b2,
-            eps=config.eps,
-            # None is the type of the parameters: float64 where a test asks for it.
-            mu_dtype=None if config.first_moment == "float32" else jnp.bfloat16,
-            weight_decay=config.weight_decay,
-            mask=decays,
-        )
+        # None is the type of the parameters: float64 where a test asks for it.
+        kind = None if config.first_moment == "float32" else jnp.bfloat16
+        scale = optax.scale_by_adam(config.b1, config.b2, config.eps, mu_dtype=kind)
     else:
         names = ("first_moment", "second_moment")
         moments: Any = {name: getattr(config, name) for name in names}
-        adamw = optax.chain(
-            scale_by_factored_adam(config.b1, config.b2, config.eps, **moments),
-            optax.add_decayed_weights(config.weight_decay, decays),
-            optax.scale_by_learning_rate(rate),
-        )
+        scale = scale_by_factored_adam(config.b1, config.b2, config.eps, **moments)
+    adamw = optax.chain(
+        scale,
+        optax.add_decayed_weights(config.weight_decay, decays),
+        optax.scale_by_learning_rate(rate),
+    )
     if not config.clip_norm:
         return adamw
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)

@@ -37,8 +37,6 @@ def on_first(act: Callable[[], object]) -> None:
         try:
             act()
         except UserError as error:
-            if jax.process_count() == 1:
-                raise
             message = str(error)
     if message := agreed(message):
         raise UserError(message)

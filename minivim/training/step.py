@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -69,17 +69,16 @@ def _variables(model: nnx.Module) -> tuple[Any, Any]:
 
 @dataclass(frozen=True)
 class Step:
-    """`step(state, batch) -> state, metrics`: XLA's program, or two.
+    """`step(state, batch) -> state, metrics`; a batch holds the rows of this process.
 
-    With `lazy_every` the second has the lazy terms, which are due on every
-    `lazy_every`-th step. A batch holds the rows that this process reads.
+    XLA's program, or two: the second has the lazy terms of every `lazy_every`-th step.
     """
 
     program: Any
     mesh: Mesh
-    lazy_every: int = 0
+    lazy_every: int
     # The frozen network, if there is one, laid out over the mesh.
-    constants: dict[str, Any] = field(default_factory=dict)
+    constants: dict[str, Any]
 
     def __call__(
         self, state: TrainState, batch: Batch, *, at: int | None = None
@@ -113,17 +112,16 @@ def make_step(
 
     `loss(model, batch, context, *, key)` gives a scalar and metrics. Settings of an
     optimizer by the name of a part (`{"tokenizer": ..., "discriminator": ...}`) give
-    each part its own; still one gradient of one loss and one update of each. Variables
-    that the forward pass changes (EMA statistics) are kept.
+    each part its own; still one gradient of one loss. Variables that the forward pass
+    changes (EMA statistics) are kept. Randomness of step `t` is `fold_in(key, t)`.
 
-    Randomness of step `t` is `fold_in(key, t)`, so that a resumed run repeats it.
     Metrics hold the loss, the global gradient norm, that of each part, and the learning
     rate just used. `frozen` and `zeros(batch)` go into the `Context`. Every
     `lazy_every`-th step, from the first on, is a program of its own, since XLA runs
     convolutions inside a condition many times slower on a CPU. `accumulate` parts of
     the batch pass one after another and their gradients are averaged: the same update,
-    unless samples of a batch see each other. On a `mesh`, by default of one device, the
-    numbers are those of one device but for the order of sums. Models may be abstract.
+    unless samples of a batch see each other. A `mesh`, by default of one device,
+    changes the order of sums alone. Models may be abstract.
     """
     mesh = mesh or one_device()
     graph, update = nnx.graphdef(model), optimizer(config, steps=steps)
@@ -195,9 +193,9 @@ def make_step(
         }
         return (grads, slopes), (metrics, params, stats)
 
+    constants = {}
+    if frozen is not None:
+        constants["frozen"] = place(frozen, shardings_of(frozen, mesh))
     out = shardings, replicated(mesh)
     how: Any = {"donate_argnums": 0, "static_argnames": "due", "out_shardings": out}
-    step = Step(jax.jit(program, **how), mesh, lazy_every)
-    if frozen is not None:
-        step.constants["frozen"] = place(frozen, shardings_of(frozen, mesh))
-    return step
+    return Step(jax.jit(program, **how), mesh, lazy_every, constants)

@@ -15,20 +15,20 @@ Asked = Callable[[int], int]
 
 
 @contextmanager
-def stop_signal() -> Iterator[Asked]:
+def stop_signal(active: bool = True) -> Iterator[Asked]:
     """Inside, SIGTERM and the first SIGINT are noted; `asked(step)` says which came.
 
     The second SIGINT raises `KeyboardInterrupt` at once, and so does leaving after one
     that nobody asked for, as after the last step. SIGINT is taken only from Python's
     own handler. With several processes `jax.distributed` has taken SIGTERM already and
-    tells all of them the same step; each must ask after every step. In a thread other
-    than the main one, which may not handle signals, nothing changes.
+    tells all of them the same step; each must ask after every step. Nothing changes
+    unless `active`, nor in any but the main thread, which alone may handle signals.
     """
-    if jax.process_count() > 1:
+    if active and jax.process_count() > 1:
         reached = multihost_utils.reached_preemption_sync_point
         yield lambda step: signal.SIGTERM if reached(step) else 0
         return
-    if threading.current_thread() is not threading.main_thread():
+    if not active or threading.current_thread() is not threading.main_thread():
         yield lambda step: 0
         return
     came: list[int] = []
@@ -46,6 +46,6 @@ def stop_signal() -> Iterator[Asked]:
     finally:
         for number, handler in before.items():
             # None stands for a handler that was not set from Python.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+            signal.signal(number, handler or signal.SIG_DFL)
     if signal.SIGINT in came:
         raise KeyboardInterrupt

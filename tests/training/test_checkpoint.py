@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 
 from minivim.errors import UserError
 from minivim.training import TrainState, Workdir
-from minivim.training.digest import digest
+from minivim.training.checkpoint import digest
 from tests import tiny
 
 ROOT = Path(__file__).parents[2]
@@ -413,7 +413,7 @@ MESHES = """
 import sys
 import jax
 from minivim.training import Workdir
-from minivim.training.digest import digests
+from minivim.training.checkpoint import digests
 from tests.training.test_checkpoint import *
 
 assert jax.device_count() == 8
