@@ -16,12 +16,8 @@ BASE = StackConfig(blocks=12, heads=12, width=768, hidden=3072)
 CNN = CNNConfig(channels=128, multipliers=(1, 1, 2, 4))
 # With activations computed again: kept, they need more than a chip has.
 LARGE = StackConfig(blocks=32, heads=16, width=1280, hidden=5120, remat="full")
-VIM_BASE = StackConfig(
-    blocks=24, heads=16, width=1536, hidden=6144, dropout=0.1, remat="full"
-)
-VIM_LARGE = StackConfig(
-    blocks=36, heads=32, width=2048, hidden=8192, dropout=0.1, remat="full"
-)
+VIM_BASE = replace(LARGE, blocks=24, heads=16, width=1536, hidden=6144, dropout=0.1)
+VIM_LARGE = replace(VIM_BASE, blocks=36, heads=32, width=2048, hidden=8192)
 
 # How often the runs of both stages report.
 _OFTEN = {"log_every": 100, "eval_every": 10_000, "checkpoint_every": 5_000}
@@ -31,9 +27,7 @@ PRINTED = {SMALL: 32, BASE: 91, LARGE: 599, VIM_BASE: 650, VIM_LARGE: 1697}
 
 
 # Paper, section 5.1: 500k steps of 256 images, Adam 0.9 and 0.99
-def _tokenizer(
-    name: str, encoder: Any, decoder: Any, **changes: Any
-) -> TokenizerRecipe:
+def _stage_1(name: str, encoder: Any, decoder: Any, **changes: Any) -> TokenizerRecipe:
     """Stage 1 as in sections 3 and 5.1: all five terms, 500k steps of 256.
 
     The perceptual term needs LPIPS weights, which `minivim convert lpips` makes of
@@ -42,10 +36,7 @@ def _tokenizer(
     recipe = TokenizerRecipe(
         name=name,
         model=config.TokenizerConfig(
-            image_size=256,
-            patch_size=8,
-            encoder=encoder,
-            decoder=decoder,
+            image_size=256, patch_size=8, encoder=encoder, decoder=decoder,
             quantizer=config.QuantizerConfig(num_codes=8192, code_dim=32),
             output="laplace",
         ),
@@ -63,7 +54,7 @@ def _tokenizer(
 
 
 # Paper, section 5.2: 450k steps of 1024 images, Adam 0.9 and 0.96
-def _prior(name: str, stack: StackConfig, num_classes: int) -> PriorRecipe:
+def _stage_2(name: str, stack: StackConfig, num_classes: int) -> PriorRecipe:
     """Stage 2 as in section 5.2: 450k steps of 1024, Adam(.9, .96).
 
     Its second moment is factored and its first one int8. Silent in the paper: weight
@@ -89,18 +80,18 @@ def _prior(name: str, stack: StackConfig, num_classes: int) -> PriorRecipe:
 
 def vit_vqgan_ss() -> TokenizerRecipe:
     """Small encoder, small decoder: what the paper's stage 2 uses. Not run here."""
-    return _tokenizer("vit-vqgan-ss", SMALL, SMALL)
+    return _stage_1("vit-vqgan-ss", SMALL, SMALL)
 
 
 def vit_vqgan_bb() -> TokenizerRecipe:
     """Base encoder, base decoder: the default of Table 4. Not run here."""
-    return _tokenizer("vit-vqgan-bb", BASE, BASE)
+    return _stage_1("vit-vqgan-bb", BASE, BASE)
 
 
 # Paper, section 3.1: a small encoder may have a large decoder
 def vit_vqgan_sl() -> TokenizerRecipe:
     """Small encoder, large decoder: the best rFID, 1.28. Not run here."""
-    return _tokenizer("vit-vqgan-sl", SMALL, LARGE)
+    return _stage_1("vit-vqgan-sl", SMALL, LARGE)
 
 
 def vit_vqgan_ss_probe() -> TokenizerRecipe:
@@ -108,49 +99,49 @@ def vit_vqgan_ss_probe() -> TokenizerRecipe:
 
     Its network has seen labels.
     """
-    recipe = _tokenizer("vit-vqgan-ss-probe", SMALL, SMALL)
+    recipe = _stage_1("vit-vqgan-ss-probe", SMALL, SMALL)
     return replace(recipe, loss=replace(recipe.loss, perceptual=0.0), perceptual_net="")
 
 
 def vit_vqgan_bb_patchgan() -> TokenizerRecipe:
     """The row of Table 4 with PatchGAN and its hinge loss. Not run here."""
     critic = config.DiscriminatorConfig(kind="patchgan", loss="hinge", r1_gamma=0.0)
-    return _tokenizer("vit-vqgan-bb-patchgan", BASE, BASE, discriminator=critic)
+    return _stage_1("vit-vqgan-bb-patchgan", BASE, BASE, discriminator=critic)
 
 
 def cnn_vqgan() -> TokenizerRecipe:
     """VQGAN's networks with our quantizer and losses: "channels x1". Not run here."""
-    return _tokenizer("cnn-vqgan", CNN, CNN)
+    return _stage_1("cnn-vqgan", CNN, CNN)
 
 
 def cnn_vqgan_x2() -> TokenizerRecipe:
     """The same with twice the channels (Table 1). Not run here."""
     wide = replace(CNN, channels=2 * CNN.channels)
-    return _tokenizer("cnn-vqgan-x2", wide, wide)
+    return _stage_1("cnn-vqgan-x2", wide, wide)
 
 
 def vq_vae() -> TokenizerRecipe:
     """VQ-VAE: wide codes off the sphere, moving averages, L2 alone. Not run here."""
     narrow = replace(CNN, channels=64)
-    return as_vq_vae(_tokenizer("vq-vae", narrow, narrow), name="vq-vae")
+    return as_vq_vae(_stage_1("vq-vae", narrow, narrow), name="vq-vae")
 
 
 def vim_base() -> PriorRecipe:
     """VIM-Base without class token. Not run here."""
-    return _prior("vim-base", VIM_BASE, 0)
+    return _stage_2("vim-base", VIM_BASE, 0)
 
 
 def vim_base_class() -> PriorRecipe:
     """VIM-Base with ImageNet's class token. Not run here."""
-    return _prior("vim-base-class", VIM_BASE, 1000)
+    return _stage_2("vim-base-class", VIM_BASE, 1000)
 
 
 def vim_large() -> PriorRecipe:
     """VIM-Large without class token. Not run here."""
-    return _prior("vim-large", VIM_LARGE, 0)
+    return _stage_2("vim-large", VIM_LARGE, 0)
 
 
 # Paper, Table 6: VIM-Large with ImageNet's class token
 def vim_large_class() -> PriorRecipe:
     """VIM-Large with ImageNet's class token: FID 4.17 in the paper. Not run here."""
-    return _prior("vim-large-class", VIM_LARGE, 1000)
+    return _stage_2("vim-large-class", VIM_LARGE, 1000)

@@ -6,13 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from minivim import config
-from minivim.config import (
-    PaletteRecipe,
-    PriorRecipe,
-    ProbeRecipe,
-    StackConfig,
-    TokenizerRecipe,
-)
+from minivim.config import OptimConfig, PriorRecipe, StackConfig, TokenizerRecipe
 
 
 def _with(recipe: Any, settings: str, *more: str) -> Any:
@@ -46,16 +40,14 @@ def shapes_tokenizer() -> TokenizerRecipe:
     `minivim train tokenizer shapes --data shapes --workdir runs/tokenizer`
     """
     stack = StackConfig(blocks=2, heads=4, width=128, hidden=512, unroll=2)
+    codes = config.QuantizerConfig(num_codes=256, code_dim=8)
+    model = config.TokenizerConfig(
+        image_size=32, patch_size=4, encoder=stack, decoder=stack, quantizer=codes
+    )
     return TokenizerRecipe(
         name="shapes",
-        model=config.TokenizerConfig(
-            image_size=32,
-            patch_size=4,
-            encoder=stack,
-            decoder=stack,
-            quantizer=config.QuantizerConfig(num_codes=256, code_dim=8),
-        ),
-        optim=config.OptimConfig(
+        model=model,
+        optim=OptimConfig(
             peak_lr=1e-3, warmup_steps=100, final_lr=5e-5, decay_end=4000
         ),
         run=config.RunConfig(steps=5000, batch_size=64),
@@ -76,13 +68,13 @@ def shapes_vq_vae() -> TokenizerRecipe:
     return as_vq_vae(shapes_tokenizer(), name="shapes-vq-vae")
 
 
-def shapes_igpt_palette() -> PaletteRecipe:
+def shapes_igpt_palette() -> config.PaletteRecipe:
     """iGPT's tokens of the toy: 16 x 16 pixels in 64 colors by k-means.
 
     Training takes seconds and gives 26.9 dB on 512 test images, all 64 colors in use.
     """
     model = config.PaletteConfig(image_size=32, patch_size=2, num_codes=64)
-    return PaletteRecipe(name="shapes-igpt", model=model)
+    return config.PaletteRecipe(name="shapes-igpt", model=model)
 
 
 def shapes_prior() -> PriorRecipe:
@@ -94,9 +86,7 @@ def shapes_prior() -> PriorRecipe:
     return PriorRecipe(
         name="shapes",
         model=config.PriorConfig(num_codes=256, grid=8, stack=stack, num_classes=8),
-        optim=config.OptimConfig(
-            peak_lr=1.5e-3, warmup_steps=100, final_lr=5e-5, b2=0.96
-        ),
+        optim=OptimConfig(peak_lr=1.5e-3, warmup_steps=100, final_lr=5e-5, b2=0.96),
         run=config.RunConfig(steps=2500, batch_size=64),
         tokenizer="shapes/tokenizer",
         label_dropout=0.1,
@@ -119,9 +109,9 @@ def shapes_igpt() -> PriorRecipe:
     return _with(shapes_prior_unlabelled(), settings, "tokenizer=runs/shapes-igpt")
 
 
-def shapes_probe() -> ProbeRecipe:
+def shapes_probe() -> config.ProbeRecipe:
     """The probe of the shipped prior."""
-    return ProbeRecipe(
+    return config.ProbeRecipe(
         name="shapes", prior="shapes/prior-unlabelled", tokenizer="shapes/tokenizer"
     )
 
@@ -131,7 +121,7 @@ def shapes_classifier() -> config.ClassifierRecipe:
     return config.ClassifierRecipe(
         name="shapes",
         model=config.ClassifierConfig(kind="cnn", num_classes=8),
-        optim=config.OptimConfig(peak_lr=3e-3, warmup_steps=50, weight_decay=1e-2),
+        optim=OptimConfig(peak_lr=3e-3, warmup_steps=50, weight_decay=1e-2),
         run=config.RunConfig(steps=800, batch_size=128, seed=1),
     )
 
@@ -161,7 +151,7 @@ def cifar10_tokenizer_gan_cnn() -> TokenizerRecipe:
     return replace(recipe, name="cifar10-gan-cnn", model=model)
 
 
-def cifar10_igpt_palette() -> PaletteRecipe:
+def cifar10_igpt_palette() -> config.PaletteRecipe:
     """iGPT's tokens of CIFAR-10: 16 x 16 pixels in 512 colors by k-means."""
     return _with(shapes_igpt_palette(), "name=cifar10-igpt num_codes=512")
 
@@ -188,11 +178,10 @@ def cifar10_igpt() -> PriorRecipe:
     return _with(cifar10_prior_unlabelled(), settings, "tokenizer=runs/cifar10-igpt")
 
 
-def cifar10_probe() -> ProbeRecipe:
+def cifar10_probe() -> config.ProbeRecipe:
     """The probe of the shipped prior."""
-    return ProbeRecipe(
-        name="cifar10", prior="cifar10/prior-unlabelled", tokenizer="cifar10/tokenizer"
-    )
+    networks = "prior=cifar10/prior-unlabelled tokenizer=cifar10/tokenizer"
+    return _with(shapes_probe(), f"name=cifar10 {networks}")
 
 
 def cifar10_classifier() -> config.ClassifierRecipe:
