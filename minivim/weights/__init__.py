@@ -187,11 +187,10 @@ def shipped() -> list[str]:
 
 def find(ref: str | Path) -> Path:
     """The folder that a reference means, fetched from the hub if need be."""
-    folder, names = Path(ref), shipped()
-    if (folder / CARD).exists():
-        return folder
-    if str(ref) in names:
-        return HERE / ref
+    folder = Path(ref)
+    for place in (folder, HERE / ref):
+        if (place / CARD).exists():
+            return place
     require(
         not (folder / "run.json").exists(),
         f"{ref} is a run that has not finished; start it again with its command",
@@ -201,7 +200,7 @@ def find(ref: str | Path) -> Path:
     owner, _, name = str(ref).partition("/")
     require(
         bool(name) and "/" not in name and owner not in (*NO_OWNERS, *DATA),
-        f"there are no weights at {str(ref)!r}; shipped are {', '.join(names)}; or "
+        f"there are no weights at {str(ref)!r}; shipped are {', '.join(shipped())}; or "
         "give the folder of a finished run, or a hub id owner/name",
     )
     from huggingface_hub import snapshot_download
