@@ -238,14 +238,11 @@ class TokenizerConfig(Patches):
 
 @dataclass(frozen=True, kw_only=True)
 class PaletteConfig(Patches):
-    """iGPT's tokens (Table 7): means of patches, rounded to one of the learnt colors.
-
-    iGPT has 512 colors, and 32 x 32 to 64 x 64 tokens.
-    """
+    """iGPT's tokens (Table 7): means of patches, rounded to learnt colors."""
 
     image_size: checks.Count
     patch_size: Annotated[checks.Count, checks.Divides("image_size")]
-    num_codes: checks.Several = 512
+    num_codes: checks.Several = 512  # as iGPT
     channels: checks.Count = 3
 
     @property

@@ -61,8 +61,7 @@ class RunConfig(Config):
     keep: checks.Count = 2
     # Images or code rows that an evaluation reads.
     eval_size: checks.Count = 512
-    # Parts of a batch that pass one after another where all at once need too much
-    # memory; one update a step all the same.
+    # Parts of a batch that pass one after another, to save memory; still one update.
     accumulate: Annotated[checks.Count, checks.Divides("batch_size")] = 1
 
 

@@ -13,12 +13,9 @@ from minivim.errors import UserError
 def leaves(config: Any, prefix: str = "") -> dict[str, object]:
     """Every settable field by its dotted name."""
     found: dict[str, object] = {}
-    for item in dataclasses.fields(config):
-        value, name = getattr(config, item.name), f"{prefix}{item.name}"
-        if dataclasses.is_dataclass(value):
-            found |= leaves(value, f"{name}.")
-        elif item.init:
-            found[name] = value
+    for name, value in vars(config).items():
+        below = dataclasses.is_dataclass(value)
+        found |= leaves(value, f"{prefix}{name}.") if below else {prefix + name: value}
     return found
 
 

@@ -103,7 +103,7 @@ def write_codes(
     import datasets
     from datasets.arrow_writer import ArrowWriter
 
-    from minivim.training.stop import stop_signal
+    from minivim.training.processes import stop_signal
 
     path = Path(folder).expanduser()
     if path.exists():

@@ -43,8 +43,7 @@ def digest(x: Array) -> UInt32[Array, ""]:
     sum of integers does not matter: it is the same however `x` is split over devices.
     """
     if x.dtype != jnp.bool_:
-        words = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}
-        x = jax.lax.bitcast_convert_type(x, words[x.dtype.itemsize])
+        x = jax.lax.bitcast_convert_type(x, f"uint{min(8 * x.dtype.itemsize, 32)}")
     bits, position = x.astype(jnp.uint32), jnp.zeros((), jnp.uint32)
     for axis, size in enumerate(bits.shape):
         along = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)

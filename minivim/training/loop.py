@@ -17,8 +17,8 @@ from tqdm.auto import tqdm
 from minivim.config import RunConfig
 from minivim.errors import Stopped, UserError
 from minivim.training.checkpoint import Row, Workdir
+from minivim.training.processes import stop_signal
 from minivim.training.step import TrainState
-from minivim.training.stop import stop_signal
 
 SHOWN = ("loss", "usage", "perplexity", "accuracy", "eval_psnr", "eval_nll")
 

@@ -40,7 +40,7 @@ def learning_rate(config: OptimConfig, *, steps: int) -> optax.Schedule:
 # Paper silent, section 5.1: weight decay for matrices only
 def decays(params: Any) -> Any:
     """True where weight decay applies: matrices, not biases, norms or tables."""
-    return jax.tree_util.tree_map_with_path(
+    return jax.tree.map_with_path(
         lambda path, _: any(getattr(p, "key", None) == "kernel" for p in path), params
     )
 
@@ -54,9 +54,7 @@ def optimizer(config: Optim, *, steps: int) -> optax.GradientTransformation:
     if isinstance(config, dict):
         return optax.partition(
             {name: optimizer(one, steps=steps) for name, one in config.items()},
-            lambda params: jax.tree_util.tree_map_with_path(
-                lambda path, _: path[0].key, params
-            ),
+            lambda params: jax.tree.map_with_path(lambda path, _: path[0].key, params),
         )
     rate = learning_rate(config, steps=steps)
     if config.second_moment == "full" and config.first_moment != "int8":

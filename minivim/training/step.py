@@ -55,12 +55,11 @@ def new_state(
 
 def abstract_state(model: nnx.Module, config: Optim, *, steps: int) -> TrainState:
     """Shapes and types of `new_state`, of a model that may be abstract itself."""
-
-    def start(params: Any, stats: Any) -> TrainState:
-        init = optimizer(config, steps=steps).init
-        return TrainState(jnp.int32(0), params, init(params), stats)
-
-    return jax.eval_shape(start, *_variables(model))
+    init = optimizer(config, steps=steps).init
+    return jax.eval_shape(
+        lambda params, stats: TrainState(jnp.int32(0), params, init(params), stats),
+        *_variables(model),
+    )
 
 
 def _variables(model: nnx.Module) -> tuple[Any, Any]:
@@ -77,8 +76,8 @@ class Step:
     program: Any
     mesh: Mesh
     lazy_every: int
-    # The frozen network, if there is one, laid out over the mesh.
-    constants: dict[str, Any]
+    # The network that is not trained, if there is one, laid out over the mesh.
+    frozen: Any
 
     def __call__(
         self, state: TrainState, batch: Batch, *, at: int | None = None
@@ -88,11 +87,11 @@ class Step:
         if self.lazy_every:
             due = (int(state.step) if at is None else at) % self.lazy_every == 0
         batch = jax.make_array_from_process_local_data(by_rows(self.mesh), batch)
-        return self.program(state, batch, due=due, **self.constants)
+        return self.program(state, batch, self.frozen, due=due)
 
     def trace(self, state: TrainState, batch: Batch, *, due: bool = False) -> Any:
         """The program for abstract arguments, to read or compile it."""
-        return self.program.trace(state, batch, due=due, **self.constants)
+        return self.program.trace(state, batch, self.frozen, due=due)
 
 
 def make_step(
@@ -141,7 +140,7 @@ def make_step(
     gradient = jax.grad(objective, argnums=(0, 1), has_aux=True)
 
     def program(
-        state: TrainState, batch: Batch, frozen: Any = None, *, due: bool
+        state: TrainState, batch: Batch, frozen: Any, *, due: bool
     ) -> tuple[TrainState, dict[str, Array]]:
         now = jax.random.fold_in(key, state.step)
         context = Context(step=state.step, frozen=frozen, due=due)
@@ -161,9 +160,7 @@ def make_step(
         params = optax.apply_updates(params, updates)
         return TrainState(state.step + 1, params, opt_state, stats), metrics
 
-    def in_parts(
-        state: TrainState, batch: Batch, context: Context, key: PRNGKeyArray
-    ) -> tuple:
+    def in_parts(state: TrainState, batch: Batch, context: Context, key: Any) -> tuple:
         """What `gradient` gives: means over passes, of integers (counts) sums.
 
         Part `i` has rows `i, i + accumulate, ...`, so all devices share each part.
@@ -193,9 +190,7 @@ def make_step(
         }
         return (grads, slopes), (metrics, params, stats)
 
-    constants = {}
-    if frozen is not None:
-        constants["frozen"] = place(frozen, shardings_of(frozen, mesh))
+    frozen = place(frozen, shardings_of(frozen, mesh))
     out = shardings, replicated(mesh)
     how: Any = {"donate_argnums": 0, "static_argnames": "due", "out_shardings": out}
-    return Step(jax.jit(program, **how), mesh, lazy_every, constants)
+    return Step(jax.jit(program, **how), mesh, lazy_every, frozen)

@@ -79,7 +79,7 @@ class Inputs:
     @property
     def argument_bytes(self) -> int:
         """The same with batch and frozen weights."""
-        return self.state_bytes + _bytes_on_one((self.batch, self.step.constants))
+        return self.state_bytes + _bytes_on_one((self.batch, self.step.frozen))
 
     def trace(self, due: bool = False) -> Any:
         """The step's program; `due`: with the lazy terms."""

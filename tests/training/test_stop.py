@@ -15,7 +15,7 @@ from minivim.data import ArraySource, batches
 from minivim.errors import Stopped, UserError
 from minivim.training import Workdir, new_state, read_metrics
 from minivim.training.loop import Window
-from minivim.training.stop import stop_signal
+from minivim.training.processes import stop_signal
 from tests import tiny
 from tests.training import test_loop as toy
 
