@@ -103,7 +103,7 @@ class Plan:
 
     @property
     def bound(self) -> str:
-        return max(self.limits, key=lambda name: self.limits[name])
+        return max(self.limits, key=self.limits.__getitem__)
 
     @property
     def seconds(self) -> float:
@@ -121,14 +121,11 @@ class Plan:
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON, derived figures included."""
-        derived = (
-            "fits", "needed_bytes", "temporaries", "flops", "hbm_bytes", "wire_bytes",
-            "limits", "bound", "seconds", "days", "chip_hours",
-        )  # fmt: skip
-        unknown = () if self.fits else derived[2:]
-        return dataclasses.asdict(self) | {
-            name: None if name in unknown else getattr(self, name) for name in derived
-        }
+        known = {"fits": self.fits, "needed_bytes": self.needed_bytes}
+        names = ("temporaries", "flops", "hbm_bytes", "wire_bytes", "limits", "bound",
+                 "seconds", "days", "chip_hours")  # fmt: skip
+        derived = {name: getattr(self, name) if self.fits else None for name in names}
+        return dataclasses.asdict(self) | known | derived
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Plan:
@@ -164,7 +161,7 @@ def plan(
     where = Slice.parse(topology)
     devices = where.devices()
     over = make_mesh(mesh, devices=devices)
-    given, programs, run = inputs(recipe, over), [], recipe.run
+    given, programs, run, chip = inputs(recipe, over), [], recipe.run, where.chip
     frozen = sum(leaf.size for leaf in jax.tree.leaves(given.objective.frozen))
     kind = "tokenizer" if recipe.stage == "prior" else "perceptual"
     for name, (due, share) in schedule(given.objective).items():
@@ -195,9 +192,9 @@ def plan(
         model_flops=model_flops(recipe) / over.size,
         mfu=mfu,
         quick=quick,
-        peak_flops=where.chip.flops,
-        hbm_bandwidth=where.chip.hbm_bandwidth,
-        ici_bandwidth=where.chip.ici_bandwidth,
+        peak_flops=chip.flops,
+        hbm_bandwidth=chip.hbm_bandwidth,
+        ici_bandwidth=chip.ici_bandwidth,
     )
 
 
@@ -236,12 +233,12 @@ def table(answer: Plan) -> str:
     for program in answer.programs:
         text = f"{gib(program.needed)} needed of {gib(answer.available_bytes)}"
         beside = gib(program.needed - answer.argument_bytes)
-        end = (
+        text += (
             f", {beside} of them beside state and batch"
             if program.fits
             else ": refused"
         )
-        rows[f"memory, {program.name}"] = text + end
+        rows[f"memory, {program.name}"] = text
     if answer.fits:
         rows |= _work(answer)
     rows["compiled in"] = ", ".join(
@@ -249,12 +246,8 @@ def table(answer: Plan) -> str:
         for p in answer.programs
     )
     width = max(map(len, rows))
-    lines = [
-        f"{answer.stage} {answer.recipe} on {answer.chips} x TPU {answer.topology}"
-    ]
-    return "\n".join(
-        lines + [f"  {name:{width}}  {text}" for name, text in rows.items()]
-    )
+    title = f"{answer.stage} {answer.recipe} on {answer.chips} x TPU {answer.topology}"
+    return "\n".join([title, *(f"  {k:{width}}  {v}" for k, v in rows.items())])
 
 
 def _work(answer: Plan) -> dict[str, str]:

@@ -33,6 +33,12 @@ class Chip:
     options: dict[str, str]
 
 
+# Keeps JAX on the CPU and libtpu from looking for a machine. Compiling holds no chip,
+# so that several processes may do it at once.
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": "v4-128",
+    "TPU_WORKER_HOSTNAMES": "localhost", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}  # fmt: skip
 # JAX runs one program on both cores of a chip of these kinds.
 MEGACORE = {"chip_config_name": "megacore"}
 CHIPS = {
@@ -83,16 +89,7 @@ class Slice:
 
     def devices(self) -> list[Any]:
         """One device a chip, for the compiler alone; raises `UserError` without it."""
-        # Keeps JAX on the CPU and libtpu from looking for a machine.
-        for name, value in {
-            "JAX_PLATFORMS": "cpu",
-            "TPU_SKIP_MDS_QUERY": "1",
-            "TPU_ACCELERATOR_TYPE": "v4-128",
-            "TPU_WORKER_HOSTNAMES": "localhost",
-            # Compiling holds no chip, so that several may do it at once.
-            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-        }.items():
-            os.environ.setdefault(name, value)
+        os.environ.update(ENVIRONMENT | os.environ)
         # JAX read its own variable when it was imported.
         jax.config.update("jax_platforms", "cpu")
         if importlib.util.find_spec("libtpu") is None:
@@ -120,27 +117,26 @@ class Refusal(NamedTuple):
     words: str
 
 
-# What the compiler says before it lays memory out, and after.
-_REFUSALS = (
-    r"memory required for HLO temporaries \(([\d.]+)([KMGT]?)B?\) exceeds available "
-    r"HBM \(([\d.]+)([KMGT]?)B?\)",
-    r"Used ([\d.]+)([KMGT]?)B? of ([\d.]+)([KMGT]?)B? hbm",
+# What the compiler says before it lays memory out, or after.
+_REFUSAL = re.compile(
+    r"(?:HLO temporaries|Used) \(?([\d.]+)([KMGT]?)B?\)? "
+    r"(?:exceeds available HBM|of) \(?([\d.]+)([KMGT]?)B?"
 )
 
 
 def refusal(error: BaseException) -> Refusal | None:
     """The figures of the compiler's "out of memory"; None for any other error."""
     text = str(error)
-    for pattern in _REFUSALS:
-        if "RESOURCE_EXHAUSTED" in text and (match := re.search(pattern, text)):
-            line = next(line for line in text.splitlines() if match[0] in line)
-            needed, available = (
-                round(float(match[i]) * 1024 ** (" KMGT".index(match[i + 1] or " ")))
-                for i in (1, 3)
-            )
-            words = line.removeprefix("RESOURCE_EXHAUSTED: ").strip()
-            return Refusal(needed, available, words)
-    return None
+    match = _REFUSAL.search(text)
+    if match is None or "RESOURCE_EXHAUSTED" not in text:
+        return None
+    [line] = [line for line in text.splitlines() if match[0] in line][:1]
+    needed, available = (
+        round(float(number) * 1024 ** " KMGT".index(unit or " "))
+        for number, unit in (match.group(1, 2), match.group(3, 4))
+    )
+    words = line.removeprefix("RESOURCE_EXHAUSTED: ").strip()
+    return Refusal(needed, available, words)
 
 
 def first_line(error: BaseException) -> str:

@@ -29,6 +29,7 @@ FREE_TARGETS = ("AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound")
 # Other names and places of what an instruction made.
 VIEWS = ("bitcast", "copy", "copy-start", "copy-done", "get-tuple-element")
 COPIES = ("bitcast", "copy")
+BRANCHES = ("branch_computations", "true_computation", "false_computation")
 READS_A_PART = ("dynamic-slice", "slice", "gather")
 
 
@@ -83,133 +84,118 @@ def costs(text: str) -> Costs:
     as the all-reduce of arrays that are zero but for one chip's part; they are called
     all-gather here, and send what the all-reduce sends.
     """
-    computations, entry = parse(text)
-    return _Counter(computations).run(entry)
+    return _run(parse(text))
 
 
-@dataclass
-class _Counter:
-    computations: dict[str, Computation]
+def _run(computation: Computation) -> Costs:
+    """The costs of running a computation once."""
+    total = Costs()
+    for op in computation.instructions.values():
+        _products(op, total)
+        total.hbm_bytes += _moved(op)
+        if op.opcode == "while":
+            trips = trip_count(op)
+            total.unknown_loops += trips is None
+            for part in op.called("condition", "body"):
+                total.add(_run(part), 1 if trips is None else trips)
+        elif op.opcode == "conditional":
+            found = map(_run, op.called(*BRANCHES))
+            total.add(max(found, key=lambda c: (c.flops, c.hbm_bytes), default=Costs()))
+        elif op.opcode in ("call", "async-start"):
+            for part in op.called("to_apply", "calls", "called_computations"):
+                total.add(_run(part))
+    return total
 
-    def run(self, name: str) -> Costs:
-        """The costs of running a computation once."""
-        total, within = Costs(), self.computations[name]
-        for op in within.instructions.values():
-            self._products(op, within, total)
-            total.hbm_bytes += self._moved(op, within)
-            if op.opcode == "while":
-                trips = trip_count(self.computations, within, op)
-                total.unknown_loops += trips is None
-                for part in op.called("condition", "body"):
-                    total.add(self.run(part), 1 if trips is None else trips)
-            elif op.opcode == "conditional":
-                branches = op.called(
-                    "branch_computations", "true_computation", "false_computation"
-                )
-                found = map(self.run, branches)
-                largest = max(
-                    found, key=lambda c: (c.flops, c.hbm_bytes), default=Costs()
-                )
-                total.add(largest)
-            elif op.opcode in ("call", "async-start"):
-                for part in op.called("to_apply", "calls", "called_computations"):
-                    total.add(self.run(part))
-        return total
 
-    def _fused(self, op: Instruction) -> Computation:
-        return self.computations[op.called("calls")[0]]
+def _fused(op: Instruction) -> Computation:
+    return op.called("calls")[0]
 
-    def _products(self, op: Instruction, within: Computation, total: Costs) -> None:
-        """Add the FLOPs and the exchange of an instruction, or of all in a fusion."""
-        kind = op.opcode.removesuffix("-start")
-        if kind == "fusion":
-            inside = self._fused(op)
-            for inner in inside.instructions.values():
-                self._products(inner, inside, total)
-        elif kind == "dot":
-            total.flops += dot_flops(op, within)
-        elif kind == "convolution":
-            total.flops += convolution_flops(op, within)
-        elif kind in COLLECTIVES:
-            self._collective(kind, op, within, total)
 
-    def _collective(
-        self, kind: str, op: Instruction, within: Computation, total: Costs
-    ) -> None:
-        if not (count := group_size(op)):
-            raise ValueError(f"cannot read the groups of {op.name}")
-        share = 1 - 1 / count
-        wire = {"all-reduce": 2 * share, "collective-permute": 1.0}.get(kind, share)
-        sizes: dict[str, int] = {}
-        if kind == "all-reduce":
-            # Fused with the choice of a part it is a TPU's reduce-scatter.
-            scattered = "all-reduce-scatter" in within.name
-            whole = "reduce-scatter" if scattered else kind
-            # By its results: a TPU may round on the way, from float32 to bfloat16.
-            for name, array in zip(op.operands, _results(op), strict=True):
-                named = "all-gather" if self._is_part(name, within) else whole
-                sizes[named] = sizes.get(named, 0) + array.bytes
-        else:
-            arrays = _results(op) if kind == "all-gather" else _operands(op, within)
-            sizes[kind] = sum(array.bytes for array in arrays)
-        each = {name: Traffic(1, size, size * wire) for name, size in sizes.items()}
-        total.add(Costs(collectives=each))
+def _products(op: Instruction, total: Costs) -> None:
+    """Add the FLOPs and the exchange of an instruction, or of all in a fusion."""
+    kind = op.opcode.removesuffix("-start")
+    if kind == "fusion":
+        for inner in _fused(op).instructions.values():
+            _products(inner, total)
+    elif kind == "dot":
+        total.flops += dot_flops(op)
+    elif kind == "convolution":
+        total.flops += convolution_flops(op)
+    elif kind in COLLECTIVES:
+        total.add(Costs(collectives=_exchanged(kind, op)))
 
-    def _is_part(self, name: str, within: Computation) -> bool:
-        """Whether an array is zero but for this chip's part: its sum is a gather."""
-        op, element = within.instructions[name], 0
-        while op.opcode in VIEWS:
-            if op.opcode == "get-tuple-element":
-                element = int(op.attribute("index"))
-            op = within.instructions[op.operands[0]]
-        inner, outer = within, op
-        if outer.opcode == "fusion":
-            inner = self._fused(outer)
-            op = inner.last
-            if op.opcode == "tuple":
-                op = inner.instructions[op.operands[element]]
-        op = inner.behind(op, "bitcast")
-        if op.opcode != "dynamic-update-slice":
-            return False
-        into = inner.behind(inner.instructions[op.operands[0]], "bitcast")
-        if into.opcode == "parameter" and outer.opcode == "fusion":
-            given = within.instructions[outer.operands[int(into.inside)]]
-            inner, into = within, within.behind(given, "bitcast")
-        if into.opcode == "broadcast":
-            into = inner.instructions[into.operands[0]]
-        return into.opcode == "constant" and into.inside in ("0", "-0", "false")
 
-    def _moved(self, op: Instruction, within: Computation) -> int:
-        """Bytes between chip and HBM."""
-        if op.opcode in FREE or op.opcode.endswith("-done"):
-            return 0
-        if any(target in op.attributes for target in FREE_TARGETS):
-            return 0
-        if op.opcode == "fusion":
-            inner = self._fused(op)
-            shapes = [within.instructions[name].shape for name in op.operands]
-            # The first array of each operand; a token has none.
-            read = sum(_read(inner, i, s[0]) for i, s in enumerate(shapes) if s)
-            return read + _written(inner, op)
-        operands, results = _operands(op, within), _results(op)
-        if op.opcode.removesuffix("-start") in READS_A_PART:
-            part = 0 if operands[0].space else sum(array.bytes for array in results)
-            return part + _in_hbm(*results, *operands[1:])
-        if op.opcode in ("dynamic-update-slice", "scatter"):
-            part, again = (
-                (operands[-1], 2) if op.opcode == "scatter" else (operands[1], 1)
-            )
-            target = 0 if operands[0].space else part.bytes
-            return again * target + _in_hbm(*operands[1:])
-        return _in_hbm(*operands, *results)
+def _exchanged(kind: str, op: Instruction) -> dict[str, Traffic]:
+    if not (count := group_size(op)):
+        raise ValueError(f"cannot read the groups of {op.name}")
+    share = 1 - 1 / count
+    wire = {"all-reduce": 2 * share, "collective-permute": 1.0}.get(kind, share)
+    sizes: dict[str, int] = {}
+    if kind == "all-reduce":
+        # Fused with the choice of a part it is a TPU's reduce-scatter.
+        scattered = "all-reduce-scatter" in op.within.name
+        whole = "reduce-scatter" if scattered else kind
+        # By its results: a TPU may round on the way, from float32 to bfloat16.
+        for operand, array in zip(op.operands, _results(op), strict=True):
+            named = "all-gather" if _is_part(operand) else whole
+            sizes[named] = sizes.get(named, 0) + array.bytes
+    else:
+        arrays = _results(op) if kind == "all-gather" else _operands(op)
+        sizes[kind] = sum(array.bytes for array in arrays)
+    return {name: Traffic(1, size, size * wire) for name, size in sizes.items()}
+
+
+def _is_part(op: Instruction) -> bool:
+    """Whether an array is zero but for this chip's part: its sum is a gather."""
+    element = 0
+    while op.opcode in VIEWS:
+        if op.opcode == "get-tuple-element":
+            element = int(op.attribute("index"))
+        op = op.operands[0]
+    outer = op
+    if outer.opcode == "fusion":
+        op = _fused(outer).last
+        if op.opcode == "tuple":
+            op = op.operands[element]
+    op = op.behind("bitcast")
+    if op.opcode != "dynamic-update-slice":
+        return False
+    into = op.operands[0].behind("bitcast")
+    if into.opcode == "parameter" and outer.opcode == "fusion":
+        into = outer.operands[int(into.inside)].behind("bitcast")
+    if into.opcode == "broadcast":
+        into = into.operands[0]
+    return into.opcode == "constant" and into.inside in ("0", "-0", "false")
+
+
+def _moved(op: Instruction) -> int:
+    """Bytes between chip and HBM."""
+    if op.opcode in FREE or op.opcode.endswith("-done"):
+        return 0
+    if any(target in op.attributes for target in FREE_TARGETS):
+        return 0
+    if op.opcode == "fusion":
+        # The first array of each operand; a token has none.
+        shapes = ((i, operand.shape) for i, operand in enumerate(op.operands))
+        return _written(op) + sum(_read(op, i, s[0]) for i, s in shapes if s)
+    operands, results = _operands(op), _results(op)
+    if op.opcode.removesuffix("-start") in READS_A_PART:
+        part = 0 if operands[0].space else sum(array.bytes for array in results)
+        return part + _in_hbm(*results, *operands[1:])
+    if op.opcode in ("dynamic-update-slice", "scatter"):
+        # A scatter reads what it adds to.
+        scatter = op.opcode == "scatter"
+        part = operands[-1 if scatter else 1].bytes * (2 if scatter else 1)
+        return (0 if operands[0].space else part) + _in_hbm(*operands[1:])
+    return _in_hbm(*operands, *results)
 
 
 def _in_hbm(*arrays: Array) -> int:
     return sum(array.bytes for array in arrays if not array.space)
 
 
-def _operands(op: Instruction, within: Computation) -> list[Array]:
-    return [array for name in op.operands for array in within.instructions[name].shape]
+def _operands(op: Instruction) -> list[Array]:
+    return [array for operand in op.operands for array in operand.shape]
 
 
 def _results(op: Instruction) -> tuple[Array, ...]:
@@ -225,16 +211,17 @@ def _results(op: Instruction) -> tuple[Array, ...]:
     return op.elements[1] if len(op.elements) > 1 else op.shape
 
 
-def _read(inner: Computation, number: int, array: Array) -> int:
+def _read(fusion: Instruction, number: int, array: Array) -> int:
     """Bytes that a fusion reads of an operand: the slices where it only slices."""
+    inner = _fused(fusion)
     parameter = inner.parameters.get(number)
     if parameter is None or array.space:
         return 0
     total, todo = 0, [parameter]
     while todo:
         source = todo.pop()
-        for user in inner.users[source.name]:
-            first = user.operands[0] == source.name
+        for user in inner.users[source]:
+            first = user.operands[0] is source
             if user.opcode == "bitcast":
                 todo.append(user)
             elif first and user.opcode in READS_A_PART:
@@ -244,52 +231,46 @@ def _read(inner: Computation, number: int, array: Array) -> int:
     return min(total, array.bytes)
 
 
-def _written(inner: Computation, op: Instruction) -> int:
+def _written(fusion: Instruction) -> int:
     """Bytes that a fusion writes: the update where a result is updated in place."""
-    last = inner.last
-    names = last.operands if last.opcode == "tuple" else (last.name,)
+    last = _fused(fusion).last
+    parts = last.operands if last.opcode == "tuple" else [last]
     total = 0
-    for name, array in zip(names, op.shape, strict=False):
-        made = inner.behind(inner.instructions[name], "bitcast")
+    for part, array in zip(parts, fusion.shape, strict=False):
+        made = part.behind("bitcast")
         if made.opcode == "dynamic-update-slice" and not array.space:
-            array = inner.instructions[made.operands[1]].shape[0]
-            total += array.bytes
+            total += made.operands[1].shape[0].bytes
         else:
             total += _in_hbm(array)
     return total
 
 
-def trip_count(
-    computations: dict[str, Computation], within: Computation, loop: Instruction
-) -> int | None:
+def trip_count(loop: Instruction) -> int | None:
     """How often a loop runs, or None: by its note, or from `i < N` in its condition."""
     if note := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes):
         return int(note[1])
-    condition = computations[loop.called("condition")[0]]
-    inside, last = condition, condition.last
-    if last.opcode == "fusion":
-        inside = computations[last.called("calls")[0]]
-    compare = inside.last
+    last = loop.called("condition")[0].last
+    compare = _fused(last).last if last.opcode == "fusion" else last
     if compare.opcode != "compare":
         return None
     index = bound = None
-    for name in compare.operands:
-        op = inside.instructions[name]
-        if op.opcode == "parameter" and inside is not condition:
-            op = condition.instructions[last.operands[int(op.inside)]]
-        op = condition.behind(op, *COPIES)
+    for op in compare.operands:
+        if op.opcode == "parameter" and last.opcode == "fusion":
+            op = last.operands[int(op.inside)]
+        op = op.behind(*COPIES)
         if op.opcode == "constant":
             bound = int(op.inside)
         elif op.opcode == "get-tuple-element":
             index = int(op.attribute("index"))
     if index is None or bound is None:
         return None
-    ends = {"LT": bound, "LE": bound + 1, "NE": bound}
-    end = ends.get(compare.attribute("direction"))
-    start = within.instructions[loop.operands[0]]
+    end = {"LT": bound, "LE": bound + 1, "NE": bound}.get(
+        compare.attribute("direction")
+    )
+    start = loop.operands[0]
     if start.opcode == "tuple":
-        start = within.instructions[start.operands[index]]
-    start = within.behind(start, *COPIES)
+        start = start.operands[index]
+    start = start.behind(*COPIES)
     first = int(start.inside) if start.opcode == "constant" else 0
     return None if end is None else max(end - first, 0)
 
@@ -315,25 +296,21 @@ def group_size(op: Instruction) -> int:
     return 0
 
 
-def dot_flops(op: Instruction, within: Computation) -> int:
+def dot_flops(op: Instruction) -> int:
     """`2 * results * contracted`."""
-    left = within.instructions[op.operands[0]].shape[0]
+    left = op.operands[0].shape[0]
     axes = re.findall(r"\d+", op.attribute("lhs_contracting_dims"))
     contracted = math.prod(left.sizes[int(axis)] for axis in axes)
     return 2 * math.prod(op.shape[0].sizes) * contracted
 
 
-def convolution_flops(op: Instruction, within: Computation) -> int:
+def convolution_flops(op: Instruction) -> int:
     """`2 * batch * outputs * inputs / groups * valid positions` of a convolution."""
-    arrays = (
-        *(within.instructions[name].shape[0] for name in op.operands[:2]),
-        op.shape[0],
-    )
     labels = re.split(r"_|->", op.attribute("dim_labels"))
     # The sizes of data, kernel and result by the letter of an axis.
     data, kernel, out = (
-        dict(zip(letters, array.sizes, strict=True))
-        for letters, array in zip(labels, arrays, strict=True)
+        dict(zip(letters, one.shape[0].sizes, strict=True))
+        for letters, one in zip(labels, (*op.operands[:2], op), strict=True)
     )
     spatial = sorted(data.keys() - set("bf"))
     axes = [(data[axis], kernel[axis], out[axis]) for axis in spatial]

@@ -23,6 +23,7 @@ from jax.sharding import AbstractMesh, AxisType
 from minivim import recipes
 from minivim.config import with_overrides
 from minivim.errors import UserError
+from minivim.files import write, write_json
 from minivim.sharding import AXES, MeshShape, spec_of
 from minivim.training.step import abstract_state
 from minivim_lab.plan.answer import Plan, gib
@@ -95,10 +96,9 @@ def planned(row: Row, *, out: Path, limit: int) -> Plan:
         out.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "minivim.cli", *row.command]
         command += ["--json", str(file)]  # which is written whole or not at all
+        how: Any = {"capture_output": True, "text": True, "timeout": limit}
         try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=limit, check=False
-            )
+            done = subprocess.run(command, check=False, **how)
         except subprocess.TimeoutExpired as error:
             raise UserError(
                 f"{row.name} took more than {limit} s; use --limit {2 * limit}"
@@ -164,12 +164,9 @@ def _needed(plan: Plan) -> str:
 
 def _limits(plan: Plan) -> str:
     """Arithmetic, memory and links in seconds, the binding one in bold."""
-    if not plan.fits:
-        return "-"
-    return " / ".join(
-        f"**{value:.3f}**" if name == plan.bound else f"{value:.3f}"
-        for name, value in plan.limits.items()
-    )
+    limits = {name: f"{value:.3f}" for name, value in plan.limits.items()}
+    limits[plan.bound] = f"**{limits[plan.bound]}**"
+    return " / ".join(limits.values()) if plan.fits else "-"
 
 
 def _compiled(plan: Plan) -> str:
@@ -179,10 +176,8 @@ def _compiled(plan: Plan) -> str:
 def _recipe(name: str, found: dict[str, Plan]) -> list[str]:
     plan = found[name]
     frozen = ", ".join(f"{k} {v / 1e6:.0f} M" for k, v in plan.frozen.items())
-    times = ["-"] * 3
-    if plan.fits:
-        pace = f"{plan.batch_size / plan.seconds:,.0f} ({PRINTED.get(name, '-')})"
-        times = [pace, f"{plan.days:.1f}", f"{plan.chip_hours:,.0f}"]
+    pace = f"{plan.batch_size / plan.seconds:,.0f} ({PRINTED.get(name, '-')})"
+    times = [pace, f"{plan.days:.1f}", f"{plan.chip_hours:,.0f}"]
     lazy = any("R1" in program.name for program in plan.programs)
     return [
         plan.recipe + (", without R1" if name in TOKENIZERS and not lazy else ""),
@@ -192,7 +187,7 @@ def _recipe(name: str, found: dict[str, Plan]) -> list[str]:
         _needed(plan),
         f"{plan.flops / 1e12:.1f} ({plan.model_flops / 1e12:.1f})",
         _limits(plan),
-        *times,
+        *(times if plan.fits else ["-"] * 3),
         _compiled(plan),
     ]
 
@@ -298,8 +293,8 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.page and found:
         chosen.page.mkdir(parents=True, exist_ok=True)
         kept = {name: plan.as_dict() for name, plan in found.items()}
-        (chosen.page / "plan.json").write_text(json.dumps(kept, indent=1) + "\n")
-        (chosen.page / "plan.md").write_text(markdown(found) + "\n")
+        write_json(chosen.page / "plan.json", kept)
+        write(chosen.page / "plan.md", markdown(found) + "\n")
     print(markdown(found))
     return code
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jax.extend import core as jex
 
@@ -57,13 +58,9 @@ def _equation(equation: Any) -> int:
         return params["length"] * product_flops(params["jaxpr"])
     if name == "cond":
         return max(map(product_flops, params["branches"]))
-    parts = (p if isinstance(p, tuple | list) else [p] for p in params.values())
-    inner = [part for several in parts for part in several]
-    within = sum(
-        product_flops(part)
-        for part in inner
-        if isinstance(part, jex.Jaxpr | jex.ClosedJaxpr)
-    )
+    kinds = jex.Jaxpr | jex.ClosedJaxpr
+    inner = [part for part in jax.tree.leaves(params) if isinstance(part, kinds)]
+    within = sum(map(product_flops, inner))
     if name == "while" and within:
         raise ValueError("a loop of unknown length holds products; use lax.scan")
     return within

@@ -135,17 +135,11 @@ def inputs(recipe: TrainableRecipe, mesh: Mesh | None) -> Inputs:
         state = place(state, shardings_of(state, mesh))
         batch = place(batch, dict.fromkeys(batch, by_rows(mesh)))
     step = make_step(
-        objective.model,
-        objective.loss,
-        objective.optim,
-        steps=run.steps,
-        key=jax.random.key(run.seed),
-        accumulate=run.accumulate,
-        mesh=mesh,
+        objective.model, objective.loss, objective.optim, steps=run.steps,
+        key=jax.random.key(run.seed), accumulate=run.accumulate, mesh=mesh,
         **objective.options,
-    )
-    chips = mesh.size if mesh is not None else 1
-    return Inputs(objective, step, state, batch, chips)
+    )  # fmt: skip
+    return Inputs(objective, step, state, batch, 1 if mesh is None else mesh.size)
 
 
 def _bytes_on_one(tree: Any) -> int:

@@ -31,10 +31,11 @@ class Array:
         return math.prod(self.sizes) * int(bits[0]) // 8 if bits else 0
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Instruction:
     """`name = shape opcode(inside), attributes`."""
 
+    within: Computation = field(repr=False)
     name: str
     opcode: str
     # The arrays of each element of a tuple; any other shape has one element.
@@ -48,31 +49,34 @@ class Instruction:
         return tuple(chain.from_iterable(self.elements))
 
     @cached_property
-    def operands(self) -> tuple[str, ...]:
-        return tuple(re.findall(r"%([\w.\-]+)", self.inside))
+    def operands(self) -> list[Instruction]:
+        names = re.findall(r"%([\w.\-]+)", self.inside)
+        return [self.within.instructions[name] for name in names]
 
     def attribute(self, name: str) -> str:
         """The text after `name=`, braces included, or nothing."""
         match = re.search(rf"\b{name}=(\{{[^}}]*\}}|[^\s,]+)", self.attributes)
         return match[1] if match else ""
 
-    def called(self, *names: str) -> list[str]:
+    def called(self, *names: str) -> list[Computation]:
         """Computations that these attributes name, as `calls=%x` or `={%x, %y}`."""
         lists = (re.findall(r"[\w.\-]+", self.attribute(name)) for name in names)
-        return list(chain.from_iterable(lists))
+        return [self.within.module[name] for name in chain.from_iterable(lists)]
+
+    def behind(self, *views: str) -> Instruction:
+        """The instruction that others of these opcodes give another name or layout."""
+        return self.operands[0].behind(*views) if self.opcode in views else self
 
 
-@dataclass
+@dataclass(eq=False)
 class Computation:
-    """Instructions by name, in order; `root` is the name of the last."""
+    """Instructions by name, in order, and the one that gives the result."""
 
     name: str
+    # All computations by name.
+    module: dict[str, Computation] = field(repr=False)
     instructions: dict[str, Instruction] = field(default_factory=dict)
-    root: str = ""
-
-    @property
-    def last(self) -> Instruction:
-        return self.instructions[self.root]
+    last: Instruction = field(init=False)
 
     @cached_property
     def parameters(self) -> dict[int, Instruction]:
@@ -81,47 +85,40 @@ class Computation:
         return {int(op.inside): op for op in every if op.opcode == "parameter"}
 
     @cached_property
-    def users(self) -> dict[str, list[Instruction]]:
-        """The instructions that read another, by its name."""
-        users: dict[str, list[Instruction]] = {name: [] for name in self.instructions}
+    def users(self) -> dict[Instruction, list[Instruction]]:
+        """The instructions that read another."""
+        users = {op: [] for op in self.instructions.values()}
         for op in self.instructions.values():
-            for operand in set(op.operands) & users.keys():
+            for operand in set(op.operands):
                 users[operand].append(op)
         return users
 
-    def behind(self, op: Instruction, *views: str) -> Instruction:
-        """The instruction that others of these opcodes give another name or layout."""
-        while op.opcode in views:
-            op = self.instructions[op.operands[0]]
-        return op
 
+def parse(text: str) -> Computation:
+    """The computation that runs in `compiled.as_text()`.
 
-def parse(text: str) -> tuple[dict[str, Computation], str]:
-    """The computations of `compiled.as_text()`, and the name of the one that runs.
-
-    Raises `ValueError` where there is no such computation.
+    Raises `ValueError` where there is none.
     """
-    computations: dict[str, Computation] = {}
-    current, entry = None, ""
+    module: dict[str, Computation] = {}
+    current = entry = None
     for line in text.splitlines():
         if current is None:
             if head := _HEAD.match(line):
-                current = Computation(head[2])
-                entry = head[2] if head[1] else entry
+                current = module[head[2]] = Computation(head[2], module)
+                entry = current if head[1] else entry
         elif line.startswith("}"):
-            computations[current.name] = current
             current = None
         elif named := _NAMED.match(line):
-            op = _instruction(named[2], _COMMENT.sub("", named[3]))
+            op = _instruction(current, named[2], _COMMENT.sub("", named[3]))
             current.instructions[op.name] = op
             if named[1]:
-                current.root = op.name
-    if entry not in computations:
+                current.last = op
+    if entry is None:
         raise ValueError("this is no text of a compiled module: it has no ENTRY")
-    return computations, entry
+    return entry
 
 
-def _instruction(name: str, text: str) -> Instruction:
+def _instruction(within: Computation, name: str, text: str) -> Instruction:
     cut = text.index(" ")
     shapes = [text[:cut]]
     if text.startswith("("):
@@ -129,12 +126,11 @@ def _instruction(name: str, text: str) -> Instruction:
     match = _OPCODE.match(text, cut)
     if match is None:
         raise ValueError(f"cannot read the instruction {name}: {text[cut:][:60]}")
-    _, length = _bracketed(text[match.end() - 1 :])
-    end = match.end() - 1 + length
-    elements = tuple(_arrays(shape) for shape in shapes)
-    return Instruction(
-        name, match[1], elements, text[match.end() : end - 1], text[end:]
-    )
+    start = match.end()
+    end = start - 1 + _bracketed(text[start - 1 :])[1]
+    elements = tuple(map(_arrays, shapes))
+    inside, attributes = text[start : end - 1], text[end:]
+    return Instruction(within, name, match[1], elements, inside, attributes)
 
 
 def _arrays(shape: str) -> tuple[Array, ...]:

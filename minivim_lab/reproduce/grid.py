@@ -61,18 +61,12 @@ FAMILIES = {
         sizes=_stacks(16, S=(2, 32), B=(2, 48), L=(4, 64)),
         cnn=CNNConfig(channels=12, multipliers=(1, 2, 2), res_blocks=1, groups=4),
         priors=_stacks(16, S=(3, 32), B=(6, 48), L=(6, 80)),
-        tokenizer=(
-            "steps=1200", "batch_size=16", "peak_lr=2e-3", "warmup_steps=120",
-            "checkpoint_every=300",
-        ),
-        prior=(
-            "steps=1500", "batch_size=16", "peak_lr=3e-3", "warmup_steps=100",
-            "checkpoint_every=300",
-        ),
-        full_loss=(
-            "steps=600", "warmup_steps=60", "discriminator.width=16",
-            "discriminator.max_width=32",
-        ),
+        tokenizer=("steps=1200", "batch_size=16", "peak_lr=2e-3", "warmup_steps=120",
+                   "checkpoint_every=300"),
+        prior=("steps=1500", "batch_size=16", "peak_lr=3e-3", "warmup_steps=100",
+               "checkpoint_every=300"),
+        full_loss=("steps=600", "warmup_steps=60", "discriminator.width=16",
+                   "discriminator.max_width=32"),
     ),
     "cifar10": Family(
         name="cifar10",
@@ -80,9 +74,8 @@ FAMILIES = {
         cnn=CNNConfig(channels=64, multipliers=(1, 2, 2), res_blocks=2, groups=8),
         priors=_stacks(32, S=(6, 128), B=(8, 256), L=(12, 512)),
         tokenizer=("steps=20000", "batch_size=256", "warmup_steps=1000"),
-        prior=(
-            "steps=20000", "batch_size=256", "warmup_steps=500", "stack.dropout=0.1"
-        ),
+        prior=("steps=20000", "batch_size=256", "warmup_steps=500",
+               "stack.dropout=0.1"),
         full_loss=("discriminator.width=64", "discriminator.max_width=256"),
         samples=8192,
         images=8192,
@@ -157,24 +150,22 @@ def tokenizer_recipe(row: Row, family: Family, seed: int, *, classifier: str) ->
         palette: Any = recipes.recipe("tokenizer", f"{family.name}-igpt")
         settings = [f"patch_size={base.model.patch_size}", f"seed={seed}"]
         return with_overrides(palette, settings)  # type: ignore[return-value]
-    one, other = (family.sizes[letter] for letter in row.size)
-    networks: Any = {"encoder": one, "decoder": other, "image_size": family.image_size}
-    if row.kind == "cnn":
-        networks |= {"encoder": family.cnn, "decoder": family.cnn}
-    if row.coarse:
-        networks["patch_size"] = family.coarse
-    found = replace(
-        base,
-        name=f"grid {row.name}",
-        model=replace(base.model, **networks),
-        optim=replace(base.optim, decay_end=0),
-    )
+    sides: Any = [family.sizes[letter] for letter in row.size]
+    encoder, decoder = [family.cnn] * 2 if row.kind == "cnn" else sides
+    model = replace(
+        base.model, encoder=encoder, decoder=decoder, image_size=family.image_size,
+        patch_size=family.coarse if row.coarse else base.model.patch_size,
+    )  # fmt: skip
+    optim = replace(base.optim, decay_end=0)
+    found = replace(base, name=f"grid {row.name}", model=model, optim=optim)
+    settings = [*family.tokenizer]
     if row.full_loss:
         found = recipes.full_loss(found, perceptual_net=classifier)
+        settings += family.full_loss
     if row.kind == "vq-vae":
         found = recipes.as_vq_vae(found, name=found.name)
-    settings = [*family.tokenizer, *(family.full_loss if row.full_loss else ())]
-    settings += [text.format(width=one.width) for text in row.settings]
+    width = family.sizes["B"].width
+    settings += [text.format(width=width) for text in row.settings]
     return with_overrides(found, [*settings, f"run.seed={seed}"])  # type: ignore[return-value]
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,7 +23,7 @@ from minivim import data, recipes, show, weights
 from minivim.config import OptimConfig, PriorRecipe, RunConfig, with_overrides
 from minivim.context import NO_CONTEXT
 from minivim.data import Source
-from minivim.describe import build_abstract
+from minivim.describe import build_abstract, count_parameters
 from minivim.errors import UserError
 from minivim.tokenizer import Tokenizer
 from minivim.train import Setup, coded, setup
@@ -55,7 +54,8 @@ def main(options: Options) -> str:
         )
     found = run(options.of("shapes"))
     if options.page:
-        write_page(found, page=options.page)
+        pictures = {"optimiser": picture(found)}
+        stored.write_page(options.page, "optimiser", found, markdown(found), pictures)
     return f"{TITLE}, {found[0]['of']} steps\n\n{table(found)}"
 
 
@@ -95,7 +95,7 @@ def compared(
     }
     curves = _curves(recipe.run, parts, codes, walks, quiet)
     large = nnx.state(build_abstract(recipes.vim_large()), nnx.Param)
-    count = sum(leaf.size for leaf in jax.tree.leaves(start))
+    count = count_parameters(parts.model)
     return [
         {
             "row": name,
@@ -187,10 +187,8 @@ def _windows(rows: Sequence[tuple[float, ...]]) -> dict[str, list]:
     """Means by the last step of each window; the first rate is 0, hence the NaN."""
     ends = list(range(WINDOW, len(rows) + 1, WINDOW))
     means = [np.nanmean(rows[end - WINDOW : end], axis=0) for end in ends]
-    columns = np.transpose(means).round(6).tolist()
-    return {"steps": ends} | dict(
-        zip(("loss", "update", "parameters"), columns, strict=True)
-    )
+    loss, update, parameters = np.transpose(means).round(6).tolist()
+    return {"steps": ends, "loss": loss, "update": update, "parameters": parameters}
 
 
 # Rows whose update is not Adam's.
@@ -234,21 +232,13 @@ def picture(found: Sequence[dict[str, Any]]) -> show.Plot:
     return widgets.curves(panels)
 
 
-def write_page(found: Sequence[dict[str, Any]], *, page: Path) -> None:
-    """The study as `optimiser.json`, `.md` and `.png` in the folder `page`."""
-    pictures = {"optimiser": picture(found)}
-    stored.write_page(page, "optimiser", found, markdown(found), pictures)
-
-
 def markdown(found: Sequence[dict[str, Any]]) -> str:
     """The section of the results page."""
     first = found[0]
-    parts = [
-        f"## {TITLE}",
+    return (
+        f"## {TITLE}\n\n"
         f"{first['of']} steps of the `shapes` prior from seed {first['seed']}, "
         f"measured on the codes of {first['held_out_images']} test images: "
-        "`minivim reproduce optimiser`.",
-        table(found),
-        f"![{picture(found).alt}](./optimiser.png)\n",
-    ]
-    return "\n\n".join(parts)
+        "`minivim reproduce optimiser`.\n\n"
+        f"{table(found)}\n\n![{picture(found).alt}](./optimiser.png)\n"
+    )

@@ -24,9 +24,8 @@ from minivim_lab.reproduce.verdicts import FIGURES, OPPOSITE, SAME, UNDECIDED, F
 from minivim_lab.tables import markdown_table
 
 # Columns of the tables of stage 1 and of stage 2.
-TOKENIZER = (
-    "psnr", "judge_distance", "usage_256", "usage", "perplexity", "images_per_second"
-)  # fmt: skip
+TOKENIZER = ("psnr", "judge_distance", "usage_256", "usage", "perplexity",
+             "images_per_second")  # fmt: skip
 PRIOR = ("nll", "nll_per_image", "sample_distance", "judge_agrees", "probe",
          "probe_latents", "probe_pixels")  # fmt: skip
 # Rows whose reconstructions are drawn; samples are drawn of all priors.
@@ -125,6 +124,7 @@ def markdown(whole: Mapping[str, Any]) -> str:
     names = {record["name"] for record in found}
     seeds = sorted({record["seed"] for record in found})
     about = ("statement", "where", "paper", "ours")
+    words = {SAME: "yes", OPPOSITE: OPPOSITE, UNDECIDED: UNDECIDED}
     parts = [
         "## The paper's grid in miniature",
         f"{len(names)} rows from seeds {', '.join(map(str, seeds))}: "
@@ -140,11 +140,7 @@ def markdown(whole: Mapping[str, Any]) -> str:
         "seeds agree, by chance once in four.",
         markdown_table(
             ("the paper says", "where", "paper", "ours", "same direction?"),
-            (
-                [*map(claim.get, about), verdict if verdict != SAME else "yes"]
-                for claim in claims
-                for verdict in [claim["verdict"]]
-            ),
+            ([*map(c.get, about), words.get(c["verdict"])] for c in claims),
         ),
         *_linked(whole, "grid"),
     ]
@@ -153,18 +149,16 @@ def markdown(whole: Mapping[str, Any]) -> str:
         notes.setdefault(claim["note"], []).append(f"*{claim['statement']}*")
     lines = [f"- {'; '.join(said)}. {note}" for note, said in notes.items() if note]
     if lines:
-        parts.append(
-            "Notes on some of them; they are explanations that were not tested."
-        )
-        parts.append("\n".join(lines))
+        said = "Notes on some of them; they are explanations that were not tested."
+        parts += [said, "\n".join(lines)]
     stages = {
         "tokenizer": "The rows of stage 1. The base tokenizer is BB with 8 dimensions; "
         "all are trained with L2 alone but for the two with a full loss.",
         "prior": "The rows of stage 2. Samples are as many as the test images they are "
         "compared with, drawn at temperature 1.",
     }
-    paces = dict.fromkeys(r["figures"]["pace"] for r in _having(found, "pace"))
-    if paces:
+    figures = [record["figures"] for record in found]
+    if paces := dict.fromkeys(f["pace"] for f in figures if "pace" in f):
         said = f" Images per processor second: measured {'; '.join(paces)}."
         stages["tokenizer"] += said
     for stage, table in tables(found).items():
@@ -174,39 +168,29 @@ def markdown(whole: Mapping[str, Any]) -> str:
 
 
 def _linked(whole: Mapping[str, Any], name: str) -> list[str]:
-    if name not in whole["pictures"]:
-        return []
     above, alt = ABOUT[name]
-    return [above, f"![{alt}](./{name}.png)"]
-
-
-def _having(found: Found, figure: str) -> list[Mapping[str, Any]]:
-    return [record for record in found if figure in record["figures"]]
+    return [above, f"![{alt}](./{name}.png)"] if name in whole["pictures"] else []
 
 
 def claims_picture(found: Found) -> show.Plot | None:
     """Every statement: how far each seed is on the paper's side."""
-    rows = {}
-    for claim in CLAIMS:
-        if ahead := verdicts.gain(claim, found):
-            verdict = verdicts.judged(claim, found)["verdict"]
-            rows[claim.statement] = (ahead, verdict)
-    if not rows:
-        return None
-    return widgets.dots(
-        rows,
-        x="doublings of the figure, to the right the paper's way",
-        limit=4.0,
-        colours={SAME: BLUE, OPPOSITE: RED, UNDECIDED: GREY},
-    )
+    rows = {
+        claim.statement: (ahead, verdicts.judged(claim, found)["verdict"])
+        for claim in CLAIMS
+        if (ahead := verdicts.gain(claim, found))
+    }
+    colours = {SAME: BLUE, OPPOSITE: RED, UNDECIDED: GREY}
+    title = "doublings of the figure, to the right the paper's way"
+    return widgets.dots(rows, x=title, limit=4.0, colours=colours) if rows else None
 
 
 def blocks_picture(found: Found) -> show.Plot | None:
     """Probe accuracy of every block."""
-    rows: dict[str, list[Any]] = {}
-    for record in _having(found, "probe_blocks"):
-        rows.setdefault(record["name"], []).append(record["figures"]["probe_blocks"])
-    curves = {name: 100 * np.array(blocks) for name, blocks in rows.items()}
+    names = dict.fromkeys(r["name"] for r in found if "probe_blocks" in r["figures"])
+    curves = {
+        name: 100 * np.array([*verdicts.values(found, name, "probe_blocks").values()])
+        for name in names
+    }
     return widgets.bands(curves, x="block", y="test accuracy, %") if curves else None
 
 

@@ -1,9 +1,8 @@
 """Trains and measures the rows of the grid, each stage once.
 
-A stage lives in a folder named by a hash of everything that makes its weights (see
-`stored`), so rows that begin alike share their first stage. Interrupted runs continue
-where they stopped. A seed is part of every hash: processes with different seeds may
-work on one folder at once, without locks.
+Rows that begin alike share their first stage. Interrupted runs continue where they
+stopped. A seed is part of every folder's name: processes with different seeds may work
+at once, without locks.
 """
 
 from __future__ import annotations
@@ -55,7 +54,6 @@ class Run:
 
     @property
     def family(self) -> Family:
-        """Sizes and settings of the data set."""
         return FAMILIES[self.options.family]
 
     @property
@@ -70,34 +68,30 @@ class Run:
     @cached_property
     def stages(self) -> list[Stage]:
         """The row's tokenizer, and its prior if it has one."""
-        row, family, seed = self.row, self.family, self.seed
-        out, data = self.options.out.resolve(), self.source("train").fingerprint
-        first = grid.tokenizer_recipe(
-            row, family, seed, classifier=self.options.classifier
-        )
+        row, data = (self.row, self.family, self.seed), self.source("train").fingerprint
+        out, network = self.options.out.resolve(), self.options.classifier
+        first = grid.tokenizer_recipe(*row, classifier=network)
         key = stored.recipe_hash(first, data=data)
-        folder = out / f"tokenizer-{key}"
-        found = [Stage(recipe=first, key=key, folder=folder)]
-        if row.prior is None:
-            return found
-        second = grid.prior_recipe(
-            row, family, seed, tokenizer=first, folder=str(folder)
-        )
-        key = stored.recipe_hash(second, data=data, below=key)
-        return [*found, Stage(recipe=second, key=key, folder=out / f"prior-{key}")]
+        found = [Stage(first, key, out / f"tokenizer-{key}")]
+        if self.row.prior:
+            folder = str(found[0].folder)
+            second = grid.prior_recipe(*row, tokenizer=first, folder=folder)
+            key = stored.recipe_hash(second, data=data, below=key)
+            found.append(Stage(second, key, out / f"prior-{key}"))
+        return found
 
     def finish(self) -> dict[str, Any]:
         """Train and measure what is still missing; returns the row's record.
 
         Images per second are measured by `run_rows`, not here.
         """
-        for stage in self.stages:
-            if (stage.folder / weights.CARD).exists():
+        for recipe, _, folder in self.stages:
+            if (folder / weights.CARD).exists():
                 continue
-            options, recipe = self.options, stage.recipe
+            options = self.options
             if isinstance(recipe, PriorRecipe) and recipe.codes == "cache":
                 options = replace(options, data=str(self._codes()))
-            stored.trained(recipe, stage.folder, options)
+            stored.trained(recipe, folder, options)
         for measure in self.measures():
             stored.measured(*measure)
         record = self.read()
@@ -118,16 +112,15 @@ class Run:
         """The record of a finished row, or None."""
         spent, figures = [self.folder / "train.seconds"], {}
         for file, of, _ in self.measures():
-            part = stored.read(file, of)
-            if part is None:
+            if (part := stored.read(file, of)) is None:
                 return None
             spent.append(file.with_suffix(".seconds"))
             figures |= part
-        if self.row.timed:
-            file, of, _ = _pace(self.seed, self.options)
-            if pace := stored.read(file, of):
-                figures["images_per_second"] = pace["images_per_second"][self.row.name]
-                figures["pace"] = pace["pace"]
+        if self.row.timed and (
+            pace := stored.read(*_pace(self.seed, self.options)[:2])
+        ):
+            figures["images_per_second"] = pace["images_per_second"][self.row.name]
+            figures["pace"] = pace["pace"]
         return {
             "name": self.row.name,
             "kind": self.row.about,
@@ -153,18 +146,17 @@ class Run:
 
     def measures(self) -> list[Measure]:
         """Files of the row's figures, what these depend on, and what fills each."""
-        row, family, options, folder = self.row, self.family, self.options, self.folder
+        row, family, folder = self.row, self.family, self.folder
         figures, images = folder / stored.FIGURES, {"images": family.images}
-        judge = {"judge": stored.network_hash(options.judge)}
+        judge = {"judge": stored.network_hash(self.options.judge)}
         if row.prior is None:
             return [(figures, images | judge, self._tokenizer_figures)]
         of = judge | {"samples": family.samples}
         if row.acceptance < 1:
-            of["classifier"] = stored.network_hash(options.classifier)
-        found: list[Measure] = [
-            (figures, images, self._prior_figures),
-            (folder / f"samples-{row.acceptance:g}.json", of, self._sample_figures),
-        ]
+            of["classifier"] = stored.network_hash(self.options.classifier)
+        samples = folder / f"samples-{row.acceptance:g}.json"
+        found: list[Measure] = [(figures, images, self._prior_figures)]
+        found.append((samples, of, self._sample_figures))
         if not row.labels:
             of = {"probe": list(family.probe)}
             found.append((folder / "probe.json", of, self._probe_figures))
@@ -180,26 +172,21 @@ class Run:
         tokenizer, model = weights.load_pair(self.folder)
         how = evaluate.Options(count=self.family.images)
         found = evaluate.prior_figures(model, tokenizer, self.source("test"), how)
-        nats = found["nll"]
         return {
-            "nll": nats,
+            "nll": found["nll"],
             # Grids of different lengths compare by the image.
-            "nll_per_image": nats * model.config.num_tokens,
+            "nll_per_image": found["nll"] * model.config.num_tokens,
             "parameters": model.config.parameters,
         }
 
     def _sample_figures(self) -> dict[str, Any]:
         """The judge on samples at temperature 1 and on as many test images."""
         tokenizer, model = weights.load_pair(self.folder)
-        count = self.family.samples
-        how = evaluate.Options(
-            judge=weights.load(self.options.judge), samples=count, count=count,
-            seed=self.seed, quiet=self.options.quiet,
-        )  # fmt: skip
-        drawn = self.drawn(tokenizer, model, count=count)
-        found = evaluate.judged_figures(
-            model, tokenizer, self.source("test"), how, drawn=drawn
-        )
+        count, judge = self.family.samples, weights.load(self.options.judge)
+        size = {"samples": count, "count": count, "quiet": self.options.quiet}
+        how = evaluate.Options(judge=judge, seed=self.seed, **size)
+        drawn, test = self.drawn(tokenizer, model, count=count), self.source("test")
+        found = evaluate.judged_figures(model, tokenizer, test, how, drawn=drawn)
         found["sample_distance"] = found["judge_distance_samples"]
         names = ("samples", "sample_distance", "judge_agrees")
         return {name: found[name] for name in names if name in found}

@@ -90,13 +90,6 @@ def run(options: Options) -> dict[str, Any]:
     The weights and images stand beside the figures: where those have changed, all is
     measured anew.
     """
-    parts = {
-        "tokenizer": _tokenizer,
-        "prior": _prior,
-        "samples": _samples,
-        "probe": _probe,
-        "igpt": _igpt,
-    }
     origin = {
         "family": options.family,
         "of": {name: weights.weights_hash(load(options, name)) for name in WEIGHTS},
@@ -108,6 +101,8 @@ def run(options: Options) -> dict[str, Any]:
     found = json.loads(file.read_text()) if file.exists() else {}
     if found.get("origin") != origin:
         found = {"origin": origin}
+    parts = {"tokenizer": _tokenizer, "prior": _prior, "samples": _samples}
+    parts |= {"probe": _probe, "igpt": _igpt}
     for name, measure in parts.items():
         if name not in found:
             found[name] = measure(options)
@@ -168,9 +163,7 @@ def _probe(options: Options, prior: str | Path = "") -> dict[str, Any]:
     found = stored.probed(ref, PROBE[options.family], options)
     card = weights.read_card(ref)
     return {
-        "parameters": card["parameters"],
-        "train_seconds": card["train_seconds"],
-        "steps": card["steps"],
+        **{name: card[name] for name in ("parameters", "train_seconds", "steps")},
         "images": [found.n_train, found.n_test],
         "block": found.block + 1,
         "accuracy": found.accuracy,
@@ -190,6 +183,38 @@ def _igpt(options: Options) -> dict[str, Any]:
 
 
 # --- the page ----------------------------------------------------------------------
+
+# Titles of the summary, and its cells with the names of the figures.
+SUMMARY = {
+    "test images": "{tokenizer[images]:,}",
+    "PSNR, dB": "{tokenizer[psnr]:.2f}",
+    "SSIM": "{tokenizer[ssim]:.3f}",
+    "codes used: in 256 images, in all":
+        "{tokenizer[usage_256]:.1%}, {tokenizer[usage]:.1%}",
+    "perplexity": "{tokenizer[perplexity]:.0f} of {tokenizer[codes]}",
+    "nats per token: with label, without":
+        "{prior[nll]:.3f}, {prior[nll_without_label]:.3f}",
+    "judge agrees: real, reconstructed":
+        "{before[judge_on_real]:.1%}, {before[judge_on_recon]:.1%}",
+    "judge agrees: samples before rejection, after":
+        "{before[judge_agrees]:.1%}, {after[judge_agrees]:.1%}",
+    "samples, and real images they are compared with":
+        "{before[samples]:,}, {before[real][images]:,}",
+    "judge distance: before, after":
+        "{before[judge_distance_samples]:.2f}, {after[judge_distance_samples]:.2f}",
+    "judge distance of real images, in halves":
+        "{before[real][judge_distance_samples]:.2f} "
+        "({before[real][halves][0]:,} from {before[real][halves][1]:,})",
+    "nearer to a training image than reconstructed test images":
+        "{before[neighbours_nearer]:.1%}",
+    "probe: VIM, iGPT": "{vim[accuracy]:.1%}, {igpt[accuracy]:.1%}",
+    "chosen block: VIM, iGPT":
+        "{vim[block]} of {vim[depth]}, {igpt[block]} of {igpt[depth]}",
+    "probe: pixels, latents": "{vim[pixels]:.1%}, {vim[latents]:.1%}",
+    "parameters, M: VIM, iGPT": "{vim[millions]:.2f}, {igpt[millions]:.2f}",
+    "steps: VIM, iGPT": "{vim[steps]:,}, {igpt[steps]:,}",
+    "minutes of training: VIM, iGPT": "{vim[minutes]:.0f}, {igpt[minutes]:.0f}",
+}  # fmt: skip
 
 
 def markdown(found: Sequence[Mapping[str, Any]]) -> str:
@@ -216,93 +241,54 @@ def markdown(found: Sequence[Mapping[str, Any]]) -> str:
 
 def summary(found: Sequence[Mapping[str, Any]]) -> str:
     """One line for each figure, one column for each family."""
-    columns = [_column(family) for family in found]
     titles = ["figure", *(family["origin"]["family"] for family in found)]
-    lines = ([title, *(c[title] for c in columns)] for title in columns[0])
+    columns = [_known(family) for family in found]
+    lines = (
+        [title, *(text.format(**c).replace("%", " %") for c in columns)]
+        for title, text in SUMMARY.items()
+    )
     return markdown_table(titles, lines)
 
 
-def _column(family: Mapping[str, Any]) -> dict[str, str]:
-    tokenizer, prior = family["tokenizer"], family["prior"]
-    before, after = (family["samples"][side] for side in ("before", "after"))
-    vim, igpt = family["probe"], family["igpt"]
-    agrees, apart = "judge_agrees", "judge_distance_samples"
-
-    def percent(*values: float) -> str:
-        return ", ".join(f"{100 * value:.1f} %" for value in values)
-
-    def plain(*values: float, digits: int = 2) -> str:
-        return ", ".join(f"{value:.{digits}f}" for value in values)
-
-    return {
-        "test images": f"{tokenizer['images']:,}",
-        "PSNR, dB": plain(tokenizer["psnr"]),
-        "SSIM": plain(tokenizer["ssim"], digits=3),
-        "codes used: in 256 images, in all": percent(
-            tokenizer["usage_256"], tokenizer["usage"]
-        ),
-        "perplexity": f"{tokenizer['perplexity']:.0f} of {tokenizer['codes']}",
-        "nats per token: with label, without": plain(
-            prior["nll"], prior["nll_without_label"], digits=3
-        ),
-        "judge agrees: real, reconstructed": percent(
-            before["judge_on_real"], before["judge_on_recon"]
-        ),
-        "judge agrees: samples before rejection, after": percent(
-            before[agrees], after[agrees]
-        ),
-        "samples, and real images they are compared with": f"{before['samples']:,}, "
-        f"{before['real']['images']:,}",
-        "judge distance: before, after": plain(before[apart], after[apart]),
-        "judge distance of real images, in halves": plain(before["real"][apart])
-        + f" ({' from '.join(f'{half:,}' for half in before['real']['halves'])})",
-        "nearer to a training image than reconstructed test images": percent(
-            before["neighbours_nearer"]
-        ),
-        "probe: VIM, iGPT": percent(vim["accuracy"], igpt["accuracy"]),
-        "chosen block: VIM, iGPT": f"{vim['block']} of {len(vim['blocks'])}, "
-        f"{igpt['block']} of {len(igpt['blocks'])}",
-        "probe: pixels, latents": percent(vim["pixels"], vim["latents"]),
-        "parameters, M: VIM, iGPT": plain(
-            vim["parameters"] / 1e6, igpt["parameters"] / 1e6
-        ),
-        "steps: VIM, iGPT": f"{vim['steps']:,}, {igpt['steps']:,}",
-        "minutes of training: VIM, iGPT": plain(
-            vim["train_seconds"] / 60, igpt["train_seconds"] / 60, digits=0
-        ),
-    }
+def _known(family: Mapping[str, Any]) -> dict[str, Any]:
+    """What the texts of `SUMMARY` speak of."""
+    found = {**family, **family["samples"]}
+    for name, prior in (("vim", family["probe"]), ("igpt", family["igpt"])):
+        found[name] = prior | {
+            "depth": len(prior["blocks"]),
+            "millions": prior["parameters"] / 1e6,
+            "minutes": prior["train_seconds"] / 60,
+        }
+    return found
 
 
 def by_class(samples: Mapping[str, Any]) -> str:
     """Agreement of every class before and after rejection."""
-    before, after = (
-        samples[side]["judge_agrees_by_class"] for side in ("before", "after")
+    sides = [samples[side]["judge_agrees_by_class"] for side in ("before", "after")]
+    lines = (
+        [name, *(f"{100 * side[name]:.0f}" for side in sides)] for name in sides[0]
     )
-    lines = [(c, f"{100 * before[c]:.0f}", f"{100 * after[c]:.0f}") for c in before]
     return markdown_table(("class", "before, %", "after, %"), lines)
 
 
 def write_page(families: Sequence[Options], *, page: Path) -> None:
     """`shipped.json`, `shipped.md` and the pictures, in the folder `page`."""
     found = [run(options) for options in families]
-    drawn = {
-        f"shipped-{options.family}-{name}": plot
-        for options in families
-        for name, plot in pictures(options).items()
-    }
+    drawn = {k: v for options in families for k, v in pictures(options).items()}
     stored.write_page(page, "shipped", found, markdown(found), drawn)
 
 
 def pictures(options: Options) -> dict[str, show.Plot]:
-    """Reconstructions, samples, and samples after rejection."""
+    """Reconstructions, samples, and samples after rejection, by name of the file."""
     tokenizer = load(options, "tokenizer")
     images = data.stack(source(options, "test"), 2 * PICTURES)["image"]
     recon = decode_all(tokenizer, encode_all(tokenizer, images))
     classes = len(weights.card_of(load(options, "prior"))["class_names"])
     drawn, labels, names = _drawn(options, PICTURES * classes)
     plain, chosen = drawn.images[: len(labels)], drawn.images[drawn.chosen]
+    name = f"shipped-{options.family}"
     return {
-        "reconstructions": show.reconstructions(images, recon),
-        "samples": show.samples_by_class(plain, labels, names),
-        "chosen": show.samples_by_class(chosen, labels, names),
+        f"{name}-reconstructions": show.reconstructions(images, recon),
+        f"{name}-samples": show.samples_by_class(plain, labels, names),
+        f"{name}-chosen": show.samples_by_class(chosen, labels, names),
     }

@@ -1,16 +1,15 @@
 """Tokenizers compared, as data: `losses`, `terms` and `cifar10`.
 
 A study is a list of rows, a row is a recipe with settings. Every run has a folder of
-its own, continues where it stopped, and leaves its figures beside its weights; what has
-been computed for the same recipe and data (see `stored`) is not computed again. Figures
-come from the judge (see `evaluate`).
+its own, continues where it stopped, and leaves its figures beside its weights. What has
+been computed for the same recipe and data (see `stored`) is not computed again.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from minivim.training import make_step, new_state, read_metrics, train_seconds
 from minivim_lab.reproduce import stored, verdicts
 from minivim_lab.reproduce.grid import PATCHGAN, Row
 from minivim_lab.reproduce.stored import PICTURES, Options
-from minivim_lab.reproduce.verdicts import Found, values
+from minivim_lab.reproduce.verdicts import Found
 
 # Test images that a row is measured on.
 IMAGES = 2048
@@ -47,10 +46,8 @@ class Study:
 
 L2, FULL = Row(name="L2", recipe="shapes"), Row(name="full loss", recipe="shapes-gan")
 WITHOUT = tuple(
-    Row(
-        name=f"without {term.replace('_', '-')}",
-        recipe="shapes-gan",
-        settings=(f"loss.{term}=0",),
+    replace(
+        FULL, name=f"without {term.replace('_', '-')}", settings=(f"loss.{term}=0",)
     )
     for term in ("vq", "l2", "logit_laplace", "perceptual", "adversarial")
 )
@@ -102,7 +99,8 @@ def main(name: str, options: Options) -> str:
         pace = in_turns(recipes, options.source("test", **shape))
         found = [f | {"images_per_second": pace[f["row"]]} for f in found]
     if options.page:
-        write_page(name, found, options, options.page)
+        text, pictures = markdown(name, found), drawn(name, found, options)
+        stored.write_page(options.page, name, found, text, pictures)
     return f"{study.title}, {study.steps} steps\n\n{table(found)}"
 
 
@@ -111,7 +109,7 @@ def recipe_of(row: Row, study: Study, seed: int) -> TokenizerRecipe:
     run = {"steps": study.steps, "seed": seed, "eval_every": study.steps}
     settings = ["optim.decay_end=0", *(f"run.{k}={v}" for k, v in run.items())]
     found = recipes.recipe("tokenizer", row.recipe)
-    return with_overrides(found, [*settings, *row.settings])  # type: ignore[return-value]
+    return with_overrides(found, [*settings, *row.settings])
 
 
 def folder_of(row: Row, study: Study, seed: int, options: Options) -> Path:
@@ -128,22 +126,20 @@ def run_row(row: Row, study: Study, seed: int, options: Options) -> dict[str, An
     folder = folder_of(row, study, seed, options)
     recipe = recipe_of(row, study, seed)
     stored.trained(recipe, folder, options)
-    test = options.source("test", **recipe.model.image_shape)
-    of = {
-        "judge": stored.network_hash(options.judge),
-        "test": test.fingerprint,
-        "images": IMAGES,
-    }
+    test, judge = options.source("test", **recipe.model.image_shape), options.judge
+    of = {"judge": stored.network_hash(judge), "test": test.fingerprint}
     figures = stored.measured(
-        folder / stored.FIGURES, of, lambda: measured(folder, test, judge=options.judge)
+        folder / stored.FIGURES,
+        of | {"images": IMAGES},
+        lambda: measured(folder, test, judge),
     )
     return {"row": row.name, "seed": seed, **figures}
 
 
-def measured(folder: Path, test: Source, *, judge: str) -> dict[str, Any]:
+def measured(folder: Path, test: Source, judge: str) -> dict[str, Any]:
     """Figures of a finished run on the test split."""
-    tokenizer, network = weights.load(folder), weights.load(judge)
-    how = evaluate.Options(count=IMAGES, judge=network)
+    tokenizer = weights.load(folder)
+    how = evaluate.Options(count=IMAGES, judge=weights.load(judge))
     found = evaluate.tokenizer_figures(tokenizer, test, how)
     rows = read_metrics(folder)
     if "right_on_fake" in rows[-1]:
@@ -201,14 +197,10 @@ def step_clock(
     return clock
 
 
-def records(found: Found) -> Found:
-    """The flat records of a study's page in the form that `verdicts` reads."""
-    return [{"name": f["row"], "seed": f["seed"], "figures": f} for f in found]
-
-
 def table(found: Found) -> str:
     """A Markdown table: mean of the seeds, and their spread from least to most."""
-    return verdicts.table(records(found), COLUMNS, size="M")
+    records = [{"name": f["row"], "seed": f["seed"], "figures": f} for f in found]
+    return verdicts.table(records, COLUMNS, size="M")
 
 
 def verdict(found: Found, one: Row, other: Row) -> str:
@@ -216,19 +208,18 @@ def verdict(found: Found, one: Row, other: Row) -> str:
 
     Empty where a row has fewer than two seeds, which decide nothing.
     """
-    if min(sum(f["row"] == row.name for f in found) for row in (one, other)) < 2:
-        return ""
     lines = []
     for name, (title, _, _, more) in COLUMNS.items():
         if name == "images_per_second":
             continue
-        a, b = (values(records(found), row.name, name).values() for row in (one, other))
+        a, b = ([f[name] for f in found if f["row"] == r.name] for r in (one, other))
+        if min(len(a), len(b)) < 2:
+            return ""
+        said = "not decided, the seeds overlap"
         if min(a) > max(b) or min(b) > max(a):
-            better = one if (min(a) > max(b)) == more else other
-            lines.append(f"{title}: {better.name}")
-        else:
-            lines.append(f"{title}: not decided, the seeds overlap")
-    return "Better in every seed, by figure. " + "; ".join(lines) + "."
+            said = (one if (min(a) > max(b)) == more else other).name
+        lines.append(f"{title}: {said}")
+    return f"Better in every seed, by figure. {'; '.join(lines)}."
 
 
 def picture(study: Study, found: Found, options: Options) -> show.Plot:
@@ -245,15 +236,15 @@ def picture(study: Study, found: Found, options: Options) -> show.Plot:
     return stored.strips(strips)
 
 
-def write_page(name: str, found: Found, options: Options, page: Path) -> None:
-    """The study as `NAME.json`, `NAME.md` and `NAME.png` in the folder `page`."""
+def drawn(name: str, found: Found, options: Options) -> dict[str, show.Plot]:
+    """The pictures of the page, by their names."""
     study = STUDIES[name]
     pictures = {name: picture(study, found, options)}
     if played := _first_played(found):
-        row = next(row for row in study.rows if row.name == played["row"])
+        [row] = [row for row in study.rows if row.name == played["row"]]
         folder = folder_of(row, study, played["seed"], options)
         pictures[f"{name}-health"] = show.gan_health(read_metrics(folder))
-    stored.write_page(page, name, found, markdown(name, found), pictures)
+    return pictures
 
 
 def markdown(name: str, found: Found) -> str:

@@ -102,14 +102,11 @@ def decided(
     one, other = sign * np.array(better), sign * np.array(worse)
     if len(one) < 3:
         return UNDECIDED, ""
-    if min(one) > max(other):
-        return SAME, "ranges"
-    if max(one) < min(other):
-        return OPPOSITE, "ranges"
-    if paired and (one > other).all():
-        return SAME, "pairs"
-    if paired and (one < other).all():
-        return OPPOSITE, "pairs"
+    for ahead, behind, verdict in ((one, other, SAME), (other, one, OPPOSITE)):
+        if min(ahead) > max(behind):
+            return verdict, "ranges"
+        if paired and (ahead > behind).all():
+            return verdict, "pairs"
     return UNDECIDED, ""
 
 

@@ -213,7 +213,7 @@ def test_shapes_are_read_with_their_layouts():
         "ROOT %x = ((bf16[2,3]{1,0:T(8,128)(2,1)S(1)}, s4[6]), pred[], token[]) "
         'custom-call(), custom_call_target="f"'
     )
-    last = parse(text)[0]["main"].last
+    last = parse(text).last
     assert last.shape[:3] == (
         Array("bf16", (2, 3), 1),
         Array("s4", (6,)),
