@@ -9,11 +9,12 @@ from __future__ import annotations
 import importlib.util
 import math
 import pickle
+from functools import partial
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange, repeat
+from einops import rearrange
 from flax import nnx
 from safetensors import SafetensorError
 from safetensors.flax import load_file
@@ -24,6 +25,7 @@ from minivim.errors import UserError
 from minivim.tokenizer.model import Tokenizer
 from minivim.tokenizer.perceptual import LPIPS, PerceptualConfig
 from minivim.tokenizer.vit import sincos_positions
+from minivim.weights import abstract
 
 SAVE_AGAIN = (
     "save it again with torch.save({k: v for k, v in model.state_dict().items()}, "
@@ -87,9 +89,8 @@ def take(weights: Weights, name: str, *shape: int | None, remedy: str) -> np.nda
     if name not in weights:
         raise UserError(f"there is no {name!r} among the weights; {remedy}")
     value = weights.pop(name)
-    if len(shape) != value.ndim or any(
-        wanted not in (None, n) for wanted, n in zip(shape, value.shape, strict=True)
-    ):
+    fits = [n in (None, m) for n, m in zip(shape, value.shape, strict=False)]
+    if len(shape) != value.ndim or not all(fits):
         has = "x".join(map(str, value.shape))
         wanted = "x".join("?" if n is None else str(n) for n in shape)
         raise UserError(f"{name!r} has shape {has}, not {wanted}; {remedy}")
@@ -103,15 +104,13 @@ def lpips_from_torch(vgg: Weights, heads: Weights) -> LPIPS:
     [1, C, 1, 1]; other keys are ignored. Raises `UserError` where one is missing or of
     another shape, or a head is negative.
     """
-    model = nnx.eval_shape(lambda: LPIPS(PerceptualConfig(), rngs=nnx.Rngs(0)))
-    vgg, heads = dict(vgg), dict(heads)
+    model = abstract("perceptual", PerceptualConfig())
+    of_vgg, heads = partial(take, dict(vgg), remedy=VGG16), dict(heads)
     for conv, index in zip(model.convs, VGG16_CONVS, strict=True):
-        h, w, inputs, outputs = conv.kernel.shape
-        name = f"features.{index}"
-        kernel = take(vgg, f"{name}.weight", outputs, inputs, h, w, remedy=VGG16)
+        name, (h, w, inputs, outputs) = f"features.{index}", conv.kernel.shape
+        kernel = of_vgg(f"{name}.weight", outputs, inputs, h, w)
         conv.kernel = nnx.Param(jnp.asarray(kernel.transpose(2, 3, 1, 0)))
-        bias = take(vgg, f"{name}.bias", outputs, remedy=VGG16)
-        conv.bias = nnx.Param(jnp.asarray(bias))
+        conv.bias = nnx.Param(jnp.asarray(of_vgg(f"{name}.bias", outputs)))
     for i, width in enumerate(model.config.widths):
         name = f"lin{i}.model.1.weight"
         head = take(heads, name, 1, width, 1, 1, remedy=LPIPS_HEADS).ravel()
@@ -132,30 +131,31 @@ def tokenizer_from_torch(state: Weights) -> Tokenizer:
     assumed. Raises `UserError` for another layout, for trained positions and for widths
     that are not `64 heads`.
     """
-    layout = _Layout({k: v for k, v in state.items() if not k.startswith("loss.")})
-    patch = layout.take("encoder.to_patch_embedding.0.weight", None, None, None, None)
+    theirs = {k: v for k, v in state.items() if not k.startswith("loss.")}
+    name = "encoder.to_patch_embedding.0"
+    patch = _take(theirs, f"{name}.weight", None, None, None, None)
     width, channels, size, _ = patch.shape
-    bias = layout.take("encoder.to_patch_embedding.0.bias", width)
-    ours = layout.ours
+    bias = _take(theirs, f"{name}.bias", width) + patch.sum(axis=(1, 2, 3)) / 2
+    ours = {"encoder.embed.bias": bias}
     ours["encoder.embed.kernel"] = rearrange(patch, "d c p q -> (p q c) d") / 2
-    ours["encoder.embed.bias"] = bias + patch.sum(axis=(1, 2, 3)) / 2
-    encoder, grid = _stack(layout, "encoder", "en_pos_embedding")
-    decoder, _ = _stack(layout, "decoder", "de_pos_embedding")
+    encoder, grid = _stack(theirs, ours, "encoder", "en_pos_embedding")
+    decoder, _ = _stack(theirs, ours, "decoder", "de_pos_embedding")
     # The stride equals the kernel's size: a dense map for each token, nothing to flip.
-    head = "decoder.to_pixel.conv_out"
-    pixels = layout.take(f"{head}.weight", decoder.width, channels, size, size)
-    bias = layout.take(f"{head}.bias", channels)
+    name, shape = "decoder.to_pixel.conv_out", (decoder.width, channels, size, size)
+    pixels = _take(theirs, f"{name}.weight", *shape)
     ours["decoder.head.kernel"] = rearrange(pixels, "d c p q -> d (p q c)")
-    ours["decoder.head.bias"] = repeat(bias, "c -> (pq c)", pq=size * size)
-    codes = layout.take("quantizer.embedding.weight", None, None)
-    ours["quantizer.codebook"] = codes
+    ours["decoder.head.bias"] = np.tile(
+        _take(theirs, f"{name}.bias", channels), size**2
+    )
+    codes = _take(theirs, "quantizer.embedding.weight", None, None)
     num_codes, code_dim = codes.shape
-    layout.layer("pre_quant", "quantizer.down", code_dim, width)
-    layout.layer("post_quant", "quantizer.up", decoder.width, code_dim)
-    if layout.theirs:
+    ours["quantizer.codebook"] = codes
+    ours |= _layer(theirs, "pre_quant", "quantizer.down", code_dim, width)
+    ours |= _layer(theirs, "post_quant", "quantizer.up", decoder.width, code_dim)
+    if theirs:
         raise UserError(
-            f"{len(layout.theirs)} weights have no place here, such as "
-            f"{min(layout.theirs)!r}; {OTHER_LAYOUT}"
+            f"{len(theirs)} weights have no place here, such as {min(theirs)!r}; "
+            f"{OTHER_LAYOUT}"
         )
     quantizer = QuantizerConfig(
         num_codes=num_codes, code_dim=code_dim, straight_through="raw"
@@ -168,25 +168,21 @@ def tokenizer_from_torch(state: Weights) -> Tokenizer:
     return _filled(config, ours)
 
 
-class _Layout:
-    """Takes weights by their names and collects them by ours."""
-
-    def __init__(self, theirs: Weights):
-        self.theirs, self.ours = theirs, Weights()
-
-    def take(self, name: str, *shape: int | None) -> np.ndarray:
-        return take(self.theirs, name, *shape, remedy=OTHER_LAYOUT)
-
-    def layer(self, theirs: str, ours: str, width: int, *inputs: int) -> None:
-        """A dense layer of this width and number of inputs, or a norm without any."""
-        first = self.take(f"{theirs}.weight", width, *inputs).T
-        self.ours[f"{ours}.{'kernel' if inputs else 'scale'}"] = first
-        self.ours[f"{ours}.bias"] = self.take(f"{theirs}.bias", width)
+_take = partial(take, remedy=OTHER_LAYOUT)
 
 
-def _stack(layout: _Layout, side: str, table: str) -> tuple[StackConfig, int]:
+def _layer(theirs: Weights, name: str, ours: str, width: int, *inputs: int) -> Weights:
+    """A dense layer of this width and number of inputs, or a norm without any."""
+    first = _take(theirs, f"{name}.weight", width, *inputs).T
+    bias = _take(theirs, f"{name}.bias", width)
+    return {f"{ours}.{'kernel' if inputs else 'scale'}": first, f"{ours}.bias": bias}
+
+
+def _stack(
+    theirs: Weights, ours: Weights, side: str, table: str
+) -> tuple[StackConfig, int]:
     """Convert one side's blocks and final norm; its size and its grid's width."""
-    positions = layout.take(f"{side}.{table}", 1, None, None)[0]
+    positions = _take(theirs, f"{side}.{table}", 1, None, None)[0]
     tokens, width = positions.shape
     grid = math.isqrt(tokens)
     if grid**2 != tokens or width % 4:
@@ -197,50 +193,45 @@ def _stack(layout: _Layout, side: str, table: str) -> tuple[StackConfig, int]:
             "trained; only fixed positions can be converted"
         )
     layers = f"{side}.transformer.layers."
-    numbers = {k.split(".")[3] for k in layout.theirs if k.startswith(layers)}
-    if not numbers:
+    count = len({k.split(".")[3] for k in theirs if k.startswith(layers)})
+    if not count:
         raise UserError(f"there is no {layers}0 among the weights; {OTHER_LAYOUT}")
-    blocks = [_block(layout, f"{layers}{i}", width) for i in range(len(numbers))]
+    hidden = len(theirs.get(f"{layers}0.1.fn.net.0.bias", ()))
+    blocks = [_block(theirs, f"{layers}{i}", width, hidden) for i in range(count)]
     for name in blocks[0]:
-        values = [block[name] for block in blocks]
-        if len({value.shape for value in values}) > 1:
-            raise UserError(f"the blocks of {side} differ in size; {OTHER_LAYOUT}")
-        layout.ours[f"{side}.stack.blocks.{name}"] = np.stack(values)
-    layout.layer(f"{side}.norm", f"{side}.stack.norm", width)
-    hidden = blocks[0]["ffn_up.kernel"].shape[1]
-    size = {"blocks": len(blocks), "width": width, "hidden": hidden}
+        ours[f"{side}.stack.blocks.{name}"] = np.stack([b[name] for b in blocks])
+    ours |= _layer(theirs, f"{side}.norm", f"{side}.stack.norm", width)
+    size = {"blocks": count, "width": width, "hidden": hidden}
     heads = width // HEAD_DIM
     return StackConfig(**size, heads=heads, activation="tanh", norm_eps=1e-5), grid
 
 
-def _block(layout: _Layout, name: str, width: int) -> Weights:
+def _block(theirs: Weights, name: str, width: int, hidden: int) -> Weights:
     """The weights of one block by our names."""
-    qkv = layout.take(f"{name}.0.fn.to_qkv.weight", None, width)
+    qkv = _take(theirs, f"{name}.0.fn.to_qkv.weight", None, width)
     if qkv.shape[0] != 3 * width or width % HEAD_DIM:
         raise UserError(
             f"{name} has attention of width {qkv.shape[0] // 3} in a model of width "
             f"{width}; only models whose heads of {HEAD_DIM} fill the width can be "
             "converted, such as those of width 512 and 768"
         )
-    block = _Layout(layout.theirs)
-    hidden = len(layout.theirs.get(f"{name}.1.fn.net.0.bias", ()))
-    block.ours["qkv.kernel"] = qkv.T
-    block.ours["qkv.bias"] = np.zeros(3 * width, np.float32)
-    block.layer(f"{name}.0.norm", "attention_norm", width)
-    block.layer(f"{name}.0.fn.to_out", "attention_out", width, width)
-    block.layer(f"{name}.1.norm", "ffn_norm", width)
-    block.layer(f"{name}.1.fn.net.0", "ffn_up", hidden, width)
-    block.layer(f"{name}.1.fn.net.2", "ffn_down", width, hidden)
-    return block.ours
+    return {
+        "qkv.kernel": qkv.T,
+        "qkv.bias": np.zeros(3 * width, np.float32),
+        **_layer(theirs, f"{name}.0.norm", "attention_norm", width),
+        **_layer(theirs, f"{name}.0.fn.to_out", "attention_out", width, width),
+        **_layer(theirs, f"{name}.1.norm", "ffn_norm", width),
+        **_layer(theirs, f"{name}.1.fn.net.0", "ffn_up", hidden, width),
+        **_layer(theirs, f"{name}.1.fn.net.2", "ffn_down", width, hidden),
+    }
 
 
 def _filled(config: TokenizerConfig, weights: Weights) -> Tokenizer:
     """A tokenizer with exactly these parameters."""
-    model = nnx.eval_shape(lambda: Tokenizer(config, rngs=nnx.Rngs(0)))
-    graph, state = nnx.split(model)
-    named = ((p, ".".join(map(str, p)), leaf) for p, leaf in nnx.to_flat_state(state))
+    graph, state = nnx.split(abstract("tokenizer", config))
     flat = [
-        (p, leaf.replace(jnp.asarray(weights.pop(name)))) for p, name, leaf in named
+        (path, leaf.replace(jnp.asarray(weights.pop(".".join(map(str, path))))))
+        for path, leaf in nnx.to_flat_state(state)
     ]
     assert not weights
     return nnx.merge(graph, nnx.from_flat_state(flat))

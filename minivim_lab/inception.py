@@ -39,19 +39,16 @@ class Conv(NamedTuple):
     padding: str = "SAME"
 
 
-class Branches(NamedTuple):
+class Branches:
     """Paths from the same input, whose channels are concatenated."""
 
-    block: str  # precedes the names of the convolutions
-    paths: tuple[Sequence[Any], ...]
+    def __init__(self, block: str, *paths: Path):
+        # The name of the block precedes those of its convolutions.
+        self.block, self.paths = block, paths
 
 
 # A convolution, branches, or a pool of `POOLS` by its name.
 Path = Sequence[Conv | Branches | str]
-
-
-def _mixed(block: str, *paths: Path) -> Branches:
-    return Branches(f"{block}.", paths)
 
 
 def _row(name: str, *steps: tuple[int, int, int]) -> list[Conv]:
@@ -64,8 +61,8 @@ def _halving(name: str, width: int) -> Conv:
 
 
 def _a(block: str, pooled: int) -> Branches:
-    return _mixed(
-        block,
+    return Branches(
+        f"{block}.",
         [Conv("branch1x1", 64)],
         _row("branch5x5", (48, 1, 1), (64, 5, 5)),
         _row("branch3x3dbl", (64, 1, 1), (96, 3, 3), (96, 3, 3)),
@@ -74,24 +71,22 @@ def _a(block: str, pooled: int) -> Branches:
 
 
 def _c(block: str, c: int) -> Branches:
-    return _mixed(
-        block,
+    return Branches(
+        f"{block}.",
         [Conv("branch1x1", 192)],
         _row("branch7x7", (c, 1, 1), (c, 1, 7), (192, 7, 1)),
-        _row(
-            "branch7x7dbl", (c, 1, 1), (c, 7, 1), (c, 1, 7), (c, 7, 1), (192, 1, 7)
-        ),
+        _row("branch7x7dbl", (c, 1, 1), (c, 7, 1), (c, 1, 7), (c, 7, 1), (192, 1, 7)),
         ["average", Conv("branch_pool", 192)],
-    )  # fmt: skip
+    )
 
 
 def _e(block: str, pool: str) -> Branches:
     def fork(name: str) -> Branches:
         one, other = Conv(f"{name}a", 384, (1, 3)), Conv(f"{name}b", 384, (3, 1))
-        return Branches("", ([one], [other]))
+        return Branches("", [one], [other])
 
-    return _mixed(
-        block,
+    return Branches(
+        f"{block}.",
         [Conv("branch1x1", 320)],
         [Conv("branch3x3_1", 384), fork("branch3x3_2")],
         [*_row("branch3x3dbl", (448, 1, 1), (384, 3, 3)), fork("branch3x3dbl_3")],
@@ -110,15 +105,15 @@ NETWORK: Path = (
     _a("Mixed_5b", 32),
     _a("Mixed_5c", 64),
     _a("Mixed_5d", 64),
-    _mixed(
-        "Mixed_6a",
+    Branches(
+        "Mixed_6a.",
         [_halving("branch3x3", 384)],
         [*_row("branch3x3dbl", (64, 1, 1), (96, 3, 3)), _halving("branch3x3dbl_3", 96)],
         ["halved"],
     ),
     *map(_c, ("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"), (128, 160, 160, 192)),
-    _mixed(
-        "Mixed_7a",
+    Branches(
+        "Mixed_7a.",
         [Conv("branch3x3_1", 192), _halving("branch3x3_2", 320)],
         [
             *_row("branch7x7x3", (192, 1, 1), (192, 1, 7), (192, 7, 1)),
@@ -217,11 +212,8 @@ def inception_from_torch(state: Weights) -> Inception:
     `UserError` where one is missing or of another shape.
     """
     model = nnx.eval_shape(lambda: Inception(InceptionConfig(), rngs=nnx.Rngs(0)))
-    rest = dict(state)
-
-    def found(name: str, *shape: int) -> np.ndarray:
-        return np.asarray(take(rest, name, *shape, remedy=REMEDY), np.float64)
-
+    double = {name: np.asarray(value, np.float64) for name, value in state.items()}
+    found = partial(take, double, remedy=REMEDY)
     for name, conv in model.convs.items():
         h, w, inputs, outputs = conv.kernel.shape
         kernel = found(f"{name}.conv.weight", outputs, inputs, h, w)

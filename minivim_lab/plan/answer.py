@@ -233,12 +233,8 @@ def table(answer: Plan) -> str:
     for program in answer.programs:
         text = f"{gib(program.needed)} needed of {gib(answer.available_bytes)}"
         beside = gib(program.needed - answer.argument_bytes)
-        text += (
-            f", {beside} of them beside state and batch"
-            if program.fits
-            else ": refused"
-        )
-        rows[f"memory, {program.name}"] = text
+        end = f", {beside} of them beside state and batch"
+        rows[f"memory, {program.name}"] = text + (end if program.fits else ": refused")
     if answer.fits:
         rows |= _work(answer)
     rows["compiled in"] = ", ".join(

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -158,72 +159,62 @@ def exchanged(answer: Plan) -> dict[str, float]:
     return {"gradients": gradients, "parameters": answer.exchanged("all-gather")[1]}
 
 
-def _needed(plan: Plan) -> str:
-    return f"{gib(plan.needed_bytes)}, {'fits' if plan.fits else '**refused**'}"
-
-
 def _limits(plan: Plan) -> str:
     """Arithmetic, memory and links in seconds, the binding one in bold."""
     limits = {name: f"{value:.3f}" for name, value in plan.limits.items()}
     limits[plan.bound] = f"**{limits[plan.bound]}**"
-    return " / ".join(limits.values()) if plan.fits else "-"
+    return " / ".join(limits.values())
 
 
-def _compiled(plan: Plan) -> str:
-    return " + ".join(f"{program.processor_seconds:.0f}" for program in plan.programs)
-
-
-def _recipe(name: str, found: dict[str, Plan]) -> list[str]:
-    plan = found[name]
-    frozen = ", ".join(f"{k} {v / 1e6:.0f} M" for k, v in plan.frozen.items())
-    pace = f"{plan.batch_size / plan.seconds:,.0f} ({PRINTED.get(name, '-')})"
-    times = [pace, f"{plan.days:.1f}", f"{plan.chip_hours:,.0f}"]
+def _title(plan: Plan) -> str:
     lazy = any("R1" in program.name for program in plan.programs)
-    return [
-        plan.recipe + (", without R1" if name in TOKENIZERS and not lazy else ""),
-        f"{plan.parameters / 1e6:,.0f} M",
-        frozen or "-",
-        gib(plan.state_bytes),
-        _needed(plan),
-        f"{plan.flops / 1e12:.1f} ({plan.model_flops / 1e12:.1f})",
-        _limits(plan),
-        *(times if plan.fits else ["-"] * 3),
-        _compiled(plan),
-    ]
+    plain = plan.recipe in TOKENIZERS and not lazy
+    return f"{plan.recipe}, without R1" if plain else plan.recipe
 
 
-def _variant(name: str, found: dict[str, Plan]) -> list[str]:
-    plan = found[name]
-    moved = [f"{size / 1e9:.2f}" for size in exchanged(plan).values()]
-    return [
-        plan.mesh,
-        plan.optimiser,
-        plan.precision,
-        gib(plan.state_bytes),
-        _needed(plan),
-        _limits(plan),
-        *(moved if plan.fits else ["-", "-"]),
-        _compiled(plan),
-    ]
+def _beside_rules(kind: str, plan: Plan) -> str:
+    return f"{exchanged(plan)[kind] / 1e9:.2f} ({rules_of(plan)[kind] / 1e9:.2f})"
 
 
-def _scaled(name: str, found: dict[str, Plan]) -> list[str]:
-    plan, base = found[name], found.get(name.removesuffix("-128"))
-    rules, moved = rules_of(plan), exchanged(plan)
-    cells = [f"{moved[k] / 1e9:.2f} ({rules[k] / 1e9:.2f})" for k in rules]
-    return [
-        plan.mesh,
-        str(plan.chips),
-        f"{plan.batch_size:,}",
-        _needed(plan),
-        f"{plan.flops / 1e12:.2f}",
-        f"{plan.flops / base.flops - 1:+.2%}" if base else "-",
-        *(cells if plan.fits else ["-", "-"]),
-    ]
-
-
-# Before each table; rows; titles; the cells of a row.
-TABLES: tuple[tuple[str, tuple[Row, ...], str, Callable[..., list[str]]], ...] = (
+# Cells by the titles of their columns.
+CELLS: dict[str, Callable[[Plan], str]] = {
+    "recipe": _title,
+    "mesh": lambda p: p.mesh,
+    "chips": lambda p: str(p.chips),
+    "batch": lambda p: f"{p.batch_size:,}",
+    "optimiser": lambda p: p.optimiser,
+    "precision": lambda p: p.precision,
+    "parameters": lambda p: f"{p.parameters / 1e6:,.0f} M",
+    "frozen in the step": lambda p: (
+        ", ".join(f"{k} {v / 1e6:.0f} M" for k, v in p.frozen.items()) or "-"
+    ),
+    "state": lambda p: gib(p.state_bytes),
+    "needed of 30.75": lambda p: (
+        f"{gib(p.needed_bytes)}, {'fits' if p.fits else '**refused**'}"
+    ),
+    "TFLOP": lambda p: f"{p.flops / 1e12:.2f}",
+    "TFLOP (of the model)": lambda p: (
+        f"{p.flops / 1e12:.1f} ({p.model_flops / 1e12:.1f})"
+    ),
+    "compiled, s": lambda p: " + ".join(
+        f"{one.processor_seconds:.0f}" for one in p.programs
+    ),
+}
+# Those that only a plan has that fits.
+FITTING: dict[str, Callable[[Plan], str]] = {
+    "limits, s": _limits,
+    "images/s (paper)": lambda p: (
+        f"{p.batch_size / p.seconds:,.0f} ({PRINTED.get(p.recipe, '-')})"
+    ),
+    "days": lambda p: f"{p.days:.1f}",
+    "chip-hours": lambda p: f"{p.chip_hours:,.0f}",
+    "gradients, GB": lambda p: f"{exchanged(p)['gradients'] / 1e9:.2f}",
+    "gathered, GB": lambda p: f"{exchanged(p)['parameters'] / 1e9:.2f}",
+    "gradients, GB (rules)": partial(_beside_rules, "gradients"),
+    "gathered, GB (rules)": partial(_beside_rules, "parameters"),
+}
+# Before each table; rows; titles.
+TABLES = (
     (
         "## What the paper's recipes would cost, by the TPU's compiler\n\n"
         "Train steps as they are, compiled for slices of TPUv4 that are not there, at "
@@ -238,14 +229,12 @@ TABLES: tuple[tuple[str, tuple[Row, ...], str, Callable[..., list[str]]], ...] =
         "recipe | parameters | frozen in the step | state | needed of 30.75 | "
         "TFLOP (of the model) | limits, s | images/s (paper) | days | "
         "chip-hours | compiled, s",
-        _recipe,
     ),
     (
         "VIM-Large again, with and without the parameters split (`fsdp`):",
         GRID,
         "mesh | optimiser | precision | state | needed of 30.75 | limits, s | "
         "gradients, GB | gathered, GB | compiled, s",
-        _variant,
     ),
     (
         "Twice the chips and twice the batch. *Rules* is what the sharding rules "
@@ -253,7 +242,6 @@ TABLES: tuple[tuple[str, tuple[Row, ...], str, Callable[..., list[str]]], ...] =
         SCALING,
         "mesh | chips | batch | needed of 30.75 | TFLOP | against 64 chips | "
         "gradients, GB (rules) | gathered, GB (rules)",
-        _scaled,
     ),
 )
 
@@ -261,15 +249,24 @@ TABLES: tuple[tuple[str, tuple[Row, ...], str, Callable[..., list[str]]], ...] =
 def markdown(found: dict[str, Plan]) -> str:
     """The section of the results page; a row without a plan says so."""
     parts = []
-    for words, rows, titles, cells in TABLES:
+    for words, rows, titles in TABLES:
         names = titles.split(" | ")
-        missing = ["not compiled", *["-"] * (len(names) - 2)]
-        lines = [
-            cells(row.name, found) if row.name in found else [row.name, *missing]
-            for row in rows
-        ]
-        parts += [words, markdown_table(names, lines)]
+        parts += [words, markdown_table(names, (_line(r, names, found) for r in rows))]
     return "\n\n".join(parts)
+
+
+def _line(row: Row, titles: list[str], found: dict[str, Plan]) -> list[str]:
+    plan, base = found.get(row.name), found.get(row.name.removesuffix("-128"))
+    if plan is None:
+        return [row.name, "not compiled", *["-"] * (len(titles) - 2)]
+    cells = {title: cell(plan) for title, cell in CELLS.items() if title in titles}
+    if plan.fits:
+        cells |= {
+            title: cell(plan) for title, cell in FITTING.items() if title in titles
+        }
+    if base:
+        cells["against 64 chips"] = f"{plan.flops / base.flops - 1:+.2%}"
+    return [cells.get(title, "-") for title in titles]
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -177,10 +177,7 @@ def without_remat(recipe: TrainableRecipe) -> TrainableRecipe:
 def compiled(
     given: Inputs, name: str, *, due: bool, share: float, quick: bool
 ) -> Program:
-    """Compile, `quick` with little effort; out of memory is an answer.
-
-    Raises `UserError` for whatever else the compiler refuses.
-    """
+    """Compile; out of memory is an answer, any other refusal a `UserError`."""
     traced = given.trace(due)
     wall, processor = time.perf_counter(), time.process_time()
     try:

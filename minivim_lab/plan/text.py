@@ -95,10 +95,7 @@ class Computation:
 
 
 def parse(text: str) -> Computation:
-    """The computation that runs in `compiled.as_text()`.
-
-    Raises `ValueError` where there is none.
-    """
+    """The computation that runs in `compiled.as_text()`; `ValueError` without one."""
     module: dict[str, Computation] = {}
     current = entry = None
     for line in text.splitlines():

@@ -8,29 +8,27 @@ a study's figures, table and pictures are written for the book.
 
 from __future__ import annotations
 
+from functools import partial
+
 from minivim.errors import UserError
 from minivim_lab.reproduce import optimiser, page, shipped, tokenizers
 from minivim_lab.reproduce.stored import Options
 from minivim_lab.reproduce.tokenizers import STUDIES
 
 
-def main(study: str, options: Options | None = None) -> str:
+def main(study: str, options: Options) -> str:
     """Run the rows of a study that are still missing; returns its table.
 
     Raises `UserError` for an unknown study or row, and for an option that a study does
     not have.
     """
-    options = options or Options()
-    if study == "grid":
-        return page.main(options)
-    if options.judge or options.classifier:
+    own = {"grid": page.main, "optimiser": optimiser.main, "shipped": shipped.main}
+    studies = own | {name: partial(tokenizers.main, name) for name in STUDIES}
+    if study not in studies:
+        names = ", ".join(studies)
+        raise UserError(f"there is no study {study!r}; there are {names}")
+    if study != "grid" and (options.judge or options.classifier):
         raise UserError(
             f"{study} has networks of its own; leave out --judge and --classifier"
         )
-    if study in STUDIES:
-        return tokenizers.main(study, options)
-    others = {"optimiser": optimiser.main, "shipped": shipped.main}
-    if study not in others:
-        names = ", ".join(["grid", *others, *STUDIES])
-        raise UserError(f"there is no study {study!r}; there are {names}")
-    return others[study](options)
+    return studies[study](options)

@@ -81,10 +81,7 @@ class Run:
         return found
 
     def finish(self) -> dict[str, Any]:
-        """Train and measure what is still missing; returns the row's record.
-
-        Images per second are measured by `run_rows`, not here.
-        """
+        """Train and measure what is missing but the speed; returns the row's record."""
         for recipe, _, folder in self.stages:
             if (folder / weights.CARD).exists():
                 continue
@@ -231,10 +228,7 @@ def check_networks(options: Options) -> None:
 
 
 def _pace(seed: int, options: Options) -> Measure:
-    """Images that a second of processor time trains, of all timed rows together.
-
-    Only figures that were measured in turns compare.
-    """
+    """Images that a second of processor time trains, of all timed rows in turns."""
     timed = {row.name: Run(row, seed, options).stages[0] for row in ROWS if row.timed}
 
     def measure() -> dict[str, Any]:
@@ -250,10 +244,8 @@ def _pace(seed: int, options: Options) -> Measure:
 def run_rows(
     rows: Sequence[Row], seeds: Sequence[int], options: Options
 ) -> list[dict[str, Any]]:
-    """The records of all rows, trained where necessary; then the speeds.
-
-    Row by row, so that rows which are finished at an interruption have all their seeds.
-    """
+    """The records of all rows, trained where necessary; then the speeds."""
+    # Row by row: those that are finished at an interruption have all their seeds.
     found = [Run(row, seed, options) for row in rows for seed in seeds]
     for run in found:
         seconds = run.finish()["seconds"]

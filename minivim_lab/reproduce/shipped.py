@@ -85,11 +85,7 @@ def source(options: Options, split: str) -> Source:
 
 
 def run(options: Options) -> dict[str, Any]:
-    """All figures of a family; a part that has been measured is not measured again.
-
-    The weights and images stand beside the figures: where those have changed, all is
-    measured anew.
-    """
+    """All figures of a family; what is there of the same weights and images is kept."""
     origin = {
         "family": options.family,
         "of": {name: weights.weights_hash(load(options, name)) for name in WEIGHTS},

@@ -74,14 +74,14 @@ class Options:
             wanted |= found
         return [row for row in rows if row.name in wanted]
 
-    def source(self, split: str, *, image_size: int = 32, channels: int = 3) -> Source:
+    def source(self, split: str, **shape: int) -> Source:
         """A split of the data, opened once in a process."""
-        return _source(self.data, split, image_size, channels)
+        return _source(self.data, split, **shape)
 
 
 @cache
-def _source(spec: str, split: str, image_size: int, channels: int) -> Source:
-    return data.open_source(spec, split=split, image_size=image_size, channels=channels)
+def _source(spec: str, split: str, **shape: int) -> Source:
+    return data.open_source(spec, split=split, **shape)
 
 
 @cache
@@ -164,10 +164,7 @@ def probed(ref: str | Path, sizes: tuple[int, int], options: Options) -> ProbeRe
 
 @contextmanager
 def metered(file: Path) -> Iterator[None]:
-    """Add the processor seconds of the block to a file, also when it is interrupted.
-
-    Wall-clock seconds would count whatever else the machine does.
-    """
+    """Add the processor seconds of the block to a file, also when it is interrupted."""
     began = time.process_time()
     try:
         yield

@@ -46,21 +46,17 @@ class Study:
 
 L2, FULL = Row(name="L2", recipe="shapes"), Row(name="full loss", recipe="shapes-gan")
 WITHOUT = tuple(
-    replace(
-        FULL, name=f"without {term.replace('_', '-')}", settings=(f"loss.{term}=0",)
-    )
-    for term in ("vq", "l2", "logit_laplace", "perceptual", "adversarial")
+    replace(FULL, name=f"without {t.replace('_', '-')}", settings=(f"loss.{t}=0",))
+    for t in ("vq", "l2", "logit_laplace", "perceptual", "adversarial")
 )
 # What the study's figures were measured with; the recipe has grown since.
-CODES = "model.quantizer.num_codes=512"
-CIFAR10 = tuple(
-    Row(name=name, recipe=recipe, settings=(CODES, *more))
-    for name, recipe, more in (
-        ("ViT, StyleGAN2, full loss", "cifar10-gan", ()),
-        ("CNN, StyleGAN2, full loss", "cifar10-gan-cnn", ()),
-        ("ViT, PatchGAN, full loss", "cifar10-gan", PATCHGAN),
-        ("ViT, L2 alone", "cifar10", ()),
-    )
+CODES = ("model.quantizer.num_codes=512",)
+VIT = Row(name="ViT, StyleGAN2, full loss", recipe="cifar10-gan", settings=CODES)
+CIFAR10 = (
+    VIT,
+    replace(VIT, name="CNN, StyleGAN2, full loss", recipe="cifar10-gan-cnn"),
+    replace(VIT, name="ViT, PatchGAN, full loss", settings=CODES + PATCHGAN),
+    replace(VIT, name="ViT, L2 alone", recipe="cifar10"),
 )
 
 STUDIES: dict[str, Study] = {
@@ -96,7 +92,8 @@ def main(name: str, options: Options) -> str:
     if options.speed:
         recipes = {row.name: recipe_of(row, study, 0) for row in study.rows}
         shape = recipes[study.rows[0].name].model.image_shape
-        pace = in_turns(recipes, options.source("test", **shape))
+        source = options.source("test", **shape)
+        pace = in_turns(recipes, source, quiet=options.quiet)
         found = [f | {"images_per_second": pace[f["row"]]} for f in found]
     if options.page:
         text, pictures = markdown(name, found), drawn(name, found, options)
@@ -127,12 +124,10 @@ def run_row(row: Row, study: Study, seed: int, options: Options) -> dict[str, An
     recipe = recipe_of(row, study, seed)
     stored.trained(recipe, folder, options)
     test, judge = options.source("test", **recipe.model.image_shape), options.judge
-    of = {"judge": stored.network_hash(judge), "test": test.fingerprint}
-    figures = stored.measured(
-        folder / stored.FIGURES,
-        of | {"images": IMAGES},
-        lambda: measured(folder, test, judge),
-    )
+    of = {"test": test.fingerprint, "images": IMAGES}
+    of["judge"] = stored.network_hash(judge)
+    file = folder / stored.FIGURES
+    figures = stored.measured(file, of, lambda: measured(folder, test, judge))
     return {"row": row.name, "seed": seed, **figures}
 
 
@@ -157,10 +152,7 @@ def in_turns(
     timer: Callable[[], float] = time.perf_counter,
     quiet: bool = False,
 ) -> dict[str, float]:
-    """Images per second that each recipe trains, measured in turns in this process.
-
-    The median of `TURNS` steps, in which a step with R1 counts as often as it occurs.
-    """
+    """Images per second that each recipe trains: medians of `TURNS` steps in turns."""
     clocks = [step_clock(recipe, source, timer=timer) for recipe in recipes.values()]
     turns = tqdm(range(TURNS), desc="speed", unit="turn", disable=quiet)
     medians = np.median([[clock() for clock in clocks] for _ in turns], axis=0)
@@ -173,7 +165,7 @@ def in_turns(
 def step_clock(
     recipe: TokenizerRecipe, source: Source, *, timer: Callable[[], float]
 ) -> Callable[[], float]:
-    """Seconds of the next step, with its share of the lazy one; both are compiled."""
+    """Seconds of the next step, R1 by how often it occurs; both kinds are compiled."""
     parts, run = setup(recipe, frozen=frozen_network(recipe)), recipe.run
     batches = data.batches(source, batch_size=run.batch_size, seed=run.seed)
     options = {"steps": run.steps, "key": jax.random.key(0), **parts.options}
@@ -188,10 +180,8 @@ def step_clock(
         return timer() - began
 
     def clock() -> float:
-        plain = timed(1)
-        if not parts.lazy_every:
-            return plain
-        return plain + (timed(0) - plain) / parts.lazy_every
+        plain, every = timed(1), parts.lazy_every
+        return plain + (timed(0) - plain) / every if every else plain
 
     clock()
     return clock
@@ -204,10 +194,7 @@ def table(found: Found) -> str:
 
 
 def verdict(found: Found, one: Row, other: Row) -> str:
-    """For every figure which row is better, if no seed of the two overlaps.
-
-    Empty where a row has fewer than two seeds, which decide nothing.
-    """
+    """For every figure the better row, if no seeds overlap; empty without two seeds."""
     lines = []
     for name, (title, _, _, more) in COLUMNS.items():
         if name == "images_per_second":
@@ -240,7 +227,7 @@ def drawn(name: str, found: Found, options: Options) -> dict[str, show.Plot]:
     """The pictures of the page, by their names."""
     study = STUDIES[name]
     pictures = {name: picture(study, found, options)}
-    if played := _first_played(found):
+    for played in _played(found):
         [row] = [row for row in study.rows if row.name == played["row"]]
         folder = folder_of(row, study, played["seed"], options)
         pictures[f"{name}-health"] = show.gan_health(read_metrics(folder))
@@ -262,12 +249,12 @@ def markdown(name: str, found: Found) -> str:
         parts.append(said)
     names = ", ".join(row.name for row in study.rows if row.name in rows)
     parts.append(f"![test images and the reconstructions of: {names}](./{name}.png)")
-    if played := _first_played(found):
-        parts.append(f"The game of the run *{played['row']}*, seed {played['seed']}:")
-        parts.append(f"![{played['health']}](./{name}-health.png)")
+    for run in _played(found):
+        parts.append(f"The game of the run *{run['row']}*, seed {run['seed']}:")
+        parts.append(f"![{run['health']}](./{name}-health.png)")
     return "\n\n".join(parts) + "\n"
 
 
-def _first_played(found: Found) -> Mapping[str, Any] | None:
-    """The first run with a discriminator."""
-    return next((f for f in found if "health" in f), None)
+def _played(found: Found) -> Found:
+    """The first run with a discriminator, if there is one."""
+    return [f for f in found if "health" in f][:1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -27,7 +28,7 @@ def dots(
     """
     if not rows:
         raise ValueError("there is no row to draw")
-    kinds = list(dict.fromkeys(kind for _, kind in rows.values()))
+    kinds = dict.fromkeys(kind for _, kind in rows.values())
     words = (f"{name}: {np.mean(v):.2g} ({kind})" for name, (v, kind) in rows.items())
     plot = plots._plot("; ".join(words), width=8.4, height=0.6 + 0.27 * len(rows))
     axes = plots._axes(plot, "", x=x, y="")
@@ -62,9 +63,8 @@ def seeds(
         raise ValueError("there is no value to draw")
     printed = {name: value for name, value in (paper or {}).items() if name in ours}
     alt = f"{title}: {'; '.join(f'{n} {_spread(v)}' for n, v in found.items())}"
-    if printed:
-        words = ", ".join(f"{name} {value:g}" for name, value in printed.items())
-        alt += f". {paper_title}: {words}"
+    words = ", ".join(f"{name} {value:g}" for name, value in printed.items())
+    alt += f". {paper_title}: {words}" if words else ""
     plot = plots._plot(alt, width=6.8, height=1.0 + 0.28 * len(found))
     left = plots._axes(plot, title, x="", y="", at=(1, 2, 1))
     right = plots._axes(plot, paper_title, x="", y="", at=(1, 2, 2))
@@ -78,10 +78,9 @@ def seeds(
         if name in printed:
             right.plot([printed[name]], [y], "D", color=ORANGE)
         else:
-            right.text(
-                0.5, y, "not given", transform=right.get_yaxis_transform(),
-                ha="center", va="center", fontsize=8, color=GREY,
-            )  # fmt: skip
+            style = {"ha": "center", "va": "center", "fontsize": 8, "color": GREY}
+            wide = right.get_yaxis_transform()
+            right.text(0.5, y, "not given", transform=wide, **style)
     if not printed:
         right.set_xticks([])
     return plots._fit(plot)
@@ -121,26 +120,20 @@ def bands(curves: Mapping[str, ArrayLike], *, x: str, y: str) -> Plot:
     if not curves:
         raise ValueError("there is no curve to draw")
     found = {name: np.atleast_2d(curve) for name, curve in curves.items()}
-    words = [
-        f"{name}: {', '.join(f'{value:.3g}' for value in curve.mean(0))}"
-        for name, curve in found.items()
-    ]
-    plot = plots._plot(f"{y} by {x}, {'; '.join(words)}", width=5.6, height=3.0)
+    means = {n: ", ".join(f"{v:.3g}" for v in c.mean(0)) for n, c in found.items()}
+    words = "; ".join(f"{name}: {values}" for name, values in means.items())
+    plot = plots._plot(f"{y} by {x}, {words}", width=5.6, height=3.0)
     axes = plots._axes(plot, "", x=x, y=y)
-    for i, (name, curve) in enumerate(found.items()):
-        at, colour = np.arange(1, curve.shape[1] + 1), COLOURS[i % len(COLOURS)]
-        axes.fill_between(
-            at, curve.min(0), curve.max(0), color=colour, alpha=0.2, linewidth=0
-        )
+    for (name, curve), colour in zip(found.items(), cycle(COLOURS), strict=False):
+        at, band = np.arange(1, curve.shape[1] + 1), (curve.min(0), curve.max(0))
+        axes.fill_between(at, *band, color=colour, alpha=0.2, linewidth=0)
         axes.plot(at, curve.mean(0), "o-", color=colour, label=name, markersize=4)
     axes.set_xticks(np.arange(1, 1 + max(curve.shape[1] for curve in found.values())))
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return plots._fit(plot)
 
 
-def curves(
-    panels: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]],
-) -> Plot:
+def curves(panels: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]]) -> Plot:
     """Steps and values of named runs, by the title of a panel.
 
     A run has one colour in all panels. Every second run is dashed, and the first lies

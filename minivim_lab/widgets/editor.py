@@ -86,10 +86,9 @@ class TokenEditor(Page):
         self._buttons = [
             ipywidgets.Button(layout=cell, style=style) for _ in range(tokens)
         ]
+        pictures = [(name, i) for i, name in enumerate(self._names)]
         self._choice = ipywidgets.Dropdown(
-            options=[(name, i) for i, name in enumerate(self._names)],
-            value=self._picture,
-            description="picture",
+            options=pictures, value=start, description="picture"
         )
         self._code = ipywidgets.SelectionSlider(
             options=[(str(code), int(code)) for code in self._order],
@@ -137,9 +136,8 @@ class TokenEditor(Page):
         change = np.clip(2 * np.abs(after - before), 0, 1)
         patch = enlarge(self._patches[self._codes[self._token]], self._grid)
         titles = ["decoded", "change, twice as bright", "mean patch of the code"]
-        plot = plots.image_grid(
-            [after, change, patch], columns=3, scale=6, titles=titles
-        )
+        images = [after, change, patch]
+        plot = plots.image_grid(images, columns=3, scale=6, titles=titles)
         was = self._originals[self._picture, self._token]
         line = f"{self._place(self._token)}: code {was}"
         if was != self._codes[self._token]:
@@ -154,8 +152,7 @@ class TokenEditor(Page):
         """Two pictures and a sentence, and what makes an editor of them."""
         colours = plots._code_colours(np.arange(self._num_codes))
         # The patches of all codes in one PNG.
-        missing = -len(self._patches) % COLUMNS
-        padding = ((0, missing), *((0, 0),) * 3)
+        padding = ((0, -len(self._patches) % COLUMNS), *((0, 0),) * 3)
         tiles = np.pad(self._patches, padding, constant_values=1)
         whole = rearrange(tiles, "(r s) p q c -> (r p) (s q) c", s=COLUMNS)
         sprite = b64encode(to_png(whole, width=1)).decode("ascii")
@@ -175,11 +172,9 @@ class TokenEditor(Page):
             figure_html(shown[0], f"the codes of: {name}", "the codes"),
             figure_html(shown[1], f"{name}, decoded", "decoded from them"),
         ]
-        return _PAGE.format(
-            data=escape(json.dumps(data, separators=(",", ":"))),
-            pictures="\n".join(pictures),
-            tokens=len(codes),
-        )
+        text = escape(json.dumps(data, separators=(",", ":")))
+        shown = "\n".join(pictures)
+        return _PAGE.format(data=text, pictures=shown, tokens=len(codes))
 
     def __repr__(self) -> str:
         codes = self._originals[self._picture].reshape(self._grid, self._grid)

@@ -125,23 +125,19 @@ class Explorer(Page):
     def html(self) -> str:
         """The explorer as a piece of HTML that needs no library, widget or network."""
         hidden = ["" if i == self._start else " hidden" for i in range(len(self._pngs))]
+        names = [escape(name) for name in self._names]
         frames = [
-            self._figure(i, f' data-value="{escape(name)}"{hidden[i]}')
-            for i, name in enumerate(self._names)
+            self._figure(i, f' data-value="{name}"{hidden[i]}')
+            for i, name in enumerate(names)
         ]
         return _PAGE.format(
-            label=escape(self._label),
-            last=len(frames) - 1,
-            start=self._start,
-            value=escape(self._names[self._start]),
-            frames="\n".join(frames),
-        )
+            label=escape(self._label), last=len(frames) - 1, start=self._start,
+            value=names[self._start], frames="\n".join(frames),
+        )  # fmt: skip
 
     def __repr__(self) -> str:
-        rows = [
-            f"  {name}: {line}" if line else f"  {name}"
-            for name, line in zip(self._names, self._lines, strict=True)
-        ]
+        pairs = zip(self._names, self._lines, strict=True)
+        rows = [f"  {name}: {line}" if line else f"  {name}" for name, line in pairs]
         return "\n".join([f"Explorer of {self._label}: {self._text}", *rows])
 
 
@@ -150,9 +146,7 @@ class Live(ipywidgets.VBox):
 
     def __init__(self, function: Callable[..., Picture | str], controls: dict):
         self._function, self._picture = function, ipywidgets.HTML()
-        self._controls = {
-            name: _control(name, short) for name, short in controls.items()
-        }
+        self._controls = {name: _control(name, c) for name, c in controls.items()}
         self._update()
         super().__init__((*self._controls.values(), self._picture))
         for widget in self._controls.values():
@@ -161,12 +155,11 @@ class Live(ipywidgets.VBox):
     def _update(self) -> None:
         arguments = {name: widget.value for name, widget in self._controls.items()}
         result = self._function(**arguments)
-        alt = ", ".join(f"{name} = {value}" for name, value in arguments.items())
-        self._picture.value = (
-            f"<pre>{escape(result)}</pre>"
-            if isinstance(result, str)
-            else figure_html(to_png(result), alt)
-        )
+        if isinstance(result, str):
+            self._picture.value = f"<pre>{escape(result)}</pre>"
+        else:
+            alt = ", ".join(f"{name} = {value}" for name, value in arguments.items())
+            self._picture.value = figure_html(to_png(result), alt)
 
     def _on_change(self, _change) -> None:
         try:
