@@ -148,18 +148,16 @@ def tokenizer_from_torch(state: Weights) -> Tokenizer:
         _take(theirs, f"{name}.bias", channels), size**2
     )
     codes = _take(theirs, "quantizer.embedding.weight", None, None)
-    num_codes, code_dim = codes.shape
+    count, dim = codes.shape
     ours["quantizer.codebook"] = codes
-    ours |= _layer(theirs, "pre_quant", "quantizer.down", code_dim, width)
-    ours |= _layer(theirs, "post_quant", "quantizer.up", decoder.width, code_dim)
+    ours |= _layer(theirs, "pre_quant", "quantizer.down", dim, width)
+    ours |= _layer(theirs, "post_quant", "quantizer.up", decoder.width, dim)
     if theirs:
         raise UserError(
             f"{len(theirs)} weights have no place here, such as {min(theirs)!r}; "
             f"{OTHER_LAYOUT}"
         )
-    quantizer = QuantizerConfig(
-        num_codes=num_codes, code_dim=code_dim, straight_through="raw"
-    )
+    quantizer = QuantizerConfig(num_codes=count, code_dim=dim, straight_through="raw")
     config = TokenizerConfig(
         image_size=grid * size, patch_size=size, channels=channels, encoder=encoder,
         decoder=decoder, quantizer=quantizer, tanh="blocks", positions="sincos",

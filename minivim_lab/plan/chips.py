@@ -42,13 +42,10 @@ ENVIRONMENT = {
 # JAX runs one program on both cores of a chip of these kinds.
 MEGACORE = {"chip_config_name": "megacore"}
 CHIPS = {
-    name: Chip(name, flops, hbm, ici, axes, options)
-    for name, flops, hbm, ici, axes, options in (
-        ("v4", 275e12, 1228e9, 300e9, 3, MEGACORE),
-        ("v5p", 459e12, 2765e9, 600e9, 3, MEGACORE),
-        ("v5e", 197e12, 819e9, 200e9, 2, {}),
-        ("v6e", 918e12, 1640e9, 448e9, 2, {}),
-    )
+    "v4": Chip("v4", 275e12, 1228e9, 300e9, 3, MEGACORE),
+    "v5p": Chip("v5p", 459e12, 2765e9, 600e9, 3, MEGACORE),
+    "v5e": Chip("v5e", 197e12, 819e9, 200e9, 2, {}),
+    "v6e": Chip("v6e", 918e12, 1640e9, 448e9, 2, {}),
 }
 
 

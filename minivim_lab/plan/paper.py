@@ -278,9 +278,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--page", type=Path, help="write a page of the book here")
     chosen = parser.parse_args(arguments)
     found, code = {}, 0
-    for row in ROWS:
-        if chosen.only not in row.name:
-            continue
+    for row in (row for row in ROWS if chosen.only in row.name):
         print(row.name, file=sys.stderr, flush=True)
         try:
             found[row.name] = planned(row, out=chosen.out, limit=chosen.limit)

@@ -170,8 +170,7 @@ def model_flops(recipe: TrainableRecipe) -> float:
 def without_remat(recipe: TrainableRecipe) -> TrainableRecipe:
     """The recipe with every activation kept."""
     names = [name for name in leaves(recipe) if name.split(".")[-1] == "remat"]
-    kept: Any = with_overrides(recipe, [f"{name}=none" for name in names])
-    return kept
+    return with_overrides(recipe, [f"{name}=none" for name in names])
 
 
 def compiled(

@@ -76,15 +76,10 @@ def run(options: Options) -> list[dict[str, Any]]:
 
 
 def compared(
-    recipe: PriorRecipe,
-    tokenizer: Tokenizer,
-    source: Source,
-    held_out: Source,
-    *,
-    quiet: bool = False,
+    recipe: PriorRecipe, tokenizer: Tokenizer, train: Source, test: Source, quiet: bool
 ) -> list[dict[str, Any]]:
     """A record of curves and figures for every row of `MOMENTS`."""
-    codes, test = coded(recipe, tokenizer, source, held_out, quiet=quiet)
+    codes, held_out = coded(recipe, tokenizer, train, test, quiet=quiet)
     parts = setup(recipe, frozen=tokenizer)
     graph = nnx.graphdef(parts.model)
     start = nnx.state(parts.model, nnx.Param)
@@ -101,7 +96,7 @@ def compared(
             "row": name,
             "seed": recipe.run.seed,
             "of": steps,
-            "held_out": parts.evaluate(nnx.merge(graph, walk.params), test)["nll"],
+            "held_out": parts.evaluate(nnx.merge(graph, walk.params), held_out)["nll"],
             "held_out_images": recipe.run.eval_size,
             "bytes_per_weight": state_bytes(walk.config, start) / count,
             "vim_large_gib": state_bytes(walk.config, large) / 2**30,

@@ -94,24 +94,21 @@ def write(found: Found, *, options: Options, folder: Path) -> None:
 
 def tables(found: Found) -> dict[str, str]:
     """A table of stage 1 and one of stage 2, if there are rows for them."""
-    parts = {
-        "tokenizer": ([r for r in found if r["kind"] == "tokenizer"], TOKENIZER),
-        "prior": ([r for r in found if r["kind"] != "tokenizer"], PRIOR),
-    }
-    return {
-        stage: verdicts.table(mine, {c: FIGURES[c] for c in columns}, command=_command)
-        for stage, (mine, columns) in parts.items()
-        if mine
-    }
+    tables = {}
+    for stage, names in (("tokenizer", TOKENIZER), ("prior", PRIOR)):
+        first, columns = stage == "tokenizer", {name: FIGURES[name] for name in names}
+        if mine := [r for r in found if (r["kind"] == "tokenizer") == first]:
+            tables[stage] = verdicts.table(mine, columns, command=_command)
+    return tables
 
 
 def _command(records: Found) -> str:
     """What computes all seeds of a row again; the usual seeds are not mentioned."""
     plain = re.sub(r" --seeds \d+", "", records[0]["command"])
     seeds = [record["seed"] for record in records]
-    if seeds == [*SEEDS]:
-        return plain
-    return f"{plain} --seeds {' '.join(map(str, seeds))}"
+    return (
+        plain if seeds == [*SEEDS] else f"{plain} --seeds {' '.join(map(str, seeds))}"
+    )
 
 
 def markdown(whole: Mapping[str, Any]) -> str:

@@ -83,10 +83,8 @@ class Run:
     def finish(self) -> dict[str, Any]:
         """Train and measure what is missing but the speed; returns the row's record."""
         for recipe, _, folder in self.stages:
-            if (folder / weights.CARD).exists():
-                continue
-            options = self.options
-            if isinstance(recipe, PriorRecipe) and recipe.codes == "cache":
+            options, done = self.options, (folder / weights.CARD).exists()
+            if not done and isinstance(recipe, PriorRecipe) and recipe.codes == "cache":
                 options = replace(options, data=str(self._codes()))
             stored.trained(recipe, folder, options)
         for measure in self.measures():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +116,8 @@ def _tokenizer(options: Options) -> dict[str, Any]:
 
 def _prior(options: Options) -> dict[str, Any]:
     tokenizer, prior = weights.load_pair(f"{options.family}/prior")
-    test = source(options, "test")
     how = evaluate.Options(quiet=options.quiet)
-    return evaluate.prior_figures(prior, tokenizer, test, how)
+    return evaluate.prior_figures(prior, tokenizer, source(options, "test"), how)
 
 
 def _drawn(options: Options, count: int) -> tuple[Any, np.ndarray, list[str]]:
@@ -139,17 +139,11 @@ def _samples(options: Options) -> dict[str, Any]:
     judge = load(options, "judge")
     train, test = (source(options, split) for split in ("train", "test"))
     how = evaluate.Options(judge=judge, samples=SAMPLES, seed=SEED, quiet=options.quiet)
-
-    def judged(images: np.ndarray) -> dict[str, Any]:
-        drawn = [(images, labels)]
-        return evaluate.judged_figures(
-            prior, tokenizer, test, how, train=train, drawn=drawn
-        )
-
+    judged = partial(evaluate.judged_figures, prior, tokenizer, test, how, train=train)
     return {
         "acceptance": ACCEPTANCE,
-        "before": judged(found.images[:SAMPLES]),
-        "after": judged(found.images[found.chosen]),
+        "before": judged(drawn=[(found.images[:SAMPLES], labels)]),
+        "after": judged(drawn=[(found.images[found.chosen], labels)]),
     }
 
 

@@ -31,6 +31,7 @@ from minivim_lab.reproduce.verdicts import Found
 # Test images that a row is measured on.
 IMAGES = 2048
 TURNS = 6
+Timer = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,8 @@ def main(name: str, options: Options) -> str:
     if options.speed:
         recipes = {row.name: recipe_of(row, study, 0) for row in study.rows}
         shape = recipes[study.rows[0].name].model.image_shape
-        source = options.source("test", **shape)
-        pace = in_turns(recipes, source, quiet=options.quiet)
+        source, timer = options.source("test", **shape), time.perf_counter
+        pace = in_turns(recipes, source, timer=timer, quiet=options.quiet)
         found = [f | {"images_per_second": pace[f["row"]]} for f in found]
     if options.page:
         text, pictures = markdown(name, found), drawn(name, found, options)
@@ -146,11 +147,7 @@ def measured(folder: Path, test: Source, judge: str) -> dict[str, Any]:
 
 
 def in_turns(
-    recipes: Mapping[str, TokenizerRecipe],
-    source: Source,
-    *,
-    timer: Callable[[], float] = time.perf_counter,
-    quiet: bool = False,
+    recipes: Mapping[str, TokenizerRecipe], source: Source, *, timer: Timer, quiet: bool
 ) -> dict[str, float]:
     """Images per second that each recipe trains: medians of `TURNS` steps in turns."""
     clocks = [step_clock(recipe, source, timer=timer) for recipe in recipes.values()]
@@ -162,9 +159,7 @@ def in_turns(
     }
 
 
-def step_clock(
-    recipe: TokenizerRecipe, source: Source, *, timer: Callable[[], float]
-) -> Callable[[], float]:
+def step_clock(recipe: TokenizerRecipe, source: Source, *, timer: Timer) -> Timer:
     """Seconds of the next step, R1 by how often it occurs; both kinds are compiled."""
     parts, run = setup(recipe, frozen=frozen_network(recipe)), recipe.run
     batches = data.batches(source, batch_size=run.batch_size, seed=run.seed)
@@ -213,12 +208,12 @@ def picture(study: Study, found: Found, options: Options) -> show.Plot:
     """Test images, and under them each row's reconstructions with the first seed."""
     seed = found[0]["seed"]
     ran = {f["row"] for f in found if f["seed"] == seed}
-    rows = [row for row in study.rows if row.name in ran]
-    tokenizers = [weights.load(folder_of(row, study, seed, options)) for row in rows]
-    source = options.source("test", **tokenizers[0].config.image_shape)
+    shape = recipe_of(study.rows[0], study, seed).model.image_shape
+    source = options.source("test", **shape)
     test = data.stack(source, PICTURES)["image"].astype(np.float32) / 255
     strips = {"original": test}
-    for row, tokenizer in zip(rows, tokenizers, strict=True):
+    for row in (row for row in study.rows if row.name in ran):
+        tokenizer = weights.load(folder_of(row, study, seed, options))
         strips[row.name] = np.asarray(tokenizer.reconstruct(test))
     return stored.strips(strips)
 
