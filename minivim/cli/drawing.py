@@ -24,14 +24,12 @@ from minivim.files import write
 # Images of one call: of the tokenizer, and of the prior, where they are what is drawn.
 BATCH, DRAWN = 256, 512
 SAMPLING = (
-    args.PNG,
+    *(args.PNG, args.SEED, args.QUIET),
     option("--tokenizer", help="default: the one the prior's card names"),
-    args.SEED,
     option("--temperature", type=float, default=1.0),
     option("--top-k", type=int),
     option("--top-p", type=float),
     option("--guidance", type=float),
-    args.QUIET,
 )
 SAMPLED = ("temperature", "top_k", "top_p", "guidance")
 
@@ -65,8 +63,7 @@ def _reconstruct(options: Namespace) -> None:
 @command(
     option("prior"),
     option("--labels", nargs="+", type=int, help="default: all"),
-    args.count(8, "images per label"),
-    *SAMPLING,
+    *(args.count(8, "images per label"), *SAMPLING),
     option("--acceptance", type=args.share, help="draw more and keep the best share"),
     option("--classifier", help="labelled network that finds the best; no judge"),
 )
