@@ -12,7 +12,7 @@ from minivim import data, evaluate, metrics, recipes, show, weights
 from minivim.config import with_overrides
 from minivim.data import shapes
 from minivim.encode import decode_all, encode_all
-from minivim.errors import UserError
+from minivim.errors import explained
 from minivim.prior import Prior, sample
 from minivim.probe import ProbeResult
 from minivim.tokenizer import Tokenizer
@@ -36,53 +36,38 @@ def demo(out: str | Path, *, seed: int = 0) -> Path:
     that cannot be written.
     """
     out = Path(out)
-    prior_settings = [*PRIOR, f"tokenizer={out / 'tokenizer'}"]
+    tokens, unlabelled = recipes.shapes_tokenizer(), recipes.shapes_prior_unlabelled()
     stages = (
-        ("tokenizer", recipes.shapes_tokenizer(), TOKENIZER),
-        ("prior", recipes.shapes_prior(), prior_settings),
-        ("prior-unlabelled", recipes.shapes_prior_unlabelled(), prior_settings),
+        ("tokenizer", "tokenizer: images to codes and back", tokens),
+        ("prior", "prior: codes given a class", recipes.shapes_prior()),
+        ("prior-unlabelled", "prior without labels, for the probe", unlabelled),
     )
-    says = (
-        "tokenizer: images to codes and back",
-        "prior: codes given a class",
-        "prior without labels, for the probe",
-    )
-    models: list[Any] = []
-    for number, (name, recipe, settings) in enumerate(stages):
-        print(f"{number + 1} of 4  {says[number]}")
+    over_codes, models = [*PRIOR, f"tokenizer={out / 'tokenizer'}"], []
+    for number, (name, says, recipe) in enumerate(stages, 1):
+        print(f"{number} of 4  {says}")
+        settings = TOKENIZER if recipe is tokens else over_codes
         recipe = with_overrides(recipe, [*settings, f"seed={seed}"])
         models.append(train(recipe, spec="shapes", workdir=out / name)[0])
     print("4 of 4  probe and report")
     tokenizer, prior, unlabelled = models
-    test = data.open_source("shapes", split="test")
-    result = probe(
-        recipes.shapes_probe(),
-        unlabelled,
-        tokenizer,
-        train=data.open_source("shapes", split="train"),
-        test=test,
-    )
+    splits = {s: data.open_source("shapes", split=s) for s in ("train", "test")}
+    result = probe(recipes.shapes_probe(), unlabelled, tokenizer, **splits)
+    test = splits["test"]
     how = evaluate.Options(judge=weights.load("shapes/judge"))
     found = evaluate.tokenizer_figures(tokenizer, test)
     found |= evaluate.prior_figures(prior, tokenizer, test)
     found |= evaluate.judged_figures(prior, tokenizer, test, how)
-    shipped = _shipped_figures()
+    ours = _named(found, result.accuracy, result.baselines["pixels"][1])
     table = [
-        {"figure": name, "this run": value, "shipped model": shipped[name]}
-        for name, value in _named(
-            found, result.accuracy, result.baselines["pixels"][1]
-        ).items()
+        {"figure": name, "this run": ours[name], "shipped model": value}
+        for name, value in _shipped_figures().items()
     ]
-    report = _report(tokenizer, prior, result, table, seed=seed)
+    report = _report(tokenizer, prior, result, table, seed)
     curves = show.loss_curves(read_metrics(out / "tokenizer"), keys=("loss", "usage"))
     report.heading("Training").figure(curves)
     path = out / "report.html"
-    try:
+    with explained(f"cannot write {path}", "choose another --out", OSError):
         return report.write(path)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path} ({error.strerror}); choose another --out"
-        ) from error
 
 
 def _named(found: dict[str, Any], chosen: float, pixels: float) -> dict[str, float]:
@@ -101,21 +86,14 @@ def _named(found: dict[str, Any], chosen: float, pixels: float) -> dict[str, flo
 
 def _shipped_figures() -> dict[str, float]:
     """The same rows from the cards of the shipped weights."""
-    names = ("tokenizer", "prior", "prior-unlabelled")
-    first, second, probed = (
-        weights.read_card(f"shapes/{name}")["figures"] for name in names
-    )
+    names = (f"shapes/{name}" for name in ("tokenizer", "prior", "prior-unlabelled"))
+    first, second, probed = (weights.read_card(name)["figures"] for name in names)
     chosen = next(value for name, value in probed.items() if "chosen" in name)
     return _named(first | second, chosen, probed["probe, pixels"])
 
 
 def _report(
-    tokenizer: Tokenizer,
-    prior: Prior,
-    result: ProbeResult,
-    table: list[dict[str, Any]],
-    *,
-    seed: int,
+    tokenizer: Tokenizer, prior: Prior, result: ProbeResult, table: list, seed: int
 ) -> show.Report:
     images = shapes.arrays("test", size=256)["image"].astype(np.float32) / 255
     codes = encode_all(tokenizer, images)
@@ -124,7 +102,6 @@ def _report(
     labels = np.repeat(np.arange(len(shapes.CLASSES)), SAMPLES_PER_CLASS)
     drawn = np.asarray(sample(prior, key=jax.random.key(seed), labels=labels))
     baselines = {name: test for name, (_, test) in result.baselines.items()}
-    blocks = result.block_accuracy
     report = show.Report("minivim demo")
     report.paragraph(
         f"Trained on this machine from seed {seed}: a ViT-VQGAN tokenizer "
@@ -133,17 +110,13 @@ def _report(
         "steps and, as prior, a larger network."
     )
     report.table(table, caption="2,048 test images of shapes; 512 samples")
-    report.heading("Originals and reconstructions").figure(
-        show.reconstructions(images[:16], decode_all(tokenizer, codes[:16]))
-    )
-    report.heading("The codebook").figure(
-        show.usage_histogram(usage.counts, title="256 test images")
-    )
-    report.heading("Samples").paragraph(
-        "One row per class, temperature 1, no filter, as in the paper."
-    ).figure(
-        show.samples_by_class(decode_all(tokenizer, drawn), labels, shapes.CLASSES)
-    )
-    return report.heading("Linear probe").figure(
-        show.probe_curve(blocks, baselines, chosen=result.block)
-    )
+    pairs = show.reconstructions(images[:16], decode_all(tokenizer, codes[:16]))
+    report.heading("Originals and reconstructions").figure(pairs)
+    histogram = show.usage_histogram(usage.counts, title="256 test images")
+    report.heading("The codebook").figure(histogram)
+    rows = show.samples_by_class(decode_all(tokenizer, drawn), labels, shapes.CLASSES)
+    says = "One row per class, temperature 1, no filter, as in the paper."
+    report.heading("Samples").paragraph(says).figure(rows)
+    blocks = result.block_accuracy
+    curve = show.probe_curve(blocks, baselines, chosen=result.block)
+    return report.heading("Linear probe").figure(curve)

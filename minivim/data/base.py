@@ -19,17 +19,11 @@ Columns = tuple[str, str | None, tuple[str, ...]]
 
 
 class Images:
-    """What sources and streams have in common.
+    """What sources and streams have in common."""
 
-    Attributes:
-        class_names: names of the labels in order, () without labels.
-        description: where the images come from, for people (cards, logs).
-        fingerprint: a hash of the content, the same on every machine.
-    """
-
-    class_names: tuple[str, ...] = ()
-    description: str = ""
-    fingerprint: str = ""
+    class_names: tuple[str, ...] = ()  # of the labels in order; () without labels
+    description: str = ""  # where the images come from, for cards and logs
+    fingerprint: str = ""  # a hash of the content, the same on every machine
 
     @property
     def num_classes(self) -> int:
@@ -45,15 +39,8 @@ class Source(Images):
         raise NotImplementedError
 
     def take(self, indices: Int[np.ndarray, " n"]) -> Batch:
-        """Items as stacked arrays: image uint8 [n, H, W, C], label int32 [n], or -1.
-
-        Cached codes instead: codes int32 [n, N], or [n, V, N] with V views of an image.
-        """
+        """Image uint8 [n, H, W, C] or codes int32 [n, (views,) N]; label int32 [n]."""
         raise NotImplementedError
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        row = range(len(self))[index]
-        return {k: v[0] for k, v in self.take(np.array([row])).items()}
 
 
 class ArraySource(Source):

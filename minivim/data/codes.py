@@ -38,12 +38,8 @@ class CodeSource(Source):
     """Codes of a folder that `write_codes` wrote, read as they are asked for."""
 
     def __init__(self, table: Any, card: CodesCard, split: str):
-        import datasets
-
         self._table, self.card = table.with_format("arrow"), card
-        feature = table.features["label"]
-        if isinstance(feature, datasets.ClassLabel):
-            self.class_names = tuple(feature.names)
+        self.class_names = tuple(getattr(table.features["label"], "names", ()))
         self.description = f"codes of {card.data} ({split})"
         parts = sorted(dataclasses.asdict(card).items())
         self.fingerprint = hash_of((parts, split, len(table), self.class_names))
@@ -79,10 +75,8 @@ def open_codes(folder: str | os.PathLike[str], split: str = "train") -> CodeSour
         tables: Any = datasets.load_from_disk(str(path))
         found = [name for name in tables if "codes" in tables[name].features]
     if split not in found:
-        raise UserError(
-            f"{folder} holds codes of the split {' and '.join(found)} and not of "
-            f"{split}: run minivim encode without --split"
-        )
+        told = f"{folder} holds codes of the split {' and '.join(found)} and not of"
+        raise UserError(f"{told} {split}: run minivim encode without --split")
     return CodeSource(tables[split], card, split)
 
 
@@ -95,10 +89,8 @@ def write_codes(
 
     Each split is batches of codes int [n, N] or [n, V, N] and label int [n], one in
     memory at a time, and the names of its classes. Writing takes twice the space.
-
-    Raises:
-        UserError: the folder is there already, or cannot be written.
-        Stopped: SIGTERM or SIGINT came; noticed after the batch.
+    Raises `UserError` where the folder is there or cannot be written, and `Stopped`
+    after the batch during which SIGTERM or SIGINT came.
     """
     import datasets
     from datasets.arrow_writer import ArrowWriter
@@ -115,15 +107,13 @@ def write_codes(
         tables: Any = datasets.DatasetDict()
         for split, (batches, names) in splits.items():
             rows: Any = iter(batches)
-            file = str(Path(part, split))
-            first = next(rows)
-            kind: Any = datasets.Value("int16" if card.num_codes <= 2**15 else "int32")
+            file, first = str(Path(part, split)), next(rows)
+            codes: Any = datasets.Value("int16" if card.num_codes <= 2**15 else "int32")
             for size in reversed(first["codes"].shape[1:]):
-                kind = datasets.Sequence(kind, length=size)
+                codes = datasets.Sequence(codes, length=size)
             label: Any = datasets.ClassLabel(names=list(names)) if names else None
-            label = label or datasets.Value("int32")
-            features = datasets.Features(codes=kind, label=label)
-            with ArrowWriter(features=features, path=file) as writer:
+            kinds = {"codes": codes, "label": label or datasets.Value("int32")}
+            with ArrowWriter(features=datasets.Features(kinds), path=file) as writer:
                 for step, batch in enumerate(itertools.chain([first], rows)):
                     writer.write_batch(batch)
                     if number := asked(step):

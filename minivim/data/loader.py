@@ -26,7 +26,7 @@ def batches(
     batch_size: int,
     seed: int = 0,
     shuffle: bool = True,
-    rows: slice | Sequence[int] | Int[np.ndarray, " n"] | None = None,
+    rows: slice | Sequence[int] | Int[np.ndarray, " n"] = slice(None),
     workers: int = 0,
 ) -> "BatchIterator | StreamIterator":
     """Iterate over a source without an end, in a reproducible order.
@@ -46,22 +46,19 @@ def batches(
         An iterator of image float32 [B, H, W, C] in [0, 1], label int32 [B], and other
         columns as they are. `get_state()` is a JSON-able dictionary that names the next
         batch; after `set_state(state)` an iterator of the same source and arguments
-        continues exactly there, whatever its `rows` and `workers`.
-
-    Raises:
-        UserError: an impossible batch_size or number of workers.
+        continues exactly there, whatever its `rows` and `workers`. Raises `UserError`
+        for an impossible batch_size or number of workers.
     """
+    positions = np.arange(batch_size)[rows]
     if isinstance(source, Stream):
         if workers or not shuffle:
             problem = "a stream is shuffled and read by one process"
             raise UserError(f"{problem}: leave out --workers or --stream")
-        return StreamIterator(source, batch_size=batch_size, seed=seed, rows=rows)
+        return StreamIterator(source, batch_size, positions, seed)
     if batch_size < 1:
-        problem = f"batch_size {batch_size} does not fit {len(source)} images"
-        raise UserError(f"{problem}: choose one from 1 to {len(source)}")
+        raise UserError(f"batch_size {batch_size} is impossible: choose 1 or more")
     if workers < 0:
         raise UserError(f"workers {workers} is impossible: choose 0 or more")
-    positions = np.arange(batch_size)[slice(None) if rows is None else rows]
     endless = _Endless(source, batch_size, seed if shuffle else None, positions)
     return BatchIterator(endless, workers)
 
@@ -90,7 +87,6 @@ class _Endless:
     """The rows at some positions of batch 0, 1, ..., which needs only its number."""
 
     # grain's own `shuffle` and `batch` work row by row: 2 ms for 64 rows.
-
     source: Source
     batch_size: int
     seed: int | None
@@ -158,8 +154,7 @@ class BatchIterator(Iterator[Batch]):
             options = grain.ReadOptions(threads, prefetch_buffer_size=2 * threads)
             return iter(rest.map(_finished).to_iter_dataset(options))
         # grain reads an absl flag here, which a program without absl never parses.
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()
+        flags.FLAGS.mark_as_parsed()
         # Pictures pass from process to process as bytes, a quarter of their floats.
         options = grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=2)
         read = rest.to_iter_dataset(grain.ReadOptions(0, 0))
@@ -202,5 +197,4 @@ def stack(source: Source | Stream, n: int | None = None) -> Batch:
     """The first n items (all by default) in order, image uint8 [n, H, W, C]."""
     if isinstance(source, Stream):
         return source.first(n)
-    n = len(source) if n is None else min(n, len(source))
-    return source.take(np.arange(n))
+    return source.take(np.arange(len(source))[:n])

@@ -11,7 +11,6 @@ operations alone (no float32 sine), so that they are the same on every machine.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -38,7 +37,6 @@ BLOCK = 1_024
 MAX_ANGLE = 15.0
 RADIUS = (8.5, 11.5)
 JITTER = 3.5
-FACTORS = ("colour", "background", "centre_x", "centre_y", "size", "angle")
 
 Plane = Float32[np.ndarray, "n 32 32"]
 
@@ -118,10 +116,7 @@ def _draw_factors(seed: int, split: str, block: int) -> dict[str, np.ndarray]:
 
 
 def _render(factors: dict[str, np.ndarray]) -> np.ndarray:
-    """Images uint8 [n, 32, 32, 3] of labels and factors.
-
-    Coverage of a pixel is `clip(1/2 - d, 0, 1)`, d the signed distance in pixels.
-    """
+    """Images uint8 [n, 32, 32, 3] of labels and factors."""
     turn = np.deg2rad(factors["angle"].astype(np.float64))
     cos, sin = (f(turn).astype(np.float32)[:, None, None] for f in (np.cos, np.sin))
     column = np.arange(IMAGE_SIZE, dtype=np.float32) + 0.5
@@ -132,7 +127,7 @@ def _render(factors: dict[str, np.ndarray]) -> np.ndarray:
     coverage = np.empty(across.shape, np.float32)
     for label, name in enumerate(CLASSES):
         rows = factors["label"] == label
-        distance = DISTANCES[name](across[rows], down[rows]) * size[rows]
+        distance = DISTANCES[name](across[rows], down[rows]) * size[rows]  # in pixels
         coverage[rows] = np.clip(0.5 - distance, 0, 1)
     colour = np.array(list(COLOURS.values()), np.float32)[factors["colour"]]
     back = np.array(list(BACKGROUNDS.values()), np.float32)[factors["background"]]
@@ -145,12 +140,10 @@ def arrays(
 ) -> dict[str, np.ndarray]:
     """The first `size` images of "train" (16,384 by default) or "test" (2,048).
 
-    Raises `UserError` for an unknown split, a size below 1 or a seed below 0.
-
-    Returns:
-        image: uint8 [n, 32, 32, 3]; label, colour, background: int32 [n], indices into
-        CLASSES, COLOURS, BACKGROUNDS; centre_x, centre_y, size: float32 [n], pixels;
-        angle: float32 [n], degrees clockwise.
+    image: uint8 [n, 32, 32, 3]; label, colour, background: int32 [n], indices into
+    CLASSES, COLOURS, BACKGROUNDS; centre_x, centre_y, size: float32 [n], pixels; angle:
+    float32 [n], degrees clockwise. Raises `UserError` for an unknown split, a size
+    below 1 or a seed below 0.
     """
     if split not in SIZES:
         raise UserError(f"shapes has no split {split!r}: use 'train' or 'test'")
@@ -164,16 +157,3 @@ def arrays(
         kept = {k: v[: size - block * BLOCK] for k, v in factors.items()}
         blocks.append({"image": _render(kept), **kept})
     return {k: np.concatenate([b[k] for b in blocks]) for k in blocks[0]}
-
-
-def dataset(split: str = "train", *, size: int | None = None, seed: int = 0) -> Any:
-    """`arrays` as a `datasets.Dataset`: Image (PNG), ClassLabel and float32 columns."""
-    import datasets
-
-    columns: dict = arrays(split, size=size, seed=seed)
-    columns["image"] = list(columns["image"])
-    kinds = {"label": CLASSES, "colour": COLOURS, "background": BACKGROUNDS}
-    features = datasets.Features({k: datasets.Value("float32") for k in columns})
-    features |= {k: datasets.ClassLabel(names=list(v)) for k, v in kinds.items()}
-    features["image"] = datasets.Image()
-    return datasets.Dataset.from_dict(columns, features=features)

@@ -1,8 +1,7 @@
 """Where images come from: the embedded shapes, a folder, parquet files, or the hub.
 
-This module decides, for every kind of data, which rows are a split (`SPLIT_NAMES`,
-`_own_splits`, `hold_out`), and which columns hold the pictures and the labels and what
-the classes are called (`_columns`; in folders of pictures `_open_folder`).
+Here it is decided, for every kind of data, which rows are a split (`hold_out` where
+there is none), which columns are read, and what the classes are called.
 """
 
 import glob
@@ -10,7 +9,7 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
@@ -45,9 +44,9 @@ def open_source(
 ) -> Source:
     """Open images by name, resized to `image_size` with their aspect kept.
 
-    So that the first n images are not of a few classes, those of a folder come in a
-    fixed order by a hash of their names, and the rows of a table that is sorted by its
-    labels in a fixed permutation. Other tables keep the order that they have.
+    The pictures of a folder come in the order of a hash of their names, and the rows of
+    a table that is sorted by its labels in a fixed permutation: the first are never of
+    a few classes. Other tables keep their order.
 
     Args:
         spec: "shapes"; a folder of pictures; a parquet file, pattern or folder; a
@@ -58,8 +57,7 @@ def open_source(
             split of its own, a fixed pseudo-random tenth, at most 2,000 images, is held
             out as "test"; with fewer than 10 images, both splits are all of them, and
             a line on stderr says so once.
-        image_size: height and width in pixels.
-        channels: 3 (RGB) or 1 (grey).
+        image_size, channels: the side in pixels, and 3 (RGB) or 1 (grey).
 
     Returns:
         A source of {"image": uint8 [H, W, C], "label": int32}. In a folder, labels are
@@ -69,7 +67,7 @@ def open_source(
         Without labels, label is -1 and class_names is ().
 
     Raises:
-        UserError: no such data, no images, no image column, no connection to the hub,
+        UserError: no such data, no images or image column, no connection to the hub,
             impossible arguments; on reading, a missing or corrupt image, by name.
     """
     request = _locate(spec, split, image_size, channels)
@@ -113,25 +111,20 @@ def open_stream(
     not copied to this machine first. Nothing is held out: there must be files of both
     splits. Labels need a column of type ClassLabel, for nobody counts other ones
     beforehand. Rows keep their order: mix a table sorted by class before it is written,
-    or the first rows, on which a run is evaluated, are of a few classes.
-
-    Raises:
-        UserError: as `open_source`; a spec that is no table; no split of its own.
+    or the first rows, on which a run is evaluated, are of a few classes. Raises
+    `UserError` as `open_source` does, and without files of the split.
     """
     request = _locate(spec, split, image_size, channels)
     if request.kind in ("shapes", "folder"):
-        raise UserError(
-            f"{request.name} is at hand and read by index: leave out --stream, which "
-            "is for parquet files, folders of datasets and the hub"
-        )
+        told = f"{request.name} is at hand and read by index: leave out --stream"
+        raise UserError(f"{told}, which is for parquet, saved datasets and the hub")
     request, tables, identity = _read(request, streaming=True)
     train, test = _own_splits(tables.get)
     missing = "test" if test is None else "train" if train is None else None
     if split == "test" and missing:  # The only split there is would be both.
-        raise UserError(
-            f"{request.name} has no {missing} split, and a stream holds nothing out: "
-            f"add files whose names begin with {missing}, or leave out --stream"
-        )
+        told = f"{request.name} has no {missing} split, and a stream holds nothing out"
+        remedy = f"add files whose names begin with {missing}, or leave out --stream"
+        raise UserError(f"{told}: {remedy}")
     first = next(iter(tables.values())) if train is None else train
     if first.features is None:  # Some formats tell the types with the first row.
         first = first._resolve_features()
@@ -146,35 +139,33 @@ def require_labels(source: Source | Stream) -> None:
     """Raise UserError unless the source knows at least two labels."""
     if source.num_classes < 2:
         known = f"one label ({source.class_names[0]})" if source.class_names else "none"
-        raise UserError(
-            f"this needs images of at least two labels, and {source.description} has "
-            f"{known}: put each class in a folder of its own, or give a dataset with a "
-            "label column"
-        )
+        told = f"this needs images of at least two labels, and {source.description} has"
+        remedy = "put each class in a folder of its own, or give a label column"
+        raise UserError(f"{told} {known}: {remedy}")
 
 
 def _locate(spec: Any, split: str, image_size: int, channels: int) -> Request:
     """Where the data are that a user asks for, if that is possible."""
+    name, shape = os.fspath(spec), {"image_size": image_size, "channels": channels}
     if not 1 <= image_size <= MAX_IMAGE_SIZE:
-        remedy = f"choose a whole number from 1 to {MAX_IMAGE_SIZE}"
-        raise UserError(f"image_size {image_size} is impossible: {remedy}")
+        told = f"image_size {image_size} is impossible"
+        raise UserError(f"{told}: choose a whole number from 1 to {MAX_IMAGE_SIZE}")
     if channels not in (1, 3):
-        remedy = "choose 3 (RGB) or 1 (grey)"
-        raise UserError(f"channels {channels} is impossible: {remedy}")
+        told = f"channels {channels} is impossible"
+        raise UserError(f"{told}: choose 3 (RGB) or 1 (grey)")
     if split not in SPLIT_NAMES:
         raise UserError(f"there is no split {split!r}: use 'train' or 'test'")
-    name, shape = os.fspath(spec), {"image_size": image_size, "channels": channels}
     if not name.strip():
-        problem = "the data have an empty name, which would mean the folder you are in"
-        raise UserError(f"{problem}: give . for it, or 'shapes'")
+        told = "the data have an empty name, which would mean the folder you are in"
+        raise UserError(f"{told}: give . for it, or 'shapes'")
     request = partial(Request, name, split, shape)
     path = Path(name).expanduser()
     if name == "shapes":
         return request("shapes")
     if path.is_dir():
         if is_codes(path):
-            problem = f"{name} holds codes, which minivim train prior alone reads"
-            raise UserError(f"{problem}: give the images here")
+            told = f"{name} holds codes, which minivim train prior alone reads"
+            raise UserError(f"{told}: give the images here")
         if any((path / f).is_file() for f in ("dataset_dict.json", "state.json")):
             return request("saved", path, _files_under(path, {".arrow"}))
         files = _files_under(path, {".parquet"})
@@ -190,9 +181,9 @@ def _locate(spec: Any, split: str, image_size: int, channels: int) -> Request:
         return request("parquet", root, files)
     if HUB_ID.fullmatch(name) and not name.startswith("."):
         return request("hub")
+    remedy = "a parquet file, or a dataset of the hub as owner/name@revision"
     raise UserError(
-        f"{name} does not exist: give 'shapes', a folder of images, a parquet file, "
-        "or a dataset of the hub as owner/name@revision"
+        f"{name} does not exist: give 'shapes', a folder of images, {remedy}"
     )
 
 
@@ -240,19 +231,16 @@ def _columns(name: str, table: Any, tables: Mapping[str, Any] = {}) -> Columns:
         if isinstance(feature, datasets.ClassLabel) and label != "label":
             label, class_names = column, tuple(feature.names)
     if image is None:
-        columns = ", ".join(table.column_names)
-        remedy = "store the images with the feature type datasets.Image"
-        raise UserError(
-            f"{name} has no image column (its columns: {columns}): {remedy}"
-        )
+        told = f"{name} has no image column (its columns: {', '.join(table.features)})"
+        raise UserError(f"{told}: store the images with the type datasets.Image")
     kind = getattr(table.features.get("label"), "dtype", "")
     if tables and label is None and re.match(r"u?int", kind):
-        labels = [[-1], *(_integers(t, "label") for t in tables.values())]
-        low, high = (int(f(np.concatenate(labels))) for f in (np.min, np.max))
+        labels = np.concatenate([_integers(t, "label") for t in tables.values()])
+        low, high = int(labels.min(initial=-1)), int(labels.max(initial=-1))
         if low < -1 or high >= 100_000:
-            problem = f"{name} has labels from {low} to {high}"
-            raise UserError(f"{problem}: number the classes from 0")
-        label, class_names = "label", tuple(str(k) for k in range(high + 1))
+            told = f"{name} has labels from {low} to {high}"
+            raise UserError(f"{told}: number the classes from 0")
+        label, class_names = "label", tuple(map(str, range(high + 1)))
     return image, label, class_names
 
 
@@ -275,11 +263,10 @@ def _open_folder(request: Request) -> Source:
     train, test = _own_splits(lambda n: path / n if (path / n).is_dir() else None)
     root = train or path
     if not (files := _files_under(root, PICTURES)):
-        kinds = ", ".join(PICTURES)
-        remedy = f"give a folder with {kinds} files, directly or in sub-folders"
-        raise UserError(f"{root} holds no images: {remedy}")
+        remedy = f"give a folder with {', '.join(PICTURES)} files"
+        raise UserError(f"{root} holds no images: {remedy}, directly or in sub-folders")
     folders = sorted({os.path.dirname(file) for file in files})
-    names = folders if len(folders) > 1 and "" not in folders else []
+    names = tuple(folders) if len(folders) > 1 and "" not in folders else ()
     if not (train and test):
         files = [files[i] for i in hold_out(len(files), split, request.name)]
     elif split == "test":
@@ -292,18 +279,13 @@ def _open_folder(request: Request) -> Source:
     labels = [numbers.get(os.path.dirname(file), -1) for file in files]
     if names and -1 in labels:
         file, classes = root / files[labels.index(-1)], ", ".join(names[:10])
-        problem = f"{file} is of no class that the training images have"
-        raise UserError(f"{problem}: put it in one of {classes}")
+        told = f"{file} is of no class that the training images have"
+        raise UserError(f"{told}: put it in one of {classes}")
     cells = {"image": [str(root / file) for file in files], "label": labels}
     table, rows = datasets.Dataset.from_dict(cells), np.arange(len(files))
-    identity = (_sizes(root, files), tuple(names), sorted(request.shape.items()))
-    columns = "image", "label", tuple(names)
-    return TableSource(table, columns, request, identity, rows=rows)
-
-
-def _sizes(root: Path, files: Sequence[str]) -> list[tuple[str, int]]:
-    """What identifies files on any machine."""
-    return [(file, (root / file).stat().st_size) for file in files]
+    sizes = [(file, (root / file).stat().st_size) for file in files]
+    identity = (sizes, names, sorted(request.shape.items()))
+    return TableSource(table, ("image", "label", names), request, identity, rows=rows)
 
 
 def _read(request: Request, streaming: bool = False) -> tuple[Request, Any, Any]:
@@ -314,16 +296,15 @@ def _read(request: Request, streaming: bool = False) -> tuple[Request, Any, Any]
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     name, root, files = request.name, request.root, request.files
+    sizes = [(file, (root / file).stat().st_size) for file in files]
     load: Any = datasets.load_dataset
     if request.kind == "hub":
         repository, _, revision = name.partition("@")
-        # Asked once beforehand: it resolves the revision to a commit, and without a
-        # connection `load_dataset` would retry, noisily, for half a minute. Offline a
-        # copy on this machine may serve.
-        problem = f"{name} is neither a path here nor a dataset that the hub gives now"
-        remedy = "check the name and the connection, or set HF_HUB_OFFLINE=1 to use "
-        remedy += "a copy downloaded before"
-        with explained(problem, remedy), suppress(OfflineModeIsEnabled):
+        # Asked beforehand: it resolves the revision to a commit, and without connection
+        # `load_dataset` would retry for half a minute. Offline a copy here may serve.
+        told = f"{name} is neither a path here nor a dataset that the hub gives now"
+        remedy = "check the name and the connection, or set HF_HUB_OFFLINE=1 for a copy"
+        with explained(told, remedy), suppress(OfflineModeIsEnabled):
             ask = huggingface_hub.HfApi().dataset_info
             info = ask(repository, revision=revision or None, timeout=20)
             revision = info.sha or revision
@@ -332,27 +313,27 @@ def _read(request: Request, streaming: bool = False) -> tuple[Request, Any, Any]
             tables = load(repository, revision=revision or None, streaming=streaming)
         pinned = f"{repository}@{revision}" if revision else repository
         return request._replace(name=pinned), tables, pinned
-    paths, remedy = [root / file for file in files], "fetch or write it again"
+    remedy = "fetch or write it again"
     if request.kind == "saved":
         with explained(f"{name} cannot be read as a saved dataset", remedy):
             tables = datasets.load_from_disk(str(root))
         tables = tables if isinstance(tables, dict) else {"train": tables}
-        return request, tables, _sizes(root, files)
-    read: list[list[str]] = []
+        return request, tables, sizes
+    paths, first = [root / file for file in files], []
     for path in paths:
         with explained(f"{path} is not a readable parquet file", remedy):
-            read.append(pyarrow.parquet.read_schema(path).names)
-        if set(read[0]) != set(read[-1]):
-            first, columns = ", ".join(read[0]), ", ".join(read[-1])
-            told = f"{path} has columns {columns} and {paths[0].name} has {first}"
-            raise UserError(f"{told}: give files of one dataset")
+            names = pyarrow.parquet.read_schema(path).names
+        first = first or names
+        if set(first) != set(names):
+            told = f"{path} has columns {', '.join(names)} and {paths[0].name} has"
+            raise UserError(f"{told} {', '.join(first)}: give files of one dataset")
     train, test = _own_splits(
         lambda word: [str(p) for p in paths if p.name.lower().startswith(word)] or None
     )
-    if train is None or len(paths) == 1:
-        train, test = [str(path) for path in paths], None
-    groups = {"train": train} | ({"test": test} if test else {})
+    groups = {"train": train or list(map(str, paths))}
+    if train and test:
+        groups["test"] = test
     remedy = "check that its files agree in column types and that the disk has room"
     with explained(f"{name} cannot be read as one dataset", remedy):
         tables = load("parquet", data_files=groups, streaming=streaming)
-    return request, tables, _sizes(root, files)
+    return request, tables, sizes

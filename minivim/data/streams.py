@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ class Stream(Table):
         """The first n images in order, uint8 [n, H, W, C], and labels."""
         if n is None:
             raise UserError(f"{self.description} has no known length: say how many")
-        rows = list(itertools.islice(iter(self.table), n))
+        rows = list(itertools.islice(self.table, n))
         if not rows:
             raise UserError(f"{self.description} has no rows: give one with images")
         return self.decode(rows)
@@ -56,33 +57,29 @@ class Stream(Table):
             shards = count * max(1, min(SAVED_SHARDS, len(rows) // count))
             rows = rows.to_iterable_dataset(num_shards=min(shards, len(rows)))
         if rows.num_shards % count:
-            raise UserError(
-                f"{self.name} has {rows.num_shards} files, which {count} processes "
-                "cannot share equally: use a number of processes that divides "
-                f"{rows.num_shards}, or write the data as more files"
-            )
+            files = rows.num_shards
+            told = f"{self.name} has {files} files, which {count} processes cannot"
+            remedy = f"use a number of them that divides {files}, or write more files"
+            raise UserError(f"{told} share equally: {remedy}")
         mixed = rows.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
         return split_dataset_by_node(mixed, rank=index, world_size=count)
 
 
 class StreamIterator(Iterator[Batch]):
-    """Batches of one process' share, one read ahead; `rows` is one of equal blocks."""
+    """Batches of one process' share, which is one of equal blocks, one read ahead."""
 
-    def __init__(self, stream: Stream, *, batch_size: int, seed: int, rows: Any = None):
-        positions = np.arange(batch_size)[slice(None) if rows is None else rows]
-        self._count = count = len(positions)
+    def __init__(self, stream: Stream, batch_size: int, rows: np.ndarray, seed: int):
+        self._count = count = len(rows)
         fits = count and batch_size % count == 0
         blocks = np.arange(batch_size).reshape(-1, count).tolist() if fits else []
-        if positions.tolist() not in blocks:
-            raise UserError(
-                f"a stream gives each process one of equal blocks of the {batch_size} "
-                "rows of a batch, not other ones: change batch_size or the mesh, or "
-                "leave out --stream"
-            )
-        self._stream, self._seed, self._shares = stream, seed, len(blocks)
-        self._share = blocks.index(positions.tolist())
-        # Refused here rather than in a thread.
-        stream.share(self._share, self._shares, seed=seed)
+        if rows.tolist() not in blocks:
+            told = "a stream gives each process one of equal blocks of the"
+            remedy = "change batch_size or the mesh, or leave out --stream"
+            raise UserError(f"{told} {batch_size} rows of a batch: {remedy}")
+        self._stream, self._share = stream, blocks.index(rows.tolist())
+        self._shares = len(blocks)
+        self._table = partial(stream.share, self._share, self._shares, seed=seed)
+        self._table()  # A share that cannot be is refused here, not in a thread.
         self._start(epoch=0, rows=None)
 
     def _start(self, **position: Any) -> None:
@@ -99,11 +96,11 @@ class StreamIterator(Iterator[Batch]):
 
     def _read(self, epoch: int, rows: Any) -> Generator[tuple[Batch, dict], None, None]:
         """Batches, each with the position behind it."""
-        stream, name, part = self._stream, self._stream.description, []
+        name, part = self._stream.description, []
         problem = f"{name} cannot be read on"
         remedy = "check the connection and run the same command"
         while True:
-            table = stream.share(self._share, self._shares, seed=self._seed)
+            table = self._table()
             table.set_epoch(epoch)
             if rows is not None:
                 table.load_state_dict(rows)
@@ -116,7 +113,7 @@ class StreamIterator(Iterator[Batch]):
                 empty &= len(part) == before
                 if len(part) < self._count:
                     break
-                batch = stream.decode(part, self._threads)
+                batch = self._stream.decode(part, self._threads)
                 batch["image"] = batch["image"].astype(np.float32) / 255
                 yield batch, {"epoch": epoch, "rows": table.state_dict()}
                 part = []
@@ -136,11 +133,10 @@ class StreamIterator(Iterator[Batch]):
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on behind the last batch before `state`, less what was in the buffer."""
-        if (shares := state.get("shares")) != self._shares:
-            raise UserError(
-                f"the stream was read in {shares} shares and now is in {self._shares}: "
-                "go on with as many processes as before, or choose another --workdir"
-            )
+        if (was := state.get("shares")) != self._shares:
+            told = f"the stream was read in {was} shares and now is in {self._shares}"
+            remedy = "use as many processes as before, or choose another --workdir"
+            raise UserError(f"{told}: {remedy}")
         self.close()
         self._start(**state["positions"][str(self._share)])
 

@@ -13,6 +13,7 @@ from minivim.tokenizer.perceptual import LPIPS
 # Wang et al. 2004: an 11 x 11 Gaussian window, and the constants for a range of 1.
 SSIM_WINDOW, _SIGMA = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2
+_lpips = nnx.jit(lambda network, a, b: network(recon=a, target=b))
 
 
 def psnr(a: ArrayLike, b: ArrayLike) -> Array:
@@ -33,8 +34,8 @@ def psnr_per_image(a: ArrayLike, b: ArrayLike) -> Float[Array, " B"]:
     return -10 * jnp.log10(jnp.square(x - y).mean(axis=(1, 2, 3)))
 
 
-def ssim(a: ArrayLike, b: ArrayLike) -> Array:
-    """Structural similarity (Wang et al. 2004), mean over images, in [-1, 1].
+def ssim_per_image(a: ArrayLike, b: ArrayLike) -> Float[Array, " B"]:
+    """Structural similarity of each image pair (Wang et al. 2004), in [-1, 1].
 
         mean of (2 mu_a mu_b + C1) (2 s_ab + C2)
                 / ((mu_a^2 + mu_b^2 + C1) (s_a^2 + s_b^2 + C2))
@@ -44,17 +45,9 @@ def ssim(a: ArrayLike, b: ArrayLike) -> Array:
     a, b: float [B, H, W, C] in [0, 1]. Raises ValueError for unequal shapes, integer
     images, or images smaller than the window.
     """
-    return ssim_per_image(a, b).mean()
-
-
-def ssim_per_image(a: ArrayLike, b: ArrayLike) -> Float[Array, " B"]:
-    """SSIM of each image pair, mean over window positions and channels. See `ssim`."""
     x, y = _checked(a, b)
     if min(x.shape[1:3]) < SSIM_WINDOW:
-        raise ValueError(
-            f"SSIM needs images of at least {SSIM_WINDOW} x {SSIM_WINDOW} pixels, got "
-            f"{x.shape[1]} x {x.shape[2]}"
-        )
+        raise ValueError(f"SSIM needs {SSIM_WINDOW} pixels a side, got {x.shape[1:3]}")
     mu_x, mu_y = _blur(x), _blur(y)
     var_x, var_y = _blur(x * x) - mu_x**2, _blur(y * y) - mu_y**2
     cov = _blur(x * y) - mu_x * mu_y
@@ -67,11 +60,6 @@ def lpips_per_image(network: LPIPS, a: ArrayLike, b: ArrayLike) -> Float[Array, 
     """LPIPS of each image pair [B, H, W, C] in [0, 1], with products in float32."""
     with jax.default_matmul_precision("highest"):
         return _lpips(network, *_checked(a, b))
-
-
-@nnx.jit
-def _lpips(network: LPIPS, a: Array, b: Array) -> Array:
-    return network(recon=a, target=b)
 
 
 def _blur(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
@@ -92,12 +80,8 @@ def _blur(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
 def _checked(a: ArrayLike, b: ArrayLike) -> tuple[Array, Array]:
     x, y = jnp.asarray(a), jnp.asarray(b)
     if x.shape != y.shape or x.ndim != 4:
-        raise ValueError(
-            f"images must be two equal [B, H, W, C] arrays, got {x.shape} and {y.shape}"
-        )
-    for image in (x, y):
-        if not jnp.issubdtype(image.dtype, jnp.floating):
-            raise ValueError(
-                f"images must be floats in [0, 1], got {image.dtype}; divide by 255"
-            )
+        raise ValueError(f"images must be equal [B, H, W, C], not {x.shape}, {y.shape}")
+    for kind in (x.dtype, y.dtype):
+        if not jnp.issubdtype(kind, jnp.floating):
+            raise ValueError(f"images are {kind}, not floats in [0, 1]; divide by 255")
     return x.astype(jnp.float32), y.astype(jnp.float32)

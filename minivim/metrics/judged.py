@@ -1,14 +1,15 @@
 """Figures from the features and classes of a network: Frechet distances and scores.
 
-By Inception they are FID and Inception Score. Values mean nothing beside those of
-another network or of another number of images: two sets of real ones are apart, too,
-the farther the fewer. So `compare` takes equal numbers and puts real ones beside.
+By Inception they are FID and Inception Score. Values compare by the same network and
+number of images only: two sets of real ones are apart, too, the farther the fewer. So
+`compare` takes equal numbers and puts real ones beside.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -34,16 +35,14 @@ Rows = Float[np.ndarray, "_ _"]
 # Features, logits and labels of a set of images.
 Seen = tuple[Rows, Rows, Int[np.ndarray, " _"]]
 Figures = dict[str, Any]
+Pair = tuple[Figures, Figures]  # of a model, and the same of real images
 
 
 def features_and_logits(
     network: Network, images: ArrayLike, *, batch_size: int = 256
 ) -> tuple[Rows, Rows]:
-    """`aux["features"][-1]` averaged over positions, and the logits, of all images.
-
-    images: uint8, or float in [0, 1], [N, H, W, C].
-    """
-    return in_batches(lambda x: _pooled(network, x), images, batch_size=batch_size)
+    """`aux["features"][-1]` averaged over positions, and logits, of [N, H, W, C]."""
+    return in_batches(partial(_pooled, network), images, batch_size=batch_size)
 
 
 @nnx.jit
@@ -53,10 +52,7 @@ def _pooled(network: Network, images: ArrayLike) -> tuple[Array, Array]:
 
 
 class Views:
-    """Features and logits of images that arrive in batches; the images are not kept.
-
-    `networks` has keys of `NAMES`; those that are None are left out.
-    """
+    """Features and logits of images that come in batches, by those of `NAMES` given."""
 
     def __init__(self, networks: Mapping[str, Network | None], *, batch_size: int):
         self.networks = {k: v for k, v in networks.items() if v is not None}
@@ -65,50 +61,44 @@ class Views:
 
     def add(self, kind: str, images: np.ndarray, labels: np.ndarray) -> None:
         """Run all networks on float images."""
-        size = self.batch_size
-        # Whole batches, so that one program serves all.
-        rows = padded(images, size * -(-len(images) // size))
+        size, count = self.batch_size, len(images)
+        rows = padded(images, -(-count // size) * size)  # for one program
         # Others read Inception's images from files, which hold 8 bits.
         shown = {"inception": np.rint(255 * rows) / np.float32(255)}
         for name, network in self.networks.items():
             seen = features_and_logits(network, shown.get(name, rows), batch_size=size)
-            self._parts[name, kind].append((*(x[: len(images)] for x in seen), labels))
+            self._parts[name, kind].append((*(x[:count] for x in seen), labels))
 
     def seen(self, name: str, kind: str) -> Seen:
         """Features, logits and labels of all images of a kind, by one network."""
         parts = zip(*self._parts[name, kind], strict=True)
-        features, logits, labels = map(np.concatenate, parts)
-        self._parts[name, kind] = [(features, logits, labels)]
-        return features, logits, labels
+        found: Any = tuple(map(np.concatenate, parts))
+        self._parts[name, kind] = [found]
+        return found
 
     def right(self, name: str, kind: str) -> np.ndarray:
         """Which images of a kind a network takes for their class."""
         _, logits, labels = self.seen(name, kind)
         return logits.argmax(axis=-1) == labels
 
-    def figures(
-        self, kind: str, *, suffix: str = "", seed: int = 0
-    ) -> tuple[Figures, Figures]:
+    def figures(self, kind: str, seed: int, suffix: str = "") -> Pair:
         """`compare` of "real" images with those of a kind, by all networks."""
-        figures: Figures = {}
-        real: Figures = {}
+        figures, real = {}, {}
         for name in self.networks:
-            sets = self.seen(name, "real"), self.seen(name, kind)
             names = [title + suffix for title in NAMES[name]]
-            found = compare(*sets, names=names, seed=seed)
-            figures, real = figures | found[0], real | found[1]
+            sets = self.seen(name, "real"), self.seen(name, kind)
+            found, beside = compare(*sets, names=names, seed=seed)
+            figures, real = figures | found, real | beside
         return figures, real
 
 
-def compare(
-    real: Seen, others: Seen, *, names: list[str], seed: int
-) -> tuple[Figures, Figures]:
+def compare(real: Seen, others: Seen, *, names: list[str], seed: int) -> Pair:
     """Distance and score of `others`, by these names, and the same of real images.
 
     As many real images as there are others are compared with these, or the other way
     round, and two disjoint sets of at most as many real images with one another; all
-    drawn evenly over labels. Figures that need more images are left out.
-    `images` and `halves` are the numbers of real images that were compared.
+    drawn evenly over labels. Figures that need more images are left out. `images` and
+    `halves` are the numbers of real images that were compared.
     """
     distance, score = names
     many, more = len(real[2]), len(others[2])
@@ -156,13 +146,12 @@ def evenly(labels: np.ndarray, share: float, *, seed: int) -> Int[np.ndarray, " 
 def gaussian(features: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Mean [D] and unbiased covariance [D, D] of rows [N, D], in float64."""
     rows = np.asarray(features)
-    if len(rows) < 2:
-        raise UserError(
-            f"a covariance needs two images or more, got {len(rows)}; give more images"
-        )
+    if (count := len(rows)) < 2:
+        told = f"a covariance needs two images or more, got {count}; give more images"
+        raise UserError(told)
     mean = rows.mean(axis=0, dtype=np.float64)
     centred = rows - mean
-    return mean, centred.T @ centred / (len(rows) - 1)
+    return mean, centred.T @ centred / (count - 1)
 
 
 def frechet_distance(
@@ -178,11 +167,9 @@ def frechet_distance(
     `ValueError` for unequal shapes.
     """
     m1, s1, m2, s2 = (np.asarray(x, np.float64) for x in (mean1, cov1, mean2, cov2))
-    if m1.shape != m2.shape or s1.shape != s2.shape or s1.shape != m1.shape * 2:
-        raise ValueError(
-            f"means must be two equal [D], covariances two [D, D], got {m1.shape}, "
-            f"{m2.shape}, {s1.shape}, {s2.shape}"
-        )
+    if not m1.shape * 2 == m2.shape * 2 == s1.shape == s2.shape:
+        found = ", ".join(str(x.shape) for x in (m1, m2, s1, s2))
+        raise ValueError(f"not two equal [D] and two equal [D, D] but {found}")
     values, vectors = np.linalg.eigh(s1)
     root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
     shared = np.sqrt(np.linalg.eigvalsh(root @ s2 @ root).clip(0)).sum()
@@ -199,17 +186,17 @@ def judge_distance(
 ) -> float:
     """Frechet distance between two sets of images by the features of the judge.
 
-    Features are the output of its last block averaged over positions, of its layers the
-    one where reconstructions stand out most from as many real images. Compare equal
-    numbers only: two sets of real images, the first large, are 0.02 apart with 2,048 in
-    the second and 0.45 with 256. Images: uint8, or float in [0, 1], [N, H, W, C].
-    Raises `UserError` for fewer than two in a set.
+    Features are those of its last block, where reconstructions stand out most from real
+    images. Compare equal numbers only: two sets of real images, the first large, are
+    0.02 apart with 2,048 in the second and 0.45 with 256. Images: uint8, or float in
+    [0, 1], [N, H, W, C]. Raises `UserError` for fewer than two in a set.
     """
     one, _ = features_and_logits(judge, a_images, batch_size=batch_size)
     other, _ = features_and_logits(judge, b_images, batch_size=batch_size)
     return _apart(one, other)
 
 
+# Paper silent, section 5.2: the formula of the Inception Score over our own judge
 def inception_score(
     probabilities: ArrayLike, *, splits: int = SPLITS, parts: np.ndarray | None = None
 ) -> float:
@@ -227,28 +214,12 @@ def inception_score(
     if parts is None:
         ends = np.arange(1, splits) * len(rows) // splits
         parts = np.searchsorted(ends, np.arange(len(rows)), side="right")
-    if not np.bincount(parts, minlength=splits).all():
-        raise UserError(
-            f"a score over {splits} parts needs as many images, got {len(rows)}; "
-            "give more images"
-        )
     sets = [rows[parts == number] for number in range(splits)]
+    if not all(map(len, sets)):
+        problem = f"a score over {splits} parts needs as many images, got {len(rows)}"
+        raise UserError(f"{problem}; give more images")
     apart = [_entropy(part.mean(axis=0)) - _entropy(part).mean() for part in sets]
     return float(np.exp(apart).mean())
-
-
-# Paper silent, section 5.2: the formula of the Inception Score over our own judge
-def judge_score(
-    judge: Network, images: ArrayLike, *, splits: int = SPLITS, batch_size: int = 256
-) -> float:
-    """The formula of the Inception Score on the judge's own classes.
-
-    Not an Inception Score: its values mean nothing beside those of another network.
-    images: uint8, or float in [0, 1], [N, H, W, C], not sorted by class. Raises
-    `UserError` for fewer images than parts.
-    """
-    _, logits = features_and_logits(judge, images, batch_size=batch_size)
-    return inception_score(probabilities(logits), splits=splits)
 
 
 def probabilities(logits: Float[ArrayLike, "N K"]) -> Rows:

@@ -1,7 +1,7 @@
 """The nearest training image of each sample: has a model learnt images by heart?
 
-The honest answer needs a second row. A sample near to a training image proves nothing
-where new real images are as near: it is memory if samples are much nearer.
+A sample near to a training image proves nothing where new real images are as near: it
+is memory if samples are much nearer.
 """
 
 from __future__ import annotations
@@ -34,9 +34,8 @@ def nearest(
 
         |q - x|^2 = |q|^2 - 2 q . x + |x|^2, one product of matrices for each batch
 
-    look: images float32 [n, H, W, C] in [0, 1] to rows [n, D], such as `pixels` or the
-    features of a judge. The source is read once, in batches. In float64: an image and
-    its copy differ only by the rounding of large squares.
+    look: images float32 [n, H, W, C] in [0, 1] to rows [n, D], such as `pixels`. In
+    float64: an image and its copy differ only by the rounding of large squares.
     """
     wanted = np.asarray(rows, np.float64)
     squares = np.square(wanted).sum(axis=1)
@@ -45,9 +44,9 @@ def nearest(
     for number, batch in enumerate(read):
         others = np.asarray(look(batch["image"]), np.float64)
         apart = squares[:, None] - 2 * wanted @ others.T + np.square(others).sum(axis=1)
-        nearer = apart.min(axis=1) < best
-        best[nearer] = apart.min(axis=1)[nearer]
-        indices[nearer] = number * batch_size + apart.argmin(axis=1)[nearer]
+        least = apart.min(axis=1)
+        indices[least < best] = number * batch_size + apart.argmin(axis=1)[least < best]
+        best = np.minimum(best, least)
     return Neighbours(indices, np.sqrt(best.clip(0)))
 
 
@@ -63,7 +62,4 @@ def share_nearer(
 
     P(d < h) + P(d = h) / 2 over all pairs: 1/2 where they are alike, 1 for copies
     """
-    ordered = np.sort(held_out)
-    below = np.searchsorted(ordered, samples, side="left")
-    below_or_equal = np.searchsorted(ordered, samples, side="right")
-    return float(1 - (below + below_or_equal).mean() / (2 * len(ordered)))
+    return float(np.heaviside(held_out - samples[:, None], 0.5).mean())

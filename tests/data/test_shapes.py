@@ -35,7 +35,7 @@ def test_arrays_have_the_stated_shapes_and_ranges():
     assert drawn["image"].dtype == np.uint8
     assert drawn["label"].dtype == np.int32
     np.testing.assert_array_equal(np.bincount(drawn["label"]), 128)
-    for factor in shapes.FACTORS:
+    for factor in ("colour", "background", "centre_x", "centre_y", "size", "angle"):
         assert drawn[factor].shape == (1_024,)
         assert len(np.unique(drawn[factor])) > 3
     assert np.abs(drawn["angle"]).max() <= shapes.MAX_ANGLE
@@ -91,17 +91,6 @@ def test_the_picture_shows_its_factors():
     np.testing.assert_allclose(
         weight @ (rows + 0.5), drawn["centre_y"][discs], atol=0.5
     )
-
-
-def test_dataset_holds_the_same_pixels_and_typed_columns():
-    table = shapes.dataset("test", size=12, seed=3)
-    drawn = shapes.arrays("test", size=12, seed=3)
-    assert table.column_names == ["image", "label", *shapes.FACTORS]
-    assert table.features["label"].names == list(shapes.CLASSES)
-    images = np.stack([np.asarray(image) for image in table["image"]])
-    np.testing.assert_array_equal(images, drawn["image"])
-    for name in ("label", *shapes.FACTORS):
-        np.testing.assert_array_equal(table[name], drawn[name])
 
 
 @pytest.mark.parametrize(

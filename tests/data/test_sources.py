@@ -162,7 +162,7 @@ def test_flat_folder_has_no_labels(tmp_path):
         write(tmp_path / f"{i}.png", picture(i))
     source = open_source(tmp_path)
     assert source.class_names == () and source.num_classes == 0
-    assert source[0]["label"] == -1
+    assert stack(source, 1)["label"] == -1
     with pytest.raises(UserError, match="at least two labels.*has none.*folder of its"):
         require_labels(source)
     # Too few to hold any out: both splits are the same images.
@@ -226,12 +226,18 @@ def test_parquet_finds_columns_by_type(tmp_path):
 
 
 def test_the_label_column_wins_over_other_classes(tmp_path):
-    shapes.dataset("test", size=9).to_parquet(tmp_path / "x.parquet")
-    source = open_source(tmp_path / "x.parquet")
-    drawn = shapes.arrays("test", size=9)
-    assert source.class_names == shapes.CLASSES
-    np.testing.assert_array_equal(stack(source)["image"], drawn["image"])
-    np.testing.assert_array_equal(stack(source)["label"], drawn["label"])
+    kinds = {
+        "colour": datasets.ClassLabel(names=["red", "blue"]),
+        "label": datasets.ClassLabel(names=["no", "yes"]),
+        "image": datasets.Image(),
+    }
+    rows = {"colour": [1, 1], "label": [1, 0], "image": [picture(0), picture(1)]}
+    found = datasets.Dataset.from_dict(rows, features=datasets.Features(kinds))
+    for names in (list(kinds), ["image", "label", "colour"]):
+        found.select_columns(names).to_parquet(tmp_path / "x.parquet")
+        source = open_source(tmp_path / "x.parquet")
+        assert source.class_names == ("no", "yes")
+        np.testing.assert_array_equal(stack(source)["label"], [1, 0])
 
 
 @pytest.mark.parametrize("spec", ["", "**/*.parquet"])
@@ -256,7 +262,7 @@ def test_parquet_without_labels(tmp_path):
         tmp_path / "x.parquet"
     )
     source = open_source(tmp_path / "x.parquet")
-    assert source.class_names == () and source[1]["label"] == -1
+    assert source.class_names == () and stack(source)["label"][1] == -1
 
 
 # -- the first of them --------------------------------------------------------------
@@ -332,7 +338,7 @@ def test_shapes_open_at_any_size():
     assert source.class_names == shapes.CLASSES and len(source) == 2_048
     assert source.description == "shapes (test)"
     small = open_source("shapes", split="test", image_size=16, channels=1)
-    assert small[0]["image"].shape == (16, 16, 1)
+    assert stack(small, 1)["image"].shape == (1, 16, 16, 1)
 
 
 # -- what users are told ------------------------------------------------------------
@@ -395,12 +401,12 @@ def test_a_missing_image_is_named(tmp_path):
     write(tmp_path / "gone.png", picture(0))
     source = open_source(tmp_path)
     (tmp_path / "gone.png").unlink()
-    assert "gone.png is missing: restore it" in message(lambda: source[0])
+    assert "gone.png is missing: restore it" in message(lambda: stack(source))
 
 
 def test_pixels_without_a_range_are_refused(tmp_path):
     write(tmp_path / "float.tif", Image.new("F", (4, 4), 0.5))
-    text = message(lambda: open_source(tmp_path)[0])
+    text = message(lambda: stack(open_source(tmp_path)))
     assert "float.tif cannot be used: its pixels are 32-bit floats" in text
 
 
@@ -411,8 +417,8 @@ def test_a_corrupt_row_is_named(tmp_path):
         tmp_path / "x.parquet"
     )
     source = open_source(tmp_path)
-    assert "row 0 of" in message(lambda: source[0])
-    assert "row 1 of" in message(lambda: source[1])
+    for row in (0, 1):
+        assert f"row {row} of" in message(lambda row=row: source.take(np.array([row])))
 
 
 def test_parquet_without_an_image_column(tmp_path):
