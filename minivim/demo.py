@@ -30,10 +30,9 @@ SAMPLES_PER_CLASS = 8
 
 
 def demo(out: str | Path, *, seed: int = 0) -> Path:
-    """Train everything under `out` and return the path of the report.
+    """Train everything under `out`, or go on with it, and return the report's path.
 
-    An interrupted demo goes on with the same command. Raises `UserError` for a folder
-    that cannot be written.
+    Raises `UserError` for a folder that cannot be written.
     """
     out = Path(out)
     tokens, unlabelled = recipes.shapes_tokenizer(), recipes.shapes_prior_unlabelled()

@@ -138,9 +138,9 @@ def judged_figures(
     real images, reconstructed: blurred images are nearer to any. `neighbours_nearer`
     is `share_nearer` of the two.
     """
-    reading, samples = how.reading(source), how.samples or DRAWN
-    count = reading["count"]
-    classes, size = prior.config.num_classes, min(how.batch_size, max(count, samples))
+    reading, classes = how.reading(source), prior.config.num_classes
+    count, samples = reading["count"], how.samples or DRAWN
+    size = min(how.batch_size, max(count, samples))
     views = Views({"judge": how.judge, "inception": how.inception}, batch_size=size)
     graded = how.judge is not None and classes > 0
     chosen = np.random.default_rng(how.seed).permutation(count) < min(samples, SOUGHT)
@@ -202,10 +202,9 @@ def _neighbours(samples: list, recon: list, train: Source, how: Options) -> Pair
 def draw(
     prior: Prior, tokenizer: Tokenizer, how: Options
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Images float32 [n, H, W, C] of samples and their classes, n at most 512.
+    """Images float32 [n, H, W, C] of samples and their classes in turn, n at most 512.
 
-    At temperature 1 without filters, class after class in turn; a prior without classes
-    has the label 0 for all.
+    At temperature 1 without filters; a prior without classes has the label 0 for all.
     """
     classes, key = prior.config.num_classes, jax.random.key(how.seed)
     samples = how.samples or DRAWN

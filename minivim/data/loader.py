@@ -31,12 +31,11 @@ def batches(
 ) -> "BatchIterator | StreamIterator":
     """Iterate over a source without an end, in a reproducible order.
 
-    The order of an epoch is drawn from (seed, epoch), or that of the rows without
-    `shuffle`. A batch may span two epochs, and no row is dropped. Where codes have
-    several views of an image, a batch holds a random one, drawn from (seed, batch).
+    The order of an epoch is drawn from (seed, epoch), or is that of the rows without
+    `shuffle`; batches span epochs. A `Stream` promises less. Where codes have several
+    views of an image, a batch holds a random one, drawn from (seed, batch).
 
     Args:
-        source: where rows come from. A stream promises less, see `Stream`.
         batch_size: rows of a whole batch, over all processes.
         rows: the positions in each batch that this process reads, all by default.
         workers: processes that read and decode, beside this one; 0 reads in threads.

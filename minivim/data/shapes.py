@@ -15,6 +15,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float32
 
+from minivim.data.base import Batch
 from minivim.errors import UserError
 
 COLOURS = {
@@ -99,7 +100,7 @@ DISTANCES: dict[str, Callable[[Plane, Plane], Plane]] = {
 CLASSES = tuple(DISTANCES)
 
 
-def _draw_factors(seed: int, split: str, block: int) -> dict[str, np.ndarray]:
+def _draw_factors(seed: int, split: str, block: int) -> Batch:
     """Labels and factors of one block; every class equally often."""
     rng = np.random.default_rng([seed, list(SIZES).index(split), block])
     size = rng.uniform(*RADIUS, BLOCK)
@@ -115,7 +116,7 @@ def _draw_factors(seed: int, split: str, block: int) -> dict[str, np.ndarray]:
     }
 
 
-def _render(factors: dict[str, np.ndarray]) -> np.ndarray:
+def _render(factors: Batch) -> np.ndarray:
     """Images uint8 [n, 32, 32, 3] of labels and factors."""
     turn = np.deg2rad(factors["angle"].astype(np.float64))
     cos, sin = (f(turn).astype(np.float32)[:, None, None] for f in (np.cos, np.sin))
@@ -135,9 +136,7 @@ def _render(factors: dict[str, np.ndarray]) -> np.ndarray:
     return np.rint(back + coverage[..., None] * (colour - back)).astype(np.uint8)
 
 
-def arrays(
-    split: str = "train", *, size: int | None = None, seed: int = 0
-) -> dict[str, np.ndarray]:
+def arrays(split: str = "train", *, size: int | None = None, seed: int = 0) -> Batch:
     """The first `size` images of "train" (16,384 by default) or "test" (2,048).
 
     image: uint8 [n, 32, 32, 3]; label, colour, background: int32 [n], indices into

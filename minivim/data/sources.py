@@ -53,10 +53,9 @@ def open_source(
             folder that `save_to_disk` of `datasets` wrote; or a dataset of the hub as
             "owner/name@revision".
         split: "train" or "test": sub-folders of these names, or parquet files whose
-            names begin so (validation or val serves where there is no test). Without a
-            split of its own, a fixed pseudo-random tenth, at most 2,000 images, is held
-            out as "test"; with fewer than 10 images, both splits are all of them, and
-            a line on stderr says so once.
+            names begin so (validation or val serves where there is no test). Otherwise
+            a fixed pseudo-random tenth, at most 2,000 images, is held out as "test";
+            fewer than 10 images are both splits, as a line on stderr says once.
         image_size, channels: the side in pixels, and 3 (RGB) or 1 (grey).
 
     Returns:

@@ -13,10 +13,8 @@ import numpy as np
 from minivim.data.base import Batch, Table
 from minivim.errors import UserError, explained
 
-# Rows that wait to be drawn from, still encoded, in each process.
-SHUFFLE_BUFFER = 1_000
-# Shards per process of a saved dataset, whose rows can be cut anywhere.
-SAVED_SHARDS = 16
+SHUFFLE_BUFFER = 1_000  # rows that wait to be drawn from, encoded, in each process
+SAVED_SHARDS = 16  # per process, of a saved dataset, whose rows can be cut anywhere
 CAVEAT = (
     f"a stream resumes without the rows in its shuffle buffer (up to {SHUFFLE_BUFFER:,}"
     " a process), so not bit for bit, and in as many processes as before; it is mixed "
@@ -27,11 +25,10 @@ CAVEAT = (
 class Stream(Table):
     """Labelled images without index or length: see `open_stream`.
 
-    Each process reads its own shards (files); their number must be a multiple of the
-    number of processes, which may not change at a restart. Rows are mixed within the
-    shuffle buffer and the order of shards, not over the whole set. Those that wait in
-    the buffer when a state is saved are lost to that epoch; none is read twice. An
-    epoch has no known length, and processes with shorter shards begin the next earlier.
+    Each process reads its own files, as many as any other; there may not be more or
+    fewer processes at a restart. Rows are mixed within the shuffle buffer and the order
+    of files, not over the whole set. Those in the buffer when a state is saved are lost
+    to that epoch; none is read twice. Processes with fewer rows begin the next earlier.
     """
 
     def first(self, n: int | None) -> Batch:
