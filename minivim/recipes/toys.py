@@ -103,7 +103,7 @@ def shapes_igpt() -> PriorRecipe:
     """iGPT on the toy: the unlabelled prior, over pixels instead of codes.
 
     Four times the tokens, and so about a fourth of the steps in the same time. The
-    tokenizer's recipe of this name is to be trained into `runs/shapes-igpt` before.
+    tokenizer's recipe of this name is to be trained before, into the folder below.
     """
     settings = "name=shapes-igpt num_codes=64 grid=16 steps=350"
     return _with(shapes_prior_unlabelled(), settings, "tokenizer=runs/shapes-igpt")
@@ -170,10 +170,7 @@ def cifar10_prior_unlabelled() -> PriorRecipe:
 
 
 def cifar10_igpt() -> PriorRecipe:
-    """iGPT on CIFAR-10: the unlabelled prior, over pixels instead of codes.
-
-    As with the toy, its palette is to be in `runs/cifar10-igpt` before.
-    """
+    """iGPT on CIFAR-10: the unlabelled prior, over pixels instead of codes."""
     settings = "name=cifar10-igpt num_codes=512 grid=16 steps=900"
     return _with(cifar10_prior_unlabelled(), settings, "tokenizer=runs/cifar10-igpt")
 
