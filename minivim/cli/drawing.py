@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from tqdm.auto import tqdm
 
-from minivim import data, metrics, prior, show, weights
+from minivim import data, metrics, prior, weights
 from minivim.cli import arguments as args
 from minivim.cli.arguments import command, option
 from minivim.data.pixels import decode
@@ -49,6 +49,8 @@ def _parts(options: Namespace, total: int, size: int) -> Iterator[tuple[slice, A
 )
 def _reconstruct(options: Namespace) -> None:
     """Draw originals beside reconstructions."""
+    from minivim import show
+
     tokenizer = args.open_tokenizer(options.tokenizer)
     path, shape = args.writable(options.out, ".png"), tokenizer.config.image_shape
     source = data.open_source(options.data, split=options.split, **shape)
@@ -69,6 +71,8 @@ def _reconstruct(options: Namespace) -> None:
 )
 def _sample(options: Namespace) -> None:
     """Draw new images from a prior."""
+    from minivim import show
+
     tokenizer, model = weights.load_pair(options.prior, options.tokenizer)
     path = args.writable(options.out, ".png")
     classes = model.config.num_classes
@@ -136,6 +140,8 @@ def _rows(labels: Any, names: list[str], columns: int) -> tuple[Any, list[str]]:
 )
 def _complete(options: Namespace) -> None:
     """Draw the rest of given images."""
+    from minivim import show
+
     tokenizer, model = weights.load_pair(options.prior, options.tokenizer)
     path, shape = args.writable(options.out, ".png"), tokenizer.config.image_shape
     file, label = Path(options.images), options.label
