@@ -8,6 +8,7 @@ an image is a little soft, noisy or shifted, as reconstructions are.
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -22,6 +23,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from minivim.batched import in_batches
 from minivim.config import ClassifierConfig
+from minivim.config.checks import require
 from minivim.context import NO_CONTEXT, Context
 from minivim.errors import UserError
 
@@ -29,6 +31,7 @@ MAX_SHIFT = 2  # pixels, to each side
 MAX_NOISE = 0.06  # standard deviation, drawn from [0, MAX_NOISE] for each image
 NORM_EPS = 1e-5
 
+Images = Float[Array, "B H W C"]
 Features = tuple[Float[Array, "B classes"], dict[str, Any]]
 
 
@@ -48,10 +51,8 @@ class Classifier(nnx.Module):
             nnx.Conv(*pair, (3, 3), strides=stride, rngs=rngs)
             for pair, stride in zip(pairwise(widths), (1, 2, 1, 2), strict=True)
         )
-        self.norms = nnx.List(
-            nnx.GroupNorm(width, num_groups=4, epsilon=NORM_EPS, rngs=rngs)
-            for width in widths[1:]
-        )
+        norms = (nnx.GroupNorm(c, 4, epsilon=NORM_EPS, rngs=rngs) for c in widths[1:])
+        self.norms = nnx.List(norms)
         self.head = nnx.Linear(4 * w, config.num_classes, rngs=rngs)
 
     def __call__(self, images: Float[Array, "B H W C"]) -> Features:
@@ -62,26 +63,31 @@ class Classifier(nnx.Module):
             features.append(x)
         return self.head(x.mean(axis=(1, 2))), {"features": features}
 
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """`UserError` unless images of shape [H, W, C] can be read."""
+        channels = self.config.channels
+        require(
+            shape[2] == channels and not (shape[0] % 8 or shape[1] % 8),
+            f"images of shape {shape} do not fit this classifier; use {channels} "
+            "channels and sides that are multiples of 8",
+        )
+
 
 class Judge(nnx.Module):
     """A residual network on 4 x 4 patches: `x + Conv3x3(SiLU(LN(x)))`, three times.
 
-    The width is 2w and the grid a quarter of the image's side throughout.
-    `aux["features"]` are the outputs of the three blocks, [B, h, w, channels].
+    The width is 2w throughout; `aux["features"]` are the outputs of the three blocks.
     """
 
     def __init__(self, config: ClassifierConfig, *, rngs: nnx.Rngs):
         self.config = config
-        width = 2 * config.width
-        self.stem = nnx.Linear(16 * config.channels, 2 * width, rngs=rngs)
-        self.merge = nnx.Linear(2 * width, width, rngs=rngs)
-        self.norms = nnx.List(
-            nnx.LayerNorm(width, epsilon=NORM_EPS, rngs=rngs) for _ in range(4)
-        )
-        self.convs = nnx.List(
-            nnx.Conv(width, width, (3, 3), rngs=rngs) for _ in range(3)
-        )
-        self.head = nnx.Linear(width, config.num_classes, rngs=rngs)
+        w = 2 * config.width
+        self.stem = nnx.Linear(16 * config.channels, 2 * w, rngs=rngs)
+        self.merge = nnx.Linear(2 * w, w, rngs=rngs)
+        norms = (nnx.LayerNorm(w, epsilon=NORM_EPS, rngs=rngs) for _ in range(4))
+        self.norms = nnx.List(norms)
+        self.convs = nnx.List(nnx.Conv(w, w, (3, 3), rngs=rngs) for _ in range(3))
+        self.head = nnx.Linear(w, config.num_classes, rngs=rngs)
 
     def __call__(self, images: Float[Array, "B H W C"]) -> Features:
         """Logits [B, classes] and `aux` with the feature maps."""
@@ -105,13 +111,16 @@ def build(config: ClassifierConfig, *, rngs: nnx.Rngs) -> Classifier | Judge:
     return {"cnn": Classifier, "residual": Judge}[config.kind](config, rngs=rngs)
 
 
-def require_no_judge(network: Any) -> None:
-    """Raise `UserError` for a `Judge`: what reports figures may serve no method."""
+def require_classifier(network: Any) -> Classifier:
+    """The network, if a method may use it: `UserError` for a `Judge` and all others."""
+    if isinstance(network, Classifier):
+        return network
+    what = f"a {type(network).__name__} is no classifier"
     if isinstance(network, Judge):
-        raise UserError(
-            "this network is a judge, which alone reports figures, so no method may "
-            "use it; give a classifier of kind=cnn, such as shapes/classifier"
-        )
+        what = "this network is a judge, which alone reports figures"
+        what += ", so no method may use it"
+    remedy = "give a classifier of kind=cnn, such as shapes/classifier"
+    raise UserError(f"{what}; {remedy}")
 
 
 def classifier_loss(
@@ -121,12 +130,9 @@ def classifier_loss(
     *,
     key: PRNGKeyArray | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Array]]:
-    """Cross-entropy in nats on augmented images, with `accuracy` as metric.
+    """`-mean_b log softmax(f(augment(x_b)))[y_b]` in nats, with `accuracy` as metric.
 
-        L = - mean_b log softmax(f(augment(x_b)))[y_b]
-
-    batch: "image" float32 [B, H, W, C] in [0, 1], "label" int32 [B]. No augmentation
-    without a key.
+    batch: "image" [B, H, W, C] in [0, 1], "label" [B]. No augmentation without a key.
     """
     images, labels = batch["image"], batch["label"]
     if key is not None:
@@ -136,22 +142,17 @@ def classifier_loss(
     return loss, {"accuracy": (logits.argmax(-1) == labels).mean()}
 
 
-def augment(
-    images: Float[Array, "B H W C"], *, key: PRNGKeyArray
-) -> Float[Array, "B H W C"]:
+def augment(images: Images, *, key: PRNGKeyArray) -> Images:
     """Shift, blur and noise, each drawn for every image; the values stay in [0, 1].
 
     Shift: up to 2 pixels, edges repeated. Blur: a mixture of the image and its binomial
     mean, (1, 2, 1) / 4 along both axes. Noise: Gaussian, standard deviation up to 0.06.
     """
     shift_key, blur_key, scale_key, noise_key = jax.random.split(key, 4)
-    padded = _extended(images, MAX_SHIFT)
     corners = jax.random.randint(shift_key, (len(images), 2), 0, 2 * MAX_SHIFT + 1)
-    images = jax.vmap(
-        lambda image, corner: jax.lax.dynamic_slice(
-            image, (corner[0], corner[1], 0), images.shape[1:]
-        )
-    )(padded, corners)
+    cut = partial(jax.lax.dynamic_slice, slice_sizes=images.shape[1:])
+    starts = (*corners.T, jnp.zeros_like(corners[:, 0]))
+    images = jax.vmap(cut)(_extended(images, MAX_SHIFT), starts)
     per_image = (len(images), 1, 1, 1)
     blur = jax.random.uniform(blur_key, per_image)
     x = _extended(images, 1)
@@ -182,11 +183,9 @@ def accuracy(
     return float((classes == labels).mean())
 
 
-def predict(
-    model: Any, images: ArrayLike, *, batch_size: int = 256
-) -> Int[np.ndarray, " N"]:
-    """The class of the largest logit, for uint8 or float images [N, H, W, C]."""
-    return in_batches(lambda x: _classes(model, x), images, batch_size=batch_size)
+def predict(model: Any, images: ArrayLike, *, batch_size: int = 256) -> np.ndarray:
+    """The classes int32 [N] of the largest logits, as `accuracy` takes images."""
+    return in_batches(partial(_classes, model), images, batch_size=batch_size)
 
 
 @nnx.jit

@@ -302,7 +302,7 @@ def load_network(option: str, ref: str) -> Any:
     if model.card["kind"] != kind:
         raise UserError(f"--{option} {ref} is a {model.card['kind']}; give {remedy}")
     if option == "classifier":
-        classifier.require_no_judge(model)
+        classifier.require_classifier(model)
     if option == "judge" and isinstance(model, classifier.Classifier):
         problem = f"--judge {ref} is a classifier that methods may use"
         raise UserError(f"{problem}, so no figure comes from it; give {remedy}")

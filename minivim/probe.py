@@ -32,6 +32,7 @@ from minivim.weights import card_of
 L2_GRID = (1e-1, 1e-2, 1e-3, 1e-4)
 MAX_STEPS = 300  # of L-BFGS
 PIXEL_SIDE = 32
+BASELINES = ("pixels", "latents", "encoder")
 # Standard deviations below this are rounding noise of a constant feature.
 MIN_STD = 1e-6
 
@@ -41,10 +42,9 @@ Rows = tuple[Array, Array, Array, Array, Array]  # what `_standardise` returns
 
 @dataclass(frozen=True)
 class SoftmaxProbe:
-    """One fitted softmax layer on standardised features.
+    """One fitted softmax layer; `l2` was chosen by `held_out`, an accuracy in [0, 1].
 
-    weights [width, classes], bias [classes], mean and std [width]; `held_out` is the
-    accuracy in [0, 1] that `l2` was chosen by.
+    weights [width, classes], bias [classes]; mean and std of the features [width].
     """
 
     weights: np.ndarray
@@ -64,7 +64,7 @@ class SoftmaxProbe:
 
 
 # Paper silent, appendix A: the block is chosen on held-out training images
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ProbeResult:
     """Accuracies in [0, 1] of every block and baseline, and the chosen block's layer.
 
@@ -111,10 +111,8 @@ def linear_probe(
 
     train, test: "image" uint8 or float in [0, 1], [n, H, W, C], and "label" int [n] in
     [0, num_classes); without `num_classes`, one more than the largest training label.
-    `prior` has `config.num_classes` and `features(codes) -> [L, B, width]`; `tokenizer`
-    is a module whose aux holds `codes`, `z_q` and perhaps `features`. Raises UserError
-    for a prior or tokenizer that has seen labels, fewer than two labels, or labels out
-    of range.
+    Raises `UserError` for a prior or tokenizer that has seen labels, fewer than two
+    labels, or labels out of range.
     """
     if prior.config.num_classes:
         raise UserError(
@@ -134,28 +132,24 @@ def linear_probe(
         _check_labels(np.asarray(part["label"]), num_classes, len(part["image"]))
     f, f_test = (probe_features(prior, tokenizer, x["image"]) for x in (train, test))
 
+    how: Any = {"num_classes": num_classes, "held_out": held_out, "seed": seed}
+
     def fit(x: Any, x_test: Any) -> tuple[SoftmaxProbe, tuple[float, float]]:
-        probe = fit_probe(
-            x, labels, num_classes=num_classes, held_out=held_out, seed=seed
-        )
+        probe = fit_probe(x, labels, **how)
         return probe, (probe.held_out, probe.accuracy(x_test, test_labels))
 
     blocks = [fit(*pair) for pair in zip(f["blocks"], f_test["blocks"], strict=True)]
-    baselines = {
-        name: fit(f[name], f_test[name])[1]
-        for name in ("pixels", "latents", "encoder")
-        if name in f
-    }
-    block_held_out, block_accuracy = zip(*(pair for _, pair in blocks), strict=True)
-    block = int(np.argmax(block_held_out))
+    baselines = {n: fit(f[n], f_test[n])[1] for n in BASELINES if n in f}
+    held, accuracy = zip(*(pair for _, pair in blocks), strict=True)
+    block = int(np.argmax(held))
     return ProbeResult(
-        block=block,
-        block_held_out=block_held_out,
-        block_accuracy=block_accuracy,
-        baselines=baselines,
-        probe=blocks[block][0],
-        n_train=len(labels),
-        n_test=len(test_labels),
+        block,
+        held,
+        accuracy,
+        baselines,
+        blocks[block][0],
+        len(labels),
+        len(test_labels),
     )
 
 
@@ -182,10 +176,10 @@ def probe_features(
 ) -> dict[str, np.ndarray]:
     """What the probe and its baselines read, float32; labels cannot reach it.
 
-    images: uint8 or float in [0, 1], [n, H, W, C]. Returns "pixels" [n, H W C] (reduced
-    to 32 pixels a side if larger), "latents" [n, code_dim], the mean code vector, and
-    "blocks" [L, n, width]; "encoder" [n, width], the mean encoder output before the
-    projection to codes, if the tokenizer offers it.
+    images: uint8 or float in [0, 1], [n, H, W, C]. Returns "pixels" [n, H W C] (at most
+    32 a side), "latents" [n, code_dim], the mean code vector, "encoder" [n, width], the
+    mean output before the projection to codes, if there is one, and "blocks"
+    [L, n, width].
     """
 
     def features(batch: Any) -> dict[str, Array]:
@@ -232,8 +226,7 @@ def fit_probe(
     """
     x, y = np.asarray(features, np.float32), np.asarray(labels)
     order = np.random.default_rng(seed).permutation(len(x))
-    held = np.zeros(len(x), bool)
-    held[order[: max(1, round(held_out * len(x)))]] = True
+    held = np.isin(np.arange(len(x)), order[: max(1, round(held_out * len(x)))])
 
     def probe(rows: Rows, layer: Layer, l2: float, score: float) -> SoftmaxProbe:
         weights, bias, mean, std = map(np.asarray, (*layer, *rows[1:3]))

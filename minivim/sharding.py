@@ -100,8 +100,7 @@ def make_mesh(
     """A mesh over `devices`, by default all there are, all along `data`."""
     devices = jax.devices() if devices is None else devices
     sizes = (shape or MeshShape()).over(len(devices))
-    types = (AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
+    return jax.make_mesh(sizes, AXES, (AxisType.Auto,) * 3, devices=devices)
 
 
 def one_device() -> Mesh:
@@ -131,14 +130,9 @@ def spec_of(path: str, shape: Sequence[int], mesh: Mesh | AbstractMesh) -> P:
     An axis that the mesh does not divide stays whole.
     """
     axes = next((axes for rule, axes in RULES if re.search(rule, path)), ())
-    axes = axes[max(len(axes) - len(shape), 0) :]
-    full = (None,) * (len(shape) - len(axes)) + axes
-    return P(
-        *(
-            axis if axis and size % mesh.shape[axis] == 0 else None
-            for axis, size in zip(full, shape, strict=True)
-        )
-    )
+    last = ((None,) * len(shape) + axes)[len(axes) :]
+    pairs = zip(last, shape, strict=True)
+    return P(*(a if a and size % mesh.shape[a] == 0 else None for a, size in pairs))
 
 
 def shardings_of(tree: Any, mesh: Mesh) -> Any:
@@ -188,7 +182,7 @@ def split_over_batch(x: jax.Array) -> jax.Array:
     Without it XLA may gather activations instead of the parameters split by `fsdp`.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or x.shape[0] % math.prod(mesh.shape[axis] for axis in BATCH_AXES):
+    if mesh.empty or x.shape[0] % batch_shards(mesh):
         return x
     return jax.lax.with_sharding_constraint(x, P(BATCH_AXES))
 

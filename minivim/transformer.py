@@ -1,8 +1,7 @@
 """Pre-LayerNorm Transformer blocks, shared by the tokenizer and the prior.
 
 The parameters of all blocks of a stack lie in one array each, with the block as first
-axis, and the stack is a `jax.lax.scan` over it: weights and compile time do not depend
-on how many blocks one loop iteration holds (`unroll`).
+axis, and the stack is a `jax.lax.scan` over it.
 """
 
 from __future__ import annotations
@@ -25,11 +24,9 @@ ACTIVATIONS = {"gelu": fast.gelu, "relu": jax.nn.relu, "tanh": jnp.tanh}
 
 
 class Cache(NamedTuple):
-    """Keys and values of the tokens seen so far, `[B, heads, T, head_dim]` per block.
+    """Keys and values of the tokens so far, `[B, heads, T, head_dim]` per block."""
 
-    One array for each block, since a loop updates those in place.
-    """
-
+    # One array for each block, since a loop updates those in place.
     keys: tuple[Array, ...]
     values: tuple[Array, ...]
 
@@ -57,10 +54,8 @@ def layer_norm(config: StackConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
 def linear(
     inputs: int, outputs: int, rngs: nnx.Rngs, precision: str = "float32"
 ) -> nnx.Linear:
-    """A dense layer with float32 parameters, N(0, 1/inputs) weights and zero bias.
-
-    "float32" means the type of its parameters, which is float64 in checks.
-    """
+    """A dense layer with float32 parameters, N(0, 1/inputs) weights and zero bias."""
+    # "float32" means the type of its parameters, which is float64 in checks.
     dtype = None if precision == "float32" else jnp.dtype(precision)
     return nnx.Linear(inputs, outputs, dtype=dtype, rngs=rngs)
 

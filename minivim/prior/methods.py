@@ -7,7 +7,7 @@ right or wrong. Its figures must come from another network.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,20 +19,20 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from tqdm.auto import tqdm
 
-from minivim.classifier import require_no_judge
+from minivim.classifier import Classifier, require_classifier
 from minivim.config.checks import require
 from minivim.prior.model import Prior, check_labels
 from minivim.prior.sampling import sample
 from minivim.tokenizer import Tokenizer
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Rejection:
     """All candidates, and which of them were kept.
 
-    The first `n` candidates have the `n` labels that were asked for, in their order: a
-    plain draw, to compare with. `chosen` has the kept ones in the same order, the best
-    of each class first. Scores are nats, `log p(label | image)`.
+    The first `n` have the `n` labels that were asked for, in their order: a plain draw,
+    to compare with. `chosen` has the kept ones in the same order, the best of each
+    class first. Scores are nats, `log p(label | image)`.
     """
 
     codes: Int[np.ndarray, "M N"]
@@ -51,7 +51,7 @@ class Rejection:
 def reject(
     prior: Prior,
     tokenizer: Tokenizer,
-    classifier: Callable[..., Any],
+    classifier: Any,
     *,
     key: PRNGKeyArray,
     labels: ArrayLike | Sequence[int],
@@ -77,7 +77,14 @@ def reject(
         f"acceptance={acceptance} is the share of candidates that is kept; use a value "
         "in (0, 1]",
     )
-    _check_classifier(prior, tokenizer, classifier)
+    size, channels = tokenizer.config.image_size, tokenizer.config.channels
+    require_classifier(classifier).check_shape((size, size, channels))
+    theirs, ours = classifier.config.num_classes, prior.config.num_classes
+    require(
+        theirs == ours,
+        f"the classifier knows {theirs} classes and the prior {ours}; use one that was "
+        "trained on the same data",
+    )
     drawn = candidates(labels, acceptance)
     size = min(batch_size, len(drawn))
     starts = range(0, len(drawn), batch_size)
@@ -93,9 +100,7 @@ def reject(
         parts.append([np.asarray(x)[: len(part)] for x in (codes, images, scores)])
     codes, images, scores = map(np.concatenate, zip(*parts, strict=True))
     chosen = best_of_each(drawn, scores, wanted=labels)
-    return Rejection(
-        codes=codes, images=images, labels=drawn, scores=scores, chosen=chosen
-    )
+    return Rejection(codes, images, drawn, scores, chosen)
 
 
 def candidates(labels: np.ndarray, acceptance: float) -> Int[np.ndarray, " M"]:
@@ -119,38 +124,16 @@ def best_of_each(
 
 
 @nnx.jit
-def _scores(classifier: Callable, images: Array, labels: Any) -> Float[Array, " B"]:
+def _scores(classifier: Classifier, images: Array, labels: Any) -> Float[Array, " B"]:
     nats = jax.nn.log_softmax(classifier(images)[0])
     return jnp.take_along_axis(nats, labels[:, None], axis=1)[:, 0]
 
 
-def _check_classifier(prior: Prior, tokenizer: Tokenizer, network: Any) -> None:
-    config: Any = getattr(network, "config", None)
-    require(
-        hasattr(config, "kind"),
-        "rejection needs a labelled network; name one that `minivim train classifier` "
-        "made",
-    )
-    require_no_judge(network)
-    require(
-        config.num_classes == prior.config.num_classes,
-        f"the classifier knows {config.num_classes} classes and the prior "
-        f"{prior.config.num_classes}; use one that was trained on the same data",
-    )
-    shape = tokenizer.config.image_shape
-    require(
-        config.channels == shape["channels"] and shape["image_size"] % 8 == 0,
-        f"the classifier reads images of {config.channels} channels, with sides that "
-        f"are multiples of 8; this tokenizer's are {shape}",
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Completion:
     """Several completions of each picture.
 
-    `given` are the images as the encoder saw them. The first `known` codes of each
-    completion are those of `given`.
+    `given` are the images as the encoder saw them; their first `known` codes are kept.
     """
 
     given: Float[np.ndarray, "B H W C"]
@@ -176,10 +159,9 @@ def complete(
         c_i ~ p(c_i | class, c_1, ..., c_P, ..., c_{i-1}),  i > P
 
     The encoder sees the whole image, so the codes of its upper half know a little of
-    the lower half, and a completion would be told what it is meant to guess. By default
-    the encoder is shown the upper rows above a plain ground of their mean colour; with
-    `peek` the image as it is. Codes are kept, not pixels: the decoder looks at all of
-    them, and may draw the upper rows a little differently.
+    the lower half. By default it is shown the upper rows above a plain ground of their
+    mean colour; with `peek` the image as it is. Codes are kept, not pixels: the decoder
+    looks at all of them, and may draw the upper rows a little differently.
 
     images: uint8, or float in [0, 1], [B, H, W, C]. `labels` are one for each image,
     by default none; `options` go to `sample`. Raises `UserError` for rows outside the
@@ -192,10 +174,7 @@ def complete(
         f"rows={rows} of a picture that has {grid} rows of codes; keep 1 to {grid - 1}",
     )
     require(count > 0, f"count={count} must be above zero; use 1 or more")
-    given = np.array(images)
-    tokenizer.check_images(given.shape)
-    if given.dtype == np.uint8:
-        given = given.astype(np.float32) / 255
+    given = np.array(tokenizer.pixels(images))
     if not peek:
         height = rows * (size // grid)
         given[:, height:] = given[:, :height].mean((1, 2), keepdims=True)
@@ -204,10 +183,6 @@ def complete(
     known = rows * grid
     prefix = np.repeat(np.asarray(tokenizer.encode(given))[:, :known], count, axis=0)
     codes = sample(prior, key=key, prefix=prefix, labels=labels, **options)
-    drawn = np.asarray(tokenizer.decode(codes))
-    return Completion(
-        given=given,
-        known=known,
-        codes=np.asarray(codes).reshape(len(given), count, -1),
-        images=drawn.reshape(len(given), count, *drawn.shape[1:]),
-    )
+    drawn, shape = np.asarray(tokenizer.decode(codes)), (len(given), count)
+    codes = np.asarray(codes).reshape(*shape, -1)
+    return Completion(given, known, codes, drawn.reshape(*shape, *given.shape[1:]))

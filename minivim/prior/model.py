@@ -24,10 +24,9 @@ from minivim.transformer import Block, Cache, Stack, at_least_float32, dropout, 
 class Prior(nnx.Module):
     """`p(c_1, ..., c_N | class) = prod_i p(c_i | class, c_<i)`.
 
-    Codes and classes have tables of their own, so no code can be taken for a class. The
-    last row of the class table is the null class: the start of a prior without labels,
-    and what a dropped label becomes. Code `c_i` carries the learnt vector of its row
-    plus that of its column; the class token carries no position.
+    The last row of the table of classes is the null class: the start of a prior without
+    labels, and what a dropped label becomes. Code `c_i` carries the learnt vector of
+    its row plus that of its column; the class token carries no position.
     """
 
     def __init__(self, config: PriorConfig, *, rngs: nnx.Rngs):
@@ -107,10 +106,7 @@ class Prior(nnx.Module):
         position: Int[Array, ""],
         blocks: Sequence[Block] | None = None,
     ) -> tuple[Float[Array, "B K"], Cache]:
-        """Logits of the code at `position` from its input vector and the cache.
-
-        A loop over positions takes `blocks = prior.stack.each()` once before it.
-        """
+        """Logits of the code at `position` from its input vector; see `Stack.step`."""
         x, cache = self.stack.step(x, cache, position, blocks)
         return at_least_float32(self.head(x)), cache
 
@@ -143,10 +139,9 @@ def check_labels(prior: Prior, labels: Any) -> Int[np.ndarray, " B"]:
 
 
 def knows_null(prior: Prior) -> bool:
-    """Whether the null class was trained, as far as the recipe on a card tells.
+    """Whether the null class was trained; assumed where no card with a recipe tells.
 
-    A labelled prior learns it from dropped labels alone. A model that was built, or
-    whose card has no recipe, is assumed to know it.
+    A labelled prior learns it from dropped labels alone.
     """
     recipe = (getattr(prior, "card", None) or {}).get("recipe", {})
     return not prior.config.num_classes or recipe.get("label_dropout") != 0
@@ -176,10 +171,7 @@ def prior_loss(
         labels = drop_labels(
             labels, null_class=prior.null_class, rate=label_dropout, key=drop_key
         )
-    use_dropout = prior.config.stack.dropout > 0
-    logits, _ = prior(batch["codes"], labels, key=dropout_key if use_dropout else None)
-    nll = optax.losses.softmax_cross_entropy_with_integer_labels(
-        logits=logits, labels=batch["codes"]
-    )
-    right = jnp.mean(fast.argmax(logits) == batch["codes"])
-    return jnp.mean(nll), {"nll": jnp.mean(nll), "accuracy": right}
+    codes, use_dropout = batch["codes"], prior.config.stack.dropout > 0
+    logits, _ = prior(codes, labels, key=dropout_key if use_dropout else None)
+    nll = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, codes))
+    return nll, {"nll": nll, "accuracy": jnp.mean(fast.argmax(logits) == codes)}

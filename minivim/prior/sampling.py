@@ -35,10 +35,7 @@ def keep_top_k(logits: Logits, k: int) -> Logits:
 
 
 def keep_top_p(logits: Logits, p: float | Array) -> Logits:
-    """Keep the fewest most likely codes whose probabilities add up to `p` or more.
-
-    All of them from `p = 1` on.
-    """
+    """Keep the fewest most likely codes that add up to `p` or more; all from 1 on."""
     order = jnp.argsort(-logits, axis=-1, stable=True)
     probability = jax.nn.softmax(jnp.take_along_axis(logits, order, axis=-1), axis=-1)
     before = jnp.cumsum(probability, axis=-1) - probability
@@ -132,10 +129,9 @@ def sample(
     mixes the logits with and without label and needs a prior trained with label
     dropout. The number of samples is that of labels or prefix rows, else `num_samples`.
 
-    Raises `UserError` for a label out of range, `top_k` above the number of codes, an
-    invalid probability or temperature, guidance below 0, or a prefix of another shape.
-    If the card says that no label was dropped in training, also for guidance and for
-    samples without label: both would ask for what was never learnt.
+    Raises `UserError` for what is out of range or of another shape. If the card says
+    that no label was dropped in training, also for guidance and for samples without
+    label: both would ask for what was never learnt.
     """
     config, untrained = prior.config, "this prior was trained with label_dropout=0"
     labels = None if labels is None else check_labels(prior, labels)
@@ -151,22 +147,18 @@ def sample(
     require(count > 0, "how many samples? give num_samples=N, labels or a prefix")
     require(
         temperature > 0,
-        f"temperature={temperature} must be above zero; for greedy decoding use "
-        "top_k=1",
+        f"temperature={temperature} must be above zero; use top_k=1 for greedy draws",
     )
     require(
         top_k is None or 1 <= top_k <= config.num_codes,
-        f"top_k={top_k} is out of range; this prior has {config.num_codes} codes, so "
-        f"use 1 to {config.num_codes}",
+        f"top_k={top_k} is out of range; use 1 to {config.num_codes}, all of the codes",
     )
     require(
         top_p is None or 0 < top_p <= 1,
         f"top_p={top_p} is no probability; use a value in (0, 1]",
     )
     if guidance is not None:
-        require(
-            labels is not None, "guidance needs labels to guide to; give labels=[...]"
-        )
+        require(labels is not None, "guidance needs labels; give labels=[...]")
         require(
             0 <= guidance < np.inf,
             f"guidance={guidance} must be a number from 0 (the label is ignored) on; 1 "
@@ -184,26 +176,16 @@ def sample(
     if labels is None:
         labels = np.full(count, prior.null_class, np.int32)
     prefix = np.zeros((count, 0)) if prefix is None else prefix
+    fits = prefix.ndim == 2 and prefix.shape[1] <= config.num_tokens
     require(
-        prefix.ndim == 2 and prefix.shape[1] <= config.num_tokens,
+        fits and bool(np.all((prefix >= 0) & (prefix < config.num_codes))),
         f"a prefix of shape {prefix.shape} does not fit; give [B, P] codes with P at "
-        f"most {config.num_tokens}",
-    )
-    require(
-        bool(np.all((prefix >= 0) & (prefix < config.num_codes))),
-        f"a prefix code is out of range; use 0 to {config.num_codes - 1}",
+        f"most {config.num_tokens}, and use 0 to {config.num_codes - 1}",
     )
     known = prefix.shape[1]
     given = np.pad(prefix, ((0, 0), (0, config.num_tokens - known))).astype(np.int32)
     codes, _ = generate(
-        prior,
-        labels=jnp.asarray(labels),
-        codes=jnp.asarray(given),
-        known=known,
-        key=key,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        guidance=guidance,
-    )
+        prior, labels=jnp.asarray(labels), codes=jnp.asarray(given), known=known,
+        key=key, temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance,
+    )  # fmt: skip
     return codes

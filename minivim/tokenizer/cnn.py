@@ -27,31 +27,24 @@ def conv(inputs: int, outputs: int, rngs: nnx.Rngs, size: int = 3) -> nnx.Conv:
     return nnx.Conv(inputs, outputs, (size, size), rngs=rngs)
 
 
-def group_norm(config: CNNConfig, width: int, rngs: nnx.Rngs) -> nnx.GroupNorm:
+def group_norm(size: CNNConfig, width: int, rngs: nnx.Rngs) -> nnx.GroupNorm:
     """GroupNorm with the two-pass variance, over a group's channels and positions."""
     return nnx.GroupNorm(
-        width,
-        config.groups,
-        epsilon=config.norm_eps,
-        use_fast_variance=False,
-        rngs=rngs,
+        width, size.groups, epsilon=size.norm_eps, use_fast_variance=False, rngs=rngs
     )
 
 
 class ResidualBlock(nnx.Module):
-    """`skip(x) + conv(swish(norm(conv(swish(norm(x))))))`.
-
-    `skip` is a 1 x 1 convolution if the widths differ.
-    """
+    """`skip(x) + conv(swish(norm(conv(swish(norm(x))))))`; `skip` if widths differ."""
 
     def __init__(self, config: CNNConfig, inputs: int, outputs: int, *, rngs: nnx.Rngs):
         self.first_norm = group_norm(config, inputs, rngs)
         self.first = conv(inputs, outputs, rngs)
         self.second_norm = group_norm(config, outputs, rngs)
         self.second = conv(outputs, outputs, rngs)
-        self.skip = nnx.data(
-            conv(inputs, outputs, rngs, size=1) if inputs != outputs else None
-        )
+        self.skip = nnx.data(None)
+        if inputs != outputs:
+            self.skip = conv(inputs, outputs, rngs, size=1)
 
     def __call__(self, x: Maps) -> Maps:
         y = self.first(jax.nn.silu(self.first_norm(x)))

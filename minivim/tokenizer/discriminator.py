@@ -37,23 +37,15 @@ class EqualisedConv(nnx.Module):
     """
 
     def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        size: int,
-        *,
-        down=False,
-        bias=True,
-        rngs: nnx.Rngs,
+        self, c_in: int, c_out: int, size: int, *, down=False, bias=True, rngs: nnx.Rngs
     ):
         self.size, self.down = size, down
-        shape = (size, size, inputs, outputs)
+        shape = (size, size, c_in, c_out)
         self.kernel = nnx.Param(jax.random.normal(rngs.params(), shape))
-        self.bias = nnx.data(nnx.Param(jnp.zeros(outputs)) if bias else None)
+        self.bias = nnx.data(nnx.Param(jnp.zeros(c_out)) if bias else None)
 
     def __call__(self, x: Maps) -> Maps:
-        kernel = self.kernel[...]
-        kernel = kernel / math.sqrt(math.prod(kernel.shape[:-1]))
+        kernel = self.kernel[...] / math.sqrt(math.prod(self.kernel.shape[:-1]))
         if self.down:
             margin = len(BLUR) - 2 + self.size - 1
             x = fast.blur(x, BLUR, ((margin + 1) // 2, margin // 2))
@@ -71,8 +63,8 @@ class EqualisedLinear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(outputs))
 
     def __call__(self, x: Float[Array, "B D"]) -> Float[Array, "B O"]:
-        kernel = self.kernel[...]
-        return x @ (kernel / math.sqrt(kernel.shape[0])) + self.bias[...]
+        kernel = self.kernel[...] / math.sqrt(x.shape[1])
+        return x @ kernel + self.bias[...]
 
 
 class ResidualBlock(nnx.Module):
@@ -113,22 +105,13 @@ class StyleGAN2Discriminator(nnx.Module):
     """
 
     def __init__(
-        self,
-        config: DiscriminatorConfig,
-        *,
-        image_size: int,
-        channels: int = 3,
-        rngs: nnx.Rngs,
+        self, size: DiscriminatorConfig, *, image_size: int, channels=3, rngs: nnx.Rngs
     ):
-        self.config = config
-        widths = config.widths(image_size)
+        widths, self.group = size.widths(image_size), size.stddev_group
         self.from_rgb = EqualisedConv(channels, widths[0], 1, rngs=rngs)
-        self.blocks = nnx.List(
-            ResidualBlock(a, b, rngs=rngs) for a, b in pairwise(widths)
-        )
-        last = widths[-1]
-        extra = 1 if config.stddev_group else 0
-        self.conv = EqualisedConv(last + extra, last, 3, rngs=rngs)
+        blocks = [ResidualBlock(*pair, rngs=rngs) for pair in pairwise(widths)]
+        self.blocks, last = nnx.List(blocks), widths[-1]
+        self.conv = EqualisedConv(last + bool(self.group), last, 3, rngs=rngs)
         self.hidden = EqualisedLinear(16 * last, last, rngs=rngs)
         self.out = EqualisedLinear(last, 1, rngs=rngs)
 
@@ -136,8 +119,8 @@ class StyleGAN2Discriminator(nnx.Module):
         x = leaky_relu(self.from_rgb(2 * images - 1))
         for block in self.blocks:
             x = block(x)
-        if self.config.stddev_group:
-            x = minibatch_stddev(x, self.config.stddev_group)
+        if self.group:
+            x = minibatch_stddev(x, self.group)
         x = leaky_relu(self.conv(x))
         x = leaky_relu(self.hidden(rearrange(x, "b h w c -> b (h w c)")))
         return self.out(x)[:, 0]
@@ -151,16 +134,13 @@ class PatchGAN(nnx.Module):
     """
 
     def __init__(self, config: DiscriminatorConfig, *, channels: int, rngs: nnx.Rngs):
-        self.config = config
         w = config.width
         widths = [channels, *(min(w * 2**i, config.max_width) for i in range(4))]
         self.convs = nnx.List(
             nnx.Conv(a, b, (4, 4), strides=2 if i < 3 else 1, use_bias=i < 1, rngs=rngs)
             for i, (a, b) in enumerate(pairwise(widths))
         )
-        self.norms = nnx.List(
-            nnx.GroupNorm(b, num_groups=4, rngs=rngs) for b in widths[2:]
-        )
+        self.norms = nnx.List(nnx.GroupNorm(b, 4, rngs=rngs) for b in widths[2:])
         self.out = nnx.Conv(widths[-1], 1, (4, 4), rngs=rngs)
 
     def __call__(self, images: Maps) -> Float[Array, "B P"]:

@@ -51,7 +51,7 @@ def unmap_pixels(y: Values, pixel_map: str) -> Values:
 
 
 # Paper, section 3.1: a sigmoid on the mean, no other last activation
-def pixels_of(mean: Values, *, output: str, pixel_map: str = "clamp") -> Values:
+def pixels_of(mean: Values, output: str, pixel_map: str = "clamp") -> Values:
     """The reconstruction `unmap(sigmoid(mu))`; mu itself if `output` is linear."""
     if output == "linear":
         return mean
@@ -70,9 +70,8 @@ def logit_laplace_loss(
 ) -> Scalar:
     """Mean of `|logit(y) - mu| / b + ln(2 b) + ln(y (1 - y))`, `y = map_pixels(x)`.
 
-    The negative logarithm of a density on (0, 1), which may be negative; `mean` is mu,
-    before the sigmoid, and `log_scale` is ln b (section 3.3; the formula is that of
-    DALL-E, arXiv 2102.12092, appendix A.3).
+    A negative log-density, which may be negative; `mean` is mu, before the sigmoid, and
+    `log_scale` is ln b (section 3.3; DALL-E, arXiv 2102.12092, appendix A.3).
     """
     y = map_pixels(target, pixel_map)
     distance = jnp.abs(jnp.log(y) - jnp.log1p(-y) - mean)
@@ -105,9 +104,8 @@ def hinge_discriminator_loss(*, real: Values, fake: Values) -> Scalar:
 def r1_penalty(discriminator: Callable[[Array], Array], images: Images) -> Scalar:
     """`mean_b |d/dx_b sum D(x)|^2` at real images; the loss is `gamma / 2` times it.
 
-    Evaluated only every `k`-th step, it is multiplied by `k` (lazy regularization,
-    Karras et al. 2020). With minibatch stddev the scores of a group depend on each
-    other, and the sum is part of the definition.
+    Evaluated only every `k`-th step, it is multiplied by `k` (Karras et al. 2020). The
+    sum matters: with minibatch stddev the scores of a group depend on each other.
     """
     slopes = jax.grad(lambda x: jnp.sum(discriminator(x)))(images)
     return jnp.mean(jnp.sum(jnp.square(slopes), axis=(1, 2, 3)))

@@ -20,6 +20,9 @@ from minivim.tokenizer.cnn import CNNDecoder, CNNEncoder
 from minivim.tokenizer.quantizer import QUANTIZERS
 from minivim.tokenizer.vit import Decoder, Encoder
 
+ENCODERS: dict[type, Any] = {StackConfig: Encoder, CNNConfig: CNNEncoder}
+DECODERS: dict[type, Any] = {StackConfig: Decoder, CNNConfig: CNNDecoder}
+
 
 class Tokenizer(nnx.Module):
     """Stage 1: images `[B, H, W, C]` in [0, 1] to codes `[B, N]` and back."""
@@ -32,16 +35,12 @@ class Tokenizer(nnx.Module):
             tanh = {k: replace(v, activation="tanh") for k, v in stacks.items()}
             config = replace(config, **tanh)
         self.config = config
-        convolves = isinstance(config.encoder, CNNConfig)
-        self.encoder = (CNNEncoder if convolves else Encoder)(config, rngs=rngs)
-        self.quantizer = QUANTIZERS[type(config.quantizer)](
-            config.quantizer,
-            in_width=config.encoder.width,
-            out_width=config.decoder.width,
-            rngs=rngs,
+        q, widths = config.quantizer, (config.encoder.width, config.decoder.width)
+        self.encoder = ENCODERS[type(config.encoder)](config, rngs=rngs)
+        self.quantizer = QUANTIZERS[type(q)](
+            q, in_width=widths[0], out_width=widths[1], rngs=rngs
         )
-        convolves = isinstance(config.decoder, CNNConfig)
-        self.decoder = (CNNDecoder if convolves else Decoder)(config, rngs=rngs)
+        self.decoder = DECODERS[type(config.decoder)](config, rngs=rngs)
 
     def __call__(
         self, images: Float[Array, "B H W C"], *, key: PRNGKeyArray | None = None
@@ -60,18 +59,7 @@ class Tokenizer(nnx.Module):
 
         Raises `UserError` for another shape and for other whole numbers.
         """
-        self.check_images(np.shape(images))
-        # NumPy arrays stay on the host: every process of a mesh may pass them on.
-        host = not isinstance(images, jax.Array)
-        images = np.asarray(images) if host else images
-        if images.dtype == np.uint8:
-            images = images.astype(np.float32) / 255
-        require(
-            jnp.issubdtype(images.dtype, jnp.floating),
-            f"pixels of type {images.dtype} have no known range; divide them by their "
-            "largest value (255), or give uint8",
-        )
-        return _encode(self, images.astype(np.float32) if host else images)
+        return _encode(self, self.pixels(images))
 
     def decode(self, codes: ArrayLike) -> Float[Array, "B H W C"]:
         """Images in [0, 1] of codes `[B, N]`.
@@ -79,25 +67,21 @@ class Tokenizer(nnx.Module):
         Raises `UserError` for another shape and, outside of `jit`, for codes that this
         tokenizer does not have.
         """
-        shape, count = np.shape(codes), self.config.quantizer.num_codes
-        require(
-            len(shape) == 2 and shape[1] == self.config.num_tokens,
-            f"codes of shape {shape} do not fit this tokenizer; give "
-            f"[B, {self.config.num_tokens}] in raster order",
-        )
         codes = codes if isinstance(codes, jax.Array) else np.asarray(codes)
+        tokens, last = self.config.num_tokens, self.config.quantizer.num_codes - 1
         require(
-            jnp.issubdtype(codes.dtype, jnp.integer),
-            f"codes of type {codes.dtype} are invalid; give whole numbers from 0 to "
-            f"{count - 1}",
+            codes.shape[1:] == (tokens,) and jnp.issubdtype(codes.dtype, jnp.integer),
+            f"codes of shape {codes.shape} and type {codes.dtype} do not fit this "
+            f"tokenizer; give whole numbers from 0 to {last}, [B, {tokens}] in raster "
+            "order",
         )
         # Values are unknown under `jit`, or if other processes hold a part of them.
         concrete = not isinstance(codes, Tracer)
         if concrete and getattr(codes, "is_fully_addressable", True):
             values = np.asarray(codes)
-            for code in values[(values < 0) | (values >= count)][:1]:
+            for code in values[(values < 0) | (values > last)][:1]:
                 raise UserError(
-                    f"code {code} is out of range; this tokenizer has 0 to {count - 1}"
+                    f"code {code} is out of range; this tokenizer has 0 to {last}"
                 )
         return _decode(self, codes)
 
@@ -105,14 +89,25 @@ class Tokenizer(nnx.Module):
         """`decode(encode(images))`."""
         return self.decode(self.encode(images))
 
-    def check_images(self, shape: tuple[int, ...]) -> None:
-        """`UserError` for a shape that is not `[B, H, W, C]` of this tokenizer."""
+    def pixels(self, images: ArrayLike) -> Any:
+        """Images as floats in [0, 1]; `UserError` for those that `encode` refuses."""
+        # NumPy arrays stay on the host: every process of a mesh may pass them on.
+        host = not isinstance(images, jax.Array)
+        images = np.asarray(images) if host else images
         size, channels = self.config.image_size, self.config.channels
         require(
-            len(shape) == 4 and shape[1:] == (size, size, channels),
-            f"images of shape {shape} do not fit this tokenizer; resize them to "
+            images.shape[1:] == (size, size, channels),
+            f"images of shape {images.shape} do not fit this tokenizer; resize them to "
             f"[B, {size}, {size}, {channels}] in [0, 1]",
         )
+        if images.dtype == np.uint8:
+            images = images.astype(np.float32) / 255
+        require(
+            jnp.issubdtype(images.dtype, jnp.floating),
+            f"pixels of type {images.dtype} have no known range; divide them by their "
+            "largest value (255), or give uint8",
+        )
+        return images.astype(np.float32) if host else images
 
 
 @jax.jit

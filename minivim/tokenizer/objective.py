@@ -1,8 +1,7 @@
 """The objective of stage 1: all terms of the loss together (paper section 3.3).
 
-One scalar trains both networks. In the tokenizer's loss no gradient reaches the
-discriminator's parameters, in the discriminator's loss none reaches the reconstruction,
-so that each term trains one network and one step is one update of each.
+One scalar trains both networks: each term's gradient reaches one of them only, and one
+step is one update of each.
 """
 
 from __future__ import annotations
@@ -40,17 +39,14 @@ class Players(nnx.Module):
         self.tokenizer = Tokenizer(model, rngs=nnx.Rngs(seed))
         other = jax.random.fold_in(jax.random.key(seed), 1)
         self.discriminator = discriminator.build(
-            recipe.discriminator,
-            image_size=model.image_size,
-            channels=model.channels,
-            rngs=nnx.Rngs(other),
+            recipe.discriminator, **model.image_shape, rngs=nnx.Rngs(other)
         )
 
 
 def zeros_of(weights: LossConfig) -> Callable[[dict], dict[str, Array]] | None:
-    """Zero arrays added to the decoder's mean, one per loss term.
+    """Zeros added to the decoder's mean for each term, whose gradients show its pull.
 
-    Their gradients show how hard each term pulls. None for a single term.
+    None for a single term.
     """
     names = [name for name in AT_PIXELS if getattr(weights, name)]
     if len(names) < 2:
@@ -91,11 +87,10 @@ def adversarial_loss(
 ) -> tuple[Float[Array, ""], dict[str, Any]]:
     """`sum_t w_t L_t(G; sg D) + L_D(D; sg x_hat) + gamma/2 k R1` (section 3.3).
 
-    R1 on every `k`-th step, if `context.due`. Both networks see the same images,
-    augmented or not. Before step `config.start` both adversarial losses are zero.
-    Metrics: the terms, `g_loss` (the first sum), `d_loss`, `r1` on the steps that have
-    it (`r1_due`), the share of real and fake images that the discriminator gets right,
-    and histograms of its logits.
+    R1 on every `k`-th step, if `context.due`. Before step `config.start` both
+    adversarial losses are zero. Metrics: the terms, `g_loss` (the first sum), `d_loss`,
+    `r1` on the steps that have it (`r1_due`), the share of real and fake images that
+    the discriminator gets right, and histograms of its logits.
     """
     images = augment(batch["image"], flip=flip, crop=crop, key=key)
     terms, counts, seen = _terms(players.tokenizer, images, context, key)
@@ -135,8 +130,7 @@ def _terms(
         return aux["mean"] if zeros is None else aux["mean"] + zeros
 
     def pixels(name: str) -> Array:
-        kind = {"output": config.output, "pixel_map": config.pixel_map}
-        return losses.pixels_of(mean(name), **kind)
+        return losses.pixels_of(mean(name), config.output, config.pixel_map)
 
     def seen(name: str) -> Array:
         # Other networks take pixels in [0, 1]; "linear" and "affine" may leave it.
@@ -148,11 +142,9 @@ def _terms(
         "l1": losses.l1_loss(recon=pixels("l1"), target=images),
     }
     if "log_scale" in aux:
+        density = {"mean": mean("logit_laplace"), "log_scale": aux["log_scale"]}
         terms["logit_laplace"] = losses.logit_laplace_loss(
-            mean=mean("logit_laplace"),
-            log_scale=aux["log_scale"],
-            target=images,
-            pixel_map=config.pixel_map,
+            **density, target=images, pixel_map=config.pixel_map
         )
     if context.frozen is not None:
         distance = context.frozen(recon=seen("perceptual"), target=images)

@@ -23,7 +23,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from minivim import fast
-from minivim.classifier import Classifier, require_no_judge
+from minivim.classifier import require_classifier
 from minivim.config.checks import require
 from minivim.transformer import at_least_float32
 
@@ -79,16 +79,12 @@ class LPIPS(nnx.Module):
         for images that are too small or have other channels.
         """
         x, y = _checked(recon, target)
+        _, height, width, channels = x.shape
         least = 2 ** (len(self.config.widths) - 1)
         require(
-            min(x.shape[1:3]) >= least,
-            f"images of {x.shape[1]} x {x.shape[2]} pixels are too small for LPIPS; "
-            f"use {least} x {least} or more, or a classifier as perceptual_net",
-        )
-        require(
-            x.shape[3] in (1, 3),
-            f"LPIPS reads images of 1 or 3 channels, not {x.shape[3]}; use a "
-            "classifier as perceptual_net",
+            min(height, width) >= least and channels in (1, 3),
+            f"LPIPS cannot read {height} x {width} pixels of {channels} channels; use "
+            f"{least} x {least} or more of 1 or 3, or a classifier as perceptual_net",
         )
         weights = [jax.lax.stop_gradient(head[...]) for head in self.heads]
         return weighted_distance(self.features(x), self.features(y), weights)
@@ -113,28 +109,16 @@ class FeatureDistance(nnx.Module):
 
     The mean over layers and positions of `|u - v|^2 / 2 = 1 - cos`, between 0 and 1, so
     that the paper's weight 0.1 means about what it means for LPIPS. Raises `UserError`
-    for a `Judge`, which reports figures and so may serve no method, and for any other
-    network.
+    for a `Judge` and for any other network.
     """
 
     def __init__(self, network: Any):
-        require_no_judge(network)
-        require(
-            isinstance(network, Classifier),
-            f"a {type(network).__name__} is no classifier; take one of kind=cnn as "
-            "perceptual_net, such as shapes/classifier",
-        )
-        self.network = network
+        self.network = require_classifier(network)
 
     def __call__(self, *, recon: ArrayLike, target: ArrayLike) -> Float[Array, " B"]:
         """One distance per image; arguments and errors as for `LPIPS`."""
         x, y = _checked(recon, target)
-        channels, *size = self.network.config.channels, *x.shape[1:3]
-        require(
-            x.shape[3] == channels and not any(side % 8 for side in size),
-            f"images of shape {x.shape[1:]} do not fit this classifier; use "
-            f"{channels} channels and sides that are multiples of 8",
-        )
+        self.network.check_shape(x.shape[1:])
         a, b = (self.network(images)[1]["features"] for images in (x, y))
         share = 1 / (2 * len(a))
         return weighted_distance(a, b, [jnp.full(f.shape[-1], share) for f in a])
@@ -161,8 +145,7 @@ def unit(x: Maps) -> Maps:
     square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
     # The slope of the root at 0 is infinite: without this the gradient is nan where no
     # feature fires.
-    alive = square > 0
-    norm = jnp.where(alive, jnp.sqrt(jnp.where(alive, square, 1)), 0)
+    norm = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
     return x / (norm + EPS)
 
 
@@ -180,11 +163,9 @@ def weighted_distance(
 def _checked(recon: ArrayLike, target: ArrayLike) -> tuple[Array, Array]:
     """Both as float32; inside a compiled function values cannot be checked."""
     recon, target = jnp.asarray(recon), jnp.asarray(target)
-    if recon.shape != target.shape or recon.ndim != 4:
-        raise ValueError(
-            f"images must be two equal [B, H, W, C] arrays, got {recon.shape} and "
-            f"{target.shape}"
-        )
+    shapes = recon.shape, target.shape
+    if shapes[0] != shapes[1] or recon.ndim != 4:
+        raise ValueError(f"images must be two equal [B, H, W, C] arrays, got {shapes}")
     for name, x in (("recon", recon), ("target", target)):
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise ValueError(

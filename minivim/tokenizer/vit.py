@@ -20,12 +20,9 @@ def sincos_positions(grid: int, width: int) -> Float[np.ndarray, "N D"]:
     """Fixed 2-D table: `[sin x, cos x, sin y, cos y]`, frequencies `10000^(-4i/D)`."""
     frequencies = 10000.0 ** (-np.arange(width // 4) / (width // 4))
     rows, columns = np.divmod(np.arange(grid * grid), grid)
-    parts = [
-        wave(axis[:, None] * frequencies)
-        for axis in (columns, rows)
-        for wave in (np.sin, np.cos)
-    ]
-    return np.concatenate(parts, axis=1).astype(np.float32)
+    x, y = (axis[:, None] * frequencies for axis in (columns, rows))
+    table = np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1)
+    return table.astype(np.float32)
 
 
 # Paper silent, section 3.1: positions in stage 1, learnt or fixed
@@ -60,16 +57,15 @@ class TanhHead(nnx.Module):
 def reconstruction(
     maps: Float[Array, "B H W M"], config: TokenizerConfig
 ) -> tuple[Images, dict[str, Any]]:
-    """Images from a decoder's last maps: first the mean, then the scale if learnt.
+    """Images from a decoder's last maps: a mean, with `output="laplace"` also a scale.
 
-    `aux` holds `mean`, the pixels before the sigmoid, and with `output="laplace"` the
-    `log_scale` of their density.
+    `aux` holds `mean`, the pixels before the sigmoid, and `log_scale`.
     """
     mean, *scale = jnp.split(maps, maps.shape[-1] // config.channels, axis=-1)
     aux = {"mean": mean}
     if scale:
         aux["log_scale"] = floored_log_scale(scale[0])
-    return pixels_of(mean, output=config.output, pixel_map=config.pixel_map), aux
+    return pixels_of(mean, config.output, config.pixel_map), aux
 
 
 # Paper, section 3.1: the encoder, Transformer blocks over patches
@@ -83,11 +79,9 @@ class Encoder(nnx.Module):
         self.embed = linear(config.patch_dim, size.width, rngs)
         self.positions = Positions(config, size.width, rngs=rngs)
         self.stack = Stack(size, rngs=rngs)
-        self.head = nnx.data(
-            TanhHead(size.width, size.hidden, size.width, rngs=rngs)
-            if config.tanh == "head"
-            else None
-        )
+        self.head = nnx.data(None)
+        if config.tanh == "head":
+            self.head = TanhHead(size.width, size.hidden, size.width, rngs=rngs)
 
     def __call__(self, images: Images) -> Tokens:
         x = self.positions(self.embed(patchify(2 * images - 1, self.patch_size)))

@@ -204,7 +204,7 @@ def test_guidance_of_one_is_no_guidance(prior):
         ({"num_samples": 2, "top_k": 0}, "top_k=0 is out of range"),
         ({"num_samples": 2, "top_p": 0.0}, r"use a value in \(0, 1\]"),
         ({"num_samples": 2, "top_p": 1.5}, r"use a value in \(0, 1\]"),
-        ({"num_samples": 2, "temperature": 0.0}, "greedy decoding use top_k=1"),
+        ({"num_samples": 2, "temperature": 0.0}, "use top_k=1 for greedy draws"),
         ({"num_samples": 2, "temperature": float("nan")}, "must be above zero"),
         ({"num_samples": 2, "guidance": 2.0}, "guidance needs labels"),
         ({"labels": [0], "guidance": float("nan")}, "guidance=nan must be a number"),

@@ -124,12 +124,12 @@ def test_networks_that_do_not_fit(parts):
     prior, tokenizer, network = parts
     for change, message in (
         ({"num_classes": 5}, "knows 5 classes and the prior 3"),
-        ({"channels": 1}, "reads images of 1 channels"),
+        ({"channels": 1}, "use 1 channels and sides"),
     ):
         other = tiny.build(classifier.build, replace(CONFIG, **change))
         with pytest.raises(UserError, match=message):
             reject((prior, tokenizer, other))
-    with pytest.raises(UserError, match="needs a labelled network"):
+    with pytest.raises(UserError, match="a Tokenizer is no classifier"):
         reject((prior, tokenizer, tokenizer))
     with pytest.raises(UserError, match="no class token"):
         reject((tiny.prior(num_classes=0), tokenizer, network))

@@ -299,8 +299,8 @@ def test_rounding_may_leave_the_range():
 @pytest.mark.parametrize(
     ("make", "shape", "message"),
     [
-        (lpips, (2, 3, 8, 3), "3 x 8 pixels are too small.* use 4 x 4"),
-        (lpips, (2, 8, 8, 2), "1 or 3 channels, not 2"),
+        (lpips, (2, 3, 8, 3), "3 x 8 pixels of 3 channels; use 4 x 4 or more"),
+        (lpips, (2, 8, 8, 2), "pixels of 2 channels; .* of 1 or 3"),
         (feature_distance, (2, 12, 16, 3), "multiples of 8"),
         (feature_distance, (2, 16, 16, 1), "use 3 channels"),
     ],
