@@ -40,11 +40,7 @@ def decode_all(
 
 
 def nats_per_token(
-    prior: Prior,
-    codes: np.ndarray,
-    labels: np.ndarray | None,
-    *,
-    batch_size: int = 64,
+    prior: Prior, codes: np.ndarray, labels: np.ndarray | None, *, batch_size: int = 64
 ) -> float:
     """Mean of `-log p(c_i | class, c_<i)` over all codes, without dropout."""
     # One array, so that codes and labels go through in the same batches.
@@ -74,7 +70,7 @@ def round_trip(
     return {"psnr": psnr, "usage": used.usage, "perplexity": used.perplexity}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Views:
     """Versions of each image to encode: the image as it is, and augmented ones."""
 
@@ -113,19 +109,15 @@ def encode_batches(
     )
     with closing(read):
         for number, rows in enumerate(read):
-            count = len(rows["image"])
-            images = data.padded(rows["image"], batch_size)
-            every = [images]
+            every = [data.padded(rows["image"], batch_size)]
             for view in range(1, views.count):
                 key = jax.random.fold_in(jax.random.key(views.seed), view)
                 key = jax.random.fold_in(key, number)
-                every.append(fetch(changed(images, key=key)))
-            codes = [
-                encode_all(tokenizer, view, batch_size=batch_size)[:count]
-                for view in every
-            ]
-            stacked = np.stack(codes, axis=1) if views.count > 1 else codes[0]
-            yield {"codes": stacked, "label": rows["label"]}
+                every.append(fetch(changed(every[0], key=key)))
+            views_of = [encode_all(tokenizer, x, batch_size=batch_size) for x in every]
+            codes = np.stack(views_of, axis=1)[: len(rows["label"])]
+            codes = codes if views.count > 1 else codes[:, 0]
+            yield {"codes": codes, "label": rows["label"]}
 
 
 def encode_source(

@@ -113,7 +113,7 @@ def train(
     return model, rows
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Setup:
     """What `make_step` and `fit` need to know of a stage.
 
@@ -158,8 +158,7 @@ def setup(
     def evaluate(model: Any, test: data.Batch) -> dict[str, float]:
         return {"accuracy": classifier.accuracy(model, test["image"], test["label"])}
 
-    loss = classifier.classifier_loss
-    return Setup(model=model, loss=loss, optim=recipe.optim, evaluate=evaluate)
+    return Setup(model, classifier.classifier_loss, recipe.optim, evaluate)
 
 
 def build(recipe: TrainableRecipe) -> nnx.Module:
@@ -176,12 +175,10 @@ def build(recipe: TrainableRecipe) -> nnx.Module:
 def _tokenizer_setup(recipe: TokenizerRecipe, model: Any, network: Any) -> Setup:
     """Stage 1."""
     pair, critic = bool(recipe.loss.adversarial), recipe.discriminator
-    loss: Any = partial(
-        objective.adversarial_loss if pair else objective.tokenizer_loss,
-        weights=recipe.loss,
-        flip=recipe.flip,
-        crop=recipe.crop,
-    )
+    how: Any = {"weights": recipe.loss, "flip": recipe.flip, "crop": recipe.crop}
+    loss = partial(objective.tokenizer_loss, **how)
+    if pair:
+        loss = partial(objective.adversarial_loss, config=critic, **how)
 
     def export(model: Any) -> Tokenizer:
         return model.tokenizer if pair else model
@@ -201,7 +198,7 @@ def _tokenizer_setup(recipe: TokenizerRecipe, model: Any, network: Any) -> Setup
 
     return Setup(
         model=model,
-        loss=partial(loss, config=critic) if pair else loss,
+        loss=loss,
         optim=recipe.optims,
         evaluate=evaluate,
         describe=describe,
@@ -223,11 +220,11 @@ def _prior_setup(recipe: PriorRecipe, model: Any, tokenizer: Any) -> Setup:
             views = {"flip": recipe.flip, "crop": recipe.crop}
             images = augment(batch["image"], key=image_key, **views)
             # Not `encode`, a program of its own, which may not nest in a gradient.
-            coder = context.frozen
-            codes = coder.quantizer(coder.encoder(images))[1]["codes"]
-            batch = batch | {"codes": codes}
-        dropped = recipe.label_dropout
-        return prior_loss(model, batch, context, label_dropout=dropped, key=key)
+            _, aux = context.frozen.quantizer(context.frozen.encoder(images))
+            batch = batch | {"codes": aux["codes"]}
+        return prior_loss(
+            model, batch, context, label_dropout=recipe.label_dropout, key=key
+        )
 
     def evaluate(model: Prior, test: data.Batch) -> dict[str, float]:
         labels = test["label"] if recipe.model.num_classes else None
@@ -236,9 +233,7 @@ def _prior_setup(recipe: PriorRecipe, model: Any, tokenizer: Any) -> Setup:
         return {"nll": nll}
 
     frozen = tokenizer if fly else None
-    return Setup(
-        model=model, loss=loss, optim=recipe.optim, evaluate=evaluate, frozen=frozen
-    )
+    return Setup(model, loss, recipe.optim, evaluate, frozen=frozen)
 
 
 def frozen_network(recipe: TrainableRecipe) -> Any:
@@ -334,16 +329,12 @@ def coded(
 
     A prior that encodes on the fly keeps its source. `reading`: see `encode_source`.
     """
-    size, test = recipe.run.batch_size, data.stack(held_out, recipe.run.eval_size)
+    run, test = recipe.run, data.stack(held_out, recipe.run.eval_size)
     if isinstance(recipe, PriorRecipe) and "codes" not in test:
-        test["codes"] = encode.encode_all(network, test["image"], batch_size=size)
+        size, images = run.batch_size, test["image"]
+        test["codes"] = encode.encode_all(network, images, batch_size=size)
         if recipe.codes == "cache":
-            views = encode.Views(
-                count=recipe.views,
-                flip=recipe.flip,
-                crop=recipe.crop,
-                seed=recipe.run.seed,
-            )
+            views = encode.Views(recipe.views, recipe.flip, recipe.crop, run.seed)
             reading |= {"views": views, "batch_size": 4 * size}
             source = encode.encode_source(network, source, **reading)
     return source, test
@@ -414,19 +405,12 @@ def train_probe(recipe: ProbeRecipe, *, spec: str, workdir: str | Path) -> Probe
 
 
 def probe(
-    recipe: ProbeRecipe,
-    prior: Prior,
-    tokenizer: Tokenizer,
-    *,
-    train: Source,
-    test: Source,
+    recipe: ProbeRecipe, prior: Prior, tokenizer: Tokenizer, train: Source, test: Source
 ) -> ProbeResult:
     """Stage 3 on the first images of two sources (section 4.2)."""
     rows = data.stack(train, recipe.train_size), data.stack(test, recipe.test_size)
-    return linear_probe(
-        prior, tokenizer, *rows, num_classes=train.num_classes,
-        held_out=recipe.held_out, seed=recipe.seed,
-    )  # fmt: skip
+    how: Any = {"held_out": recipe.held_out, "seed": recipe.seed}
+    return linear_probe(prior, tokenizer, *rows, num_classes=train.num_classes, **how)
 
 
 def replaced(recipe: TrainableRecipe, **run: Any) -> TrainableRecipe:

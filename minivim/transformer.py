@@ -19,6 +19,7 @@ from minivim import fast
 from minivim.config import StackConfig
 
 Tokens = Float[Array, "B N _D"]
+Token = Float[Array, "B _D"]
 Heads = Float[Array, "B heads _N d"]
 ACTIVATIONS = {"gelu": fast.gelu, "relu": jax.nn.relu, "tanh": jnp.tanh}
 
@@ -63,10 +64,7 @@ def linear(
 def attention(
     q: Heads, k: Heads, v: Heads, *, seen: Bool[Array, "Q T"] | None = None
 ) -> Heads:
-    """`softmax(q k^T / sqrt(d)) v` over the tokens `seen`; softmax in float32.
-
-    Heads come before tokens, so that both products run over leading batch axes.
-    """
+    """`softmax(q k^T / sqrt(d)) v` over the tokens `seen`; softmax in float32."""
     wide = jnp.promote_types(q.dtype, jnp.float32)
     scores = jnp.einsum(
         "bhqd,bhtd->bhqt", q * q.shape[-1] ** -0.5, k, preferred_element_type=wide
@@ -187,19 +185,15 @@ class Stack(nnx.Module):
         ]
 
     def step(
-        self,
-        x: Float[Array, "B D"],
-        cache: Cache,
-        position: Int[Array, ""],
-        blocks: Sequence[Block] | None = None,
-    ) -> tuple[Float[Array, "B D"], Cache]:
-        """One token through all blocks; equals row `position` of a causal call.
+        self, x: Token, cache: Cache, at: Int[Array, ""], blocks: Sequence[Block] = ()
+    ) -> tuple[Token, Cache]:
+        """One token through all blocks; equals row `at` of a causal call.
 
         A loop over positions takes `blocks = each()` once before it.
         """
         x, keys, values = x[:, None], [], []
         for block, k, v in zip(blocks or self.each(), *cache, strict=True):
-            x, k, v = block.step(x, k, v, position)
+            x, k, v = block.step(x, k, v, at)
             keys.append(k)
             values.append(v)
         return self.norm(x[:, 0]), Cache(tuple(keys), tuple(values))

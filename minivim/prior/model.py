@@ -17,7 +17,7 @@ from minivim import fast
 from minivim.config import PriorConfig
 from minivim.config.checks import require
 from minivim.context import NO_CONTEXT, Context
-from minivim.transformer import Block, Cache, Stack, at_least_float32, dropout, linear
+from minivim.transformer import Cache, Stack, Token, at_least_float32, dropout, linear
 
 
 # Paper, section 4: a causal Transformer over codes in raster order
@@ -69,8 +69,8 @@ class Prior(nnx.Module):
     ) -> tuple[Float[Array, "B N K"], dict[str, Any]]:
         """Logits of every code given those before it; dropout only with a key.
 
-        `aux["blocks"]` is the output of every block at the input positions (class
-        token, then all codes but the last), `[L, B, N, D]`.
+        `aux["blocks"]`, `[L, B, N, D]`, is the output of every block at the class token
+        and all codes but the last.
         """
         x, blocks = self._run(codes[:, :-1], labels, key)
         return at_least_float32(self.head(x)), {"blocks": blocks}
@@ -100,14 +100,10 @@ class Prior(nnx.Module):
         return self.stack.empty_cache(batch, self.config.num_tokens)
 
     def step(
-        self,
-        x: Float[Array, "B D"],
-        cache: Cache,
-        position: Int[Array, ""],
-        blocks: Sequence[Block] | None = None,
+        self, x: Token, cache: Cache, at: Int[Array, ""], blocks: Sequence = ()
     ) -> tuple[Float[Array, "B K"], Cache]:
-        """Logits of the code at `position` from its input vector; see `Stack.step`."""
-        x, cache = self.stack.step(x, cache, position, blocks)
+        """Logits of the code `at` a position from its input; see `Stack.step`."""
+        x, cache = self.stack.step(x, cache, at, blocks)
         return at_least_float32(self.head(x)), cache
 
 

@@ -101,7 +101,7 @@ def test_a_prior_without_classes_also_agrees():
 class CacheOffByOne(Prior):
     """Writes each token over the one before it."""
 
-    def step(self, x, cache, position, blocks=None):
+    def step(self, x, cache, position, blocks=()):
         return super().step(x, cache, jnp.maximum(position - 1, 0), blocks)
 
 
@@ -115,7 +115,7 @@ class PredecessorIsZero(Prior):
         before = jnp.pad(x, ((0, 0), (1, 0), (0, 0)))[:, :-1]
         return self.stack((x + before) / 2, causal=True, key=key)
 
-    def step(self, x, cache, position, blocks=None):
+    def step(self, x, cache, position, blocks=()):
         return super().step(x / 2, cache, position, blocks)
 
 
