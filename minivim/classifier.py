@@ -38,9 +38,8 @@ Features = tuple[Float[Array, "B classes"], dict[str, Any]]
 class Classifier(nnx.Module):
     """A plain CNN: four 3 x 3 convolutions, each with GroupNorm and ReLU, then a mean.
 
-    The first convolution reads 2 x 2 pixels as one position, since full-size maps are
-    slow on a CPU. Channels w, 2w, 2w, 4w at 1/2, 1/4, 1/4, 1/8 of the image's side.
-    `aux["features"]` are the four outputs, [B, h, w, channels].
+    Channels w, 2w, 2w, 4w at 1/2, 1/4, 1/4, 1/8 of the image's side: the first reads
+    2 x 2 pixels as one position. `aux["features"]` are the four outputs, [B, h, w, C].
     """
 
     def __init__(self, config: ClassifierConfig, *, rngs: nnx.Rngs):
@@ -174,8 +173,8 @@ def accuracy(
 ) -> float:
     """Share of images whose largest logit is the label's, in [0, 1].
 
-    images: uint8, or float in [0, 1], [N, H, W, C]; labels: int [N]. Raises ValueError
-    when there is not one label for each image.
+    images: uint8, or float in [0, 1], [N, H, W, C]. Raises `ValueError` unless there is
+    one label for each.
     """
     classes, labels = predict(model, images, batch_size=batch_size), np.asarray(labels)
     if classes.shape != labels.shape:

@@ -8,17 +8,13 @@ from jaxtyping import Array, Int
 
 
 class Context(NamedTuple):
-    """The third argument of `loss(model, batch, context, *, key)`, from `make_step`.
+    """The third argument of `loss(model, batch, context, *, key)`, from `make_step`."""
 
-    `step`: updates so far. `frozen`: a network that is not trained, the tokenizer of a
-    prior that encodes on the fly or the distance of a perceptual loss. `due`: whether
-    this step has the lazy terms (R1). `zeros`: arrays by name that the loss adds to
-    activations; the norm of the gradient there is the metric `grad_norm_NAME`.
-    """
-
-    step: Int[Array, ""] | int = 0
+    step: Int[Array, ""] | int = 0  # updates so far
+    # Not trained: the tokenizer of a prior "on the fly", or a perceptual distance.
     frozen: Any = None
-    due: bool = False
+    due: bool = False  # whether this step has the lazy terms (R1)
+    # Added to activations; the gradient's norm there is the metric `grad_norm_NAME`.
     zeros: dict[str, Array] = {}
 
 

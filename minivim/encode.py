@@ -154,15 +154,10 @@ def encode_folder(
         rows[split] = batches, source.class_names
     first = sources.get("train") or next(iter(sources.values()))
     card = CodesCard(
-        tokenizer=name,
-        tokenizer_hash=weights.weights_hash(tokenizer),
-        num_codes=tokenizer.config.quantizer.num_codes,
-        grid=tokenizer.config.grid,
+        tokenizer=name, tokenizer_hash=weights.weights_hash(tokenizer),
+        num_codes=tokenizer.config.quantizer.num_codes, grid=tokenizer.config.grid,
         data=first.description.removesuffix(" (train)").removesuffix(" (test)"),
-        fingerprint=first.fingerprint,
-        views=views.count,
-        flip=views.flip,
-        crop=views.crop,
-        seed=views.seed,
-    )
+        fingerprint=first.fingerprint, views=views.count, flip=views.flip,
+        crop=views.crop, seed=views.seed,
+    )  # fmt: skip
     return write_codes(folder, rows, card)

@@ -57,8 +57,7 @@ def argmax(x: Float[Array, "*b K"]) -> Int[Array, "*b"]:
 def rows(x: Float[Array, "B N D"]) -> Array:
     """Tokens as rows `[B * N, D]`, for the layers of a Transformer block.
 
-    CPU: the weight gradient of a product that contracts two leading axes takes 2.5
-    times as long. Elsewhere the tokens stay `[B, N, D]`.
+    CPU: a weight gradient that contracts two leading axes takes 2.5 times as long.
     """
     return x.reshape(-1, x.shape[-1]) if ours() else x
 
@@ -92,8 +91,8 @@ def blur(x: Maps, taps: Sequence[int], padding: tuple[int, int]) -> Maps:
 def conv(x: Maps, kernel: Array, *, stride=1, padding=(0, 0), groups=1) -> Maps:
     """A convolution with a kernel `[k, k, C, O]`, after margins of zeros.
 
-    CPU: one product of gathered rows, where the library's is slow: with a stride it
-    takes two to three times as long, on maps smaller than the kernel eighty times.
+    CPU: one product of gathered rows where the library's takes longer: two to three
+    times with a stride, eighty times on maps smaller than the kernel.
     """
     size, _, _, outputs = kernel.shape
     if not ours() or (stride == 1 and min(x.shape[1:3]) >= size):

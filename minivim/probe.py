@@ -88,12 +88,11 @@ class ProbeResult:
 
     def rows(self) -> list[tuple[str, float, float]]:
         """(name, held-out accuracy, test accuracy), baselines first, for printing."""
-        rows = [(name, *pair) for name, pair in self.baselines.items()]
-        pairs = zip(self.block_held_out, self.block_accuracy, strict=True)
-        for i, pair in enumerate(pairs):
-            chosen = ", chosen" if i == self.block else ""
-            rows.append((f"block {i + 1} of {len(self.block_accuracy)}{chosen}", *pair))
-        return rows
+        count = len(self.block_accuracy)
+        names = [f"block {i} of {count}" for i in range(1, count + 1)]
+        names[self.block] += ", chosen"
+        blocks = zip(names, self.block_held_out, self.block_accuracy, strict=True)
+        return [*((name, *pair) for name, pair in self.baselines.items()), *blocks]
 
 
 # Paper, section 5.3: a prior that has seen no label
@@ -229,8 +228,9 @@ def fit_probe(
     held = np.isin(np.arange(len(x)), order[: max(1, round(held_out * len(x)))])
 
     def probe(rows: Rows, layer: Layer, l2: float, score: float) -> SoftmaxProbe:
-        weights, bias, mean, std = map(np.asarray, (*layer, *rows[1:3]))
-        return SoftmaxProbe(weights, bias, mean, std, l2, score)
+        return SoftmaxProbe(
+            *map(np.asarray, (*layer, *rows[1:3])), l2=l2, held_out=score
+        )
 
     # Held-out rows weigh nothing, so that one compiled program serves both fits.
     some, every = (_standardise(jnp.asarray(x), w) for w in (~held, np.ones(len(x))))

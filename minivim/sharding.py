@@ -28,10 +28,9 @@ AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 
 # From the path of a parameter to the axes of its last dimensions. The first pattern
-# found in the path decides; without any the array is replicated. The optimizer's state
-# has its parameter's name in its own path and the same number of dimensions. `tensor`
-# shards the inner width of attention and MLP, so that each needs one sum over devices
-# (arXiv 1909.08053).
+# found in the path decides (an optimizer's state has its parameter's name in its path);
+# without any the array is replicated. `tensor` shards the inner width of attention and
+# MLP, so that each needs one sum over devices (arXiv 1909.08053).
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"\b(qkv|ffn_up|hidden|embed|down)\.kernel", ("fsdp", "tensor")),
     (r"\b(qkv|ffn_up|hidden)\.bias", ("tensor",)),
@@ -143,11 +142,6 @@ def shardings_of(tree: Any, mesh: Mesh) -> Any:
         return NamedSharding(mesh, spec_of(name, leaf.shape, mesh))
 
     return jax.tree_util.tree_map_with_path(one, tree)
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
-    return NamedSharding(mesh, P())
 
 
 def by_rows(mesh: Mesh) -> NamedSharding:

@@ -57,14 +57,13 @@ def train(
     """Train a recipe on the data `spec` names, or go on where `workdir` stopped.
 
     At the end the workdir holds `model.safetensors` and `card.json`, which `load`
-    reads. `mesh` lays the run out over all devices, of all processes where there are
-    several; it may be another one when a run goes on, and so may `workers`, the number
-    of processes that decode images. A prior's data may be a folder of codes that
-    `encode_folder` wrote. With `stream` images are read in a row, not by index: see
-    `minivim.data.Stream` for what that cannot promise. Returns the model, with its
-    card, and the rows of metrics of this call, none where the run was finished already.
-    Raises `UserError` for data that does not fit the recipe, a batch that the mesh
-    cannot split and a workdir of another run.
+    reads. `mesh` lays the run out over all devices of all processes; when a run goes on
+    it may be another one, and so may `workers`, the number of processes that decode
+    images. A prior's data may be a folder of codes that `encode_folder` wrote. For
+    `stream` see `minivim.data.Stream`. Returns the model, with its card, and the rows
+    of metrics of this call, none where the run was finished already. Raises `UserError`
+    for data that does not fit the recipe, a batch that the mesh cannot split and a
+    workdir of another run.
     """
     run, devices, first = recipe.run, make_mesh(mesh), not jax.process_index()
     check_batch(devices, batch_size=run.batch_size, accumulate=run.accumulate)
@@ -115,19 +114,16 @@ def train(
 
 @dataclass(frozen=True)
 class Setup:
-    """What `make_step` and `fit` need to know of a stage.
-
-    `evaluate` gives figures of a model on held-out arrays, `describe` makes a row of a
-    step's mean metrics, `export` takes what is worth keeping of a trained model. For
-    `frozen` and `zeros` see `Context`.
-    """
+    """What `make_step` and `fit` need to know of a stage."""
 
     model: nnx.Module
     loss: Loss
     optim: Optim
+    # Figures on held-out arrays, a row of mean metrics, what is kept of the model.
     evaluate: Callable[[Any, data.Batch], dict[str, float]]
     describe: Callable[[dict[str, np.ndarray]], Row] = floats
     export: Callable[[Any], Any] = lambda model: model
+    # See `Context`.
     frozen: nnx.Module | None = None
     zeros: Callable[[data.Batch], dict[str, jax.Array]] | None = None
     lazy_every: int = 0
@@ -147,7 +143,7 @@ def setup(
     """A recipe made ready for the step and the loop, by default with a new model.
 
     `frozen` is a prior's tokenizer or the network of a perceptual loss. Both may be
-    abstract, shapes without values, to plan a step for a machine that is not there.
+    abstract, shapes without values.
     """
     model = build(recipe) if model is None else model
     if isinstance(recipe, TokenizerRecipe):
@@ -228,12 +224,10 @@ def _prior_setup(recipe: PriorRecipe, model: Any, tokenizer: Any) -> Setup:
 
     def evaluate(model: Prior, test: data.Batch) -> dict[str, float]:
         labels = test["label"] if recipe.model.num_classes else None
-        size = recipe.run.batch_size
-        nll = encode.nats_per_token(model, test["codes"], labels, batch_size=size)
-        return {"nll": nll}
+        codes, size = test["codes"], recipe.run.batch_size
+        return {"nll": encode.nats_per_token(model, codes, labels, batch_size=size)}
 
-    frozen = tokenizer if fly else None
-    return Setup(model, loss, recipe.optim, evaluate, frozen=frozen)
+    return Setup(model, loss, recipe.optim, evaluate, frozen=tokenizer if fly else None)
 
 
 def frozen_network(recipe: TrainableRecipe) -> Any:
@@ -374,14 +368,11 @@ def _provenance(recipe: TrainableRecipe, network: Any, source: Any) -> dict[str,
         net, why = recipe.perceptual_net, "a perceptual loss"
         card = {"perceptual_net": net, "perceptual_net_hash": known, "labels_seen": why}
         return card if known else {}
-    card = {"tokenizer": recipe.tokenizer, "tokenizer_hash": known}
+    card: dict[str, Any] = {"tokenizer": recipe.tokenizer, "tokenizer_hash": known}
     if not known:
-        codes, settings = source.card, ("views", "flip", "crop")
-        card = {
-            "tokenizer": recipe.tokenizer or codes.tokenizer,
-            "tokenizer_hash": codes.tokenizer_hash,
-            "codes": {name: getattr(codes, name) for name in settings},
-        }
+        codes, name = source.card, recipe.tokenizer or source.card.tokenizer
+        card = {"tokenizer": name, "tokenizer_hash": codes.tokenizer_hash}
+        card["codes"] = {n: getattr(codes, n) for n in ("views", "flip", "crop")}
     return card | {"class_names": names if recipe.model.num_classes else []}
 
 

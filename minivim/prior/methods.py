@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from tqdm.auto import tqdm
 
+from minivim.batched import in_batches
 from minivim.classifier import Classifier, require_classifier
 from minivim.config.checks import require
 from minivim.prior.model import Prior, check_labels
@@ -28,17 +29,13 @@ from minivim.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Rejection:
-    """All candidates, and which of them were kept.
-
-    The first `n` have the `n` labels that were asked for, in their order: a plain draw,
-    to compare with. `chosen` has the kept ones in the same order, the best of each
-    class first. Scores are nats, `log p(label | image)`.
-    """
+    """All candidates; the first `n`, with the labels asked for, are a plain draw."""
 
     codes: Int[np.ndarray, "M N"]
     images: Float[np.ndarray, "M H W C"]
     labels: Int[np.ndarray, " M"]
-    scores: Float[np.ndarray, " M"]
+    scores: Float[np.ndarray, " M"]  # nats, `log p(label | image)`
+    # Those kept, in the order of the labels asked for, the best of each class first.
     chosen: Int[np.ndarray, " n"]
 
     @property
@@ -64,18 +61,15 @@ def reject(
 
     `score = log p(label | decode(codes))` by the classifier; the paper has a ResNet-101
     and keeps 0.5 (Table 6). `labels` are those of the pictures wanted, `options` go to
-    `sample`. The draw follows from `key` and `batch_size`; with one batch and
-    `acceptance=1` it is that of `sample`.
+    `sample`. The draw follows from `key` and `batch_size`.
 
-    Raises `UserError` for a judge, which would then grade what it chose; for a
-    classifier of other classes or images; for an acceptance outside (0, 1]; and where
-    `sample` does.
+    Raises `UserError` for a judge, a classifier of other classes or images, an
+    acceptance outside (0, 1], and where `sample` does.
     """
     labels = check_labels(prior, labels)
     require(
         0 < acceptance <= 1,
-        f"acceptance={acceptance} is the share of candidates that is kept; use a value "
-        "in (0, 1]",
+        f"acceptance={acceptance} is the share that is kept; use a value in (0, 1]",
     )
     size, channels = tokenizer.config.image_size, tokenizer.config.channels
     require_classifier(classifier).check_shape((size, size, channels))
@@ -86,19 +80,17 @@ def reject(
         "trained on the same data",
     )
     drawn = candidates(labels, acceptance)
-    size = min(batch_size, len(drawn))
-    starts = range(0, len(drawn), batch_size)
-    keys = [key] if len(starts) == 1 else list(jax.random.split(key, len(starts)))
-    parts, quiet = [], quiet or len(starts) < 2
-    for key, start in zip(keys, tqdm(starts, desc="draw", disable=quiet), strict=True):
-        part = drawn[start : start + batch_size]
-        # All of one size, so that one compiled program serves every batch.
-        padded = np.resize(part, size)
-        codes = sample(prior, key=key, labels=padded, **options)
+    count = math.ceil(len(drawn) / batch_size)
+    keys = iter([key] if count == 1 else jax.random.split(key, count))
+    bar = tqdm(total=count, desc="draw", disable=quiet or count < 2)
+
+    def draw(labels: np.ndarray) -> tuple[Array, Array, Array]:
+        codes = sample(prior, key=next(keys), labels=labels, **options)
         images = tokenizer.decode(codes)
-        scores = _scores(classifier, images, padded)
-        parts.append([np.asarray(x)[: len(part)] for x in (codes, images, scores)])
-    codes, images, scores = map(np.concatenate, zip(*parts, strict=True))
+        bar.update()
+        return codes, images, _scores(classifier, images, labels)
+
+    codes, images, scores = in_batches(draw, drawn, batch_size=batch_size)
     chosen = best_of_each(drawn, scores, wanted=labels)
     return Rejection(codes, images, drawn, scores, chosen)
 
@@ -158,10 +150,10 @@ def complete(
 
         c_i ~ p(c_i | class, c_1, ..., c_P, ..., c_{i-1}),  i > P
 
-    The encoder sees the whole image, so the codes of its upper half know a little of
-    the lower half. By default it is shown the upper rows above a plain ground of their
-    mean colour; with `peek` the image as it is. Codes are kept, not pixels: the decoder
-    looks at all of them, and may draw the upper rows a little differently.
+    Of the whole image the codes of its upper half would know a little of the lower. So
+    the encoder is shown the upper rows above a plain ground of their mean colour; with
+    `peek` the image as it is. Codes are kept, not pixels: the decoder looks at all of
+    them, and may draw the upper rows a little differently.
 
     images: uint8, or float in [0, 1], [B, H, W, C]. `labels` are one for each image,
     by default none; `options` go to `sample`. Raises `UserError` for rows outside the

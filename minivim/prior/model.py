@@ -91,9 +91,11 @@ class Prior(nnx.Module):
         return self.stack(x, causal=True, key=keys[1])
 
     # Paper, section 4.2: the mean over all tokens of one block's output
+    @jax.jit
     def features(self, codes: Int[ArrayLike, "B N"]) -> Float[Array, "L B D"]:
         """Mean over all codes of each block's output; takes no label (section 4.2)."""
-        return _features(self, jnp.asarray(codes))
+        _, blocks = self._run(jnp.asarray(codes), None)
+        return jnp.mean(blocks[:, :, 1:].astype(jnp.float32), axis=2)
 
     def empty_cache(self, batch: int) -> Cache:
         """Room for a whole picture."""
@@ -105,12 +107,6 @@ class Prior(nnx.Module):
         """Logits of the code `at` a position from its input; see `Stack.step`."""
         x, cache = self.stack.step(x, cache, at, blocks)
         return at_least_float32(self.head(x)), cache
-
-
-@jax.jit
-def _features(prior: Prior, codes: Array) -> Array:
-    _, blocks = prior._run(codes, None)
-    return jnp.mean(blocks[:, :, 1:].astype(jnp.float32), axis=2)
 
 
 def check_labels(prior: Prior, labels: Any) -> Int[np.ndarray, " B"]:
@@ -145,7 +141,7 @@ def knows_null(prior: Prior) -> bool:
 
 # Paper silent, section 4.1: labels dropped in training, for guidance
 def drop_labels(
-    labels: Int[Array, " B"], *, null_class: int, rate: float, key: PRNGKeyArray
+    labels: Int[Array, " B"], null_class: int, rate: float, key: PRNGKeyArray
 ) -> Int[Array, " B"]:
     """Replace a share `rate` of the labels by the null class."""
     return jnp.where(jax.random.bernoulli(key, rate, labels.shape), null_class, labels)
@@ -164,9 +160,7 @@ def prior_loss(
     drop_key, dropout_key = jax.random.split(key)
     labels = batch["label"] if prior.config.num_classes else None
     if labels is not None and label_dropout:
-        labels = drop_labels(
-            labels, null_class=prior.null_class, rate=label_dropout, key=drop_key
-        )
+        labels = drop_labels(labels, prior.null_class, label_dropout, drop_key)
     codes, use_dropout = batch["codes"], prior.config.stack.dropout > 0
     logits, _ = prior(codes, labels, key=dropout_key if use_dropout else None)
     nll = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, codes))

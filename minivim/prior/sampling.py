@@ -1,8 +1,4 @@
-"""Sampling token by token in one compiled call with a key/value cache (section 4.1).
-
-The paper draws at temperature 1 from all codes (section 5.2). Options change the logits
-first, in this order: guidance, temperature, top-k, top-p.
-"""
+"""Sampling token by token in one compiled call with a key/value cache (section 4.1)."""
 
 from __future__ import annotations
 
@@ -39,9 +35,8 @@ def keep_top_p(logits: Logits, p: float | Array) -> Logits:
     order = jnp.argsort(-logits, axis=-1, stable=True)
     probability = jax.nn.softmax(jnp.take_along_axis(logits, order, axis=-1), axis=-1)
     before = jnp.cumsum(probability, axis=-1) - probability
-    kept = jnp.put_along_axis(
-        jnp.zeros(logits.shape, bool), order, before < p, axis=-1, inplace=False
-    )
+    none = jnp.zeros(logits.shape, bool)
+    kept = jnp.put_along_axis(none, order, before < p, axis=-1, inplace=False)
     # Sums in float32 reach 1 before the last codes do.
     return jnp.where(kept | (jnp.asarray(p) >= 1), logits, -jnp.inf)
 
@@ -86,6 +81,7 @@ def generate(
     if guidance is not None:
         labels = jnp.concatenate([labels, jnp.full_like(labels, prior.null_class)])
     blocks = prior.stack.each()
+    kept = partial(filter_logits, temperature=temperature, top_k=top_k, top_p=top_p)
 
     def body(carry: tuple, inputs: tuple) -> tuple[tuple, tuple]:
         x, cache = carry
@@ -94,9 +90,7 @@ def generate(
         if guidance is not None:
             conditional, null = jnp.split(logits, 2)
             logits = guide(conditional=conditional, null=null, scale=guidance)
-        logits = filter_logits(
-            logits, temperature=temperature, top_k=top_k, top_p=top_p
-        )
+        logits = kept(logits)
         drawn = fast.argmax(logits + jax.random.gumbel(key, logits.shape))
         code = jnp.where(position < known, given, drawn)
         x = prior.embed(code, jnp.broadcast_to(position, code.shape))
@@ -124,10 +118,11 @@ def sample(
 ) -> Int[Array, "B N"]:
     """Draw codes in raster order, `c_i ~ p(c_i | class, c_<i)`.
 
-    The paper's sampling is the default: temperature 1 and no filter. `prefix` holds the
-    first `P` codes of each picture, which are kept (the upper half, say). `guidance`
-    mixes the logits with and without label and needs a prior trained with label
-    dropout. The number of samples is that of labels or prefix rows, else `num_samples`.
+    The paper's sampling is the default: temperature 1 and no filter (section 5.2).
+    Logits change in this order: guidance, temperature, top-k, top-p. `guidance` mixes
+    those with and without label and needs a prior trained with label dropout. `prefix`
+    holds the first `P` codes of each picture, which are kept (the upper half, say). The
+    number of samples is that of labels or prefix rows, else `num_samples`.
 
     Raises `UserError` for what is out of range or of another shape. If the card says
     that no label was dropped in training, also for guidance and for samples without

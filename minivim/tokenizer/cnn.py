@@ -61,11 +61,9 @@ class SpatialAttention(nnx.Module):
         self.out = conv(width, width, rngs, size=1)
 
     def __call__(self, x: Maps) -> Maps:
-        _, height, width, _ = x.shape
         rows = rearrange(self.qkv(self.norm(x)), "b h w c -> b 1 (h w) c")
         mixed = attention(*jnp.split(rows, 3, axis=-1))
-        mixed = rearrange(mixed, "b 1 (h w) c -> b h w c", h=height, w=width)
-        return x + self.out(mixed)
+        return x + self.out(mixed.reshape(x.shape))
 
 
 class Halve(nnx.Module):

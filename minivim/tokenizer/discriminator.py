@@ -32,8 +32,7 @@ def leaky_relu(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
 class EqualisedConv(nnx.Module):
     """A convolution whose N(0, 1) weights are scaled by `1 / sqrt(fan_in)` in use.
 
-    One learning rate then suits every layer (Karras et al. 2018). With `down` the map
-    is blurred and halved.
+    So one learning rate suits every layer. With `down` the map is blurred and halved.
     """
 
     def __init__(
@@ -82,10 +81,9 @@ class ResidualBlock(nnx.Module):
 
 # Paper silent, section 3.3: the spread within groups of a batch
 def minibatch_stddev(x: Maps, group: int, eps: float = 1e-8) -> Maps:
-    """Append a map with the mean standard deviation within each sample's group.
+    """Append `mean_{h,w,c} sqrt(var_g x + eps)` of each sample's group as a channel.
 
-    `mean_{h,w,c} sqrt(var_g x + eps)` over groups of `gcd(group, B)` samples, as one
-    more channel. As in StyleGAN2 group `m` of `M` holds samples m, m + M, m + 2M, ...
+    As in StyleGAN2 group `m` of `M`, each of `gcd(group, B)`, is m, m + M, m + 2M, ...
     """
     batch, height, width, _ = x.shape
     size = math.gcd(group, batch)
@@ -98,11 +96,7 @@ def minibatch_stddev(x: Maps, group: int, eps: float = 1e-8) -> Maps:
 
 # Paper, section 3.3: the discriminator of StyleGAN2
 class StyleGAN2Discriminator(nnx.Module):
-    """Residual blocks down to 4 x 4, minibatch stddev, one logit per image.
-
-    `width` channels at the image's size, twice as many at each half, at most
-    `max_width`.
-    """
+    """Residual blocks down to 4 x 4, minibatch stddev, one logit per image."""
 
     def __init__(
         self, size: DiscriminatorConfig, *, image_size: int, channels=3, rngs: nnx.Rngs

@@ -59,7 +59,7 @@ class Tokenizer(nnx.Module):
 
         Raises `UserError` for another shape and for other whole numbers.
         """
-        return _encode(self, self.pixels(images))
+        return self._encode(self.pixels(images))
 
     def decode(self, codes: ArrayLike) -> Float[Array, "B H W C"]:
         """Images in [0, 1] of codes `[B, N]`.
@@ -83,7 +83,7 @@ class Tokenizer(nnx.Module):
                 raise UserError(
                     f"code {code} is out of range; this tokenizer has 0 to {last}"
                 )
-        return _decode(self, codes)
+        return self._decode(codes)
 
     def reconstruct(self, images: ArrayLike) -> Float[Array, "B H W C"]:
         """`decode(encode(images))`."""
@@ -109,14 +109,12 @@ class Tokenizer(nnx.Module):
         )
         return images.astype(np.float32) if host else images
 
+    @jax.jit
+    def _encode(self, images: ArrayLike) -> Array:
+        _, aux = self.quantizer(self.encoder(jnp.asarray(images)))
+        return aux["codes"]
 
-@jax.jit
-def _encode(tokenizer: Tokenizer, images: ArrayLike) -> Array:
-    _, aux = tokenizer.quantizer(tokenizer.encoder(jnp.asarray(images)))
-    return aux["codes"]
-
-
-@jax.jit
-def _decode(tokenizer: Tokenizer, codes: ArrayLike) -> Array:
-    images, _ = tokenizer.decoder(tokenizer.quantizer.embed(jnp.asarray(codes)))
-    return jnp.clip(images, 0, 1)
+    @jax.jit
+    def _decode(self, codes: ArrayLike) -> Array:
+        images, _ = self.decoder(self.quantizer.embed(jnp.asarray(codes)))
+        return jnp.clip(images, 0, 1)

@@ -64,10 +64,7 @@ def tokenizer_loss(
     crop: float = 1.0,
     key: PRNGKeyArray,
 ) -> tuple[Float[Array, ""], dict[str, Any]]:
-    """`sum_t w_t L_t` on a batch, with every term and the codes' counts as metrics.
-
-    The perceptual term is measured by `context.frozen`, if there is one.
-    """
+    """`sum_t w_t L_t` on a batch, with every term and the codes' counts as metrics."""
     images = augment(batch["image"], flip=flip, crop=crop, key=key)
     terms, counts, _ = _terms(tokenizer, images, context, key)
     return losses.total_loss(weights, terms), terms | {"counts": counts}

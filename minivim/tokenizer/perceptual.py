@@ -1,9 +1,8 @@
 """Perceptual distances: LPIPS over VGG16, and the same over our own classifier.
 
 Section 3.3 names a VGG and cites Johnson et al. 2016 and Zhang et al. 2018; we take the
-latter's LPIPS (arXiv 1801.03924, equation 1). Its weights come from files that the user
-has; without them the features of the small `Classifier` serve. Both networks are frozen
-and have no dropout, so that an image is at distance 0 from itself, up to rounding.
+latter's LPIPS (arXiv 1801.03924, equation 1). Without the files of its weights the
+features of the small `Classifier` serve. Both are frozen and have no dropout.
 """
 
 from __future__ import annotations
@@ -71,12 +70,11 @@ class LPIPS(nnx.Module):
         self.heads = nnx.List(nnx.Param(jnp.ones(w)) for w in config.widths)
 
     def __call__(self, *, recon: ArrayLike, target: ArrayLike) -> Float[Array, " B"]:
-        """One distance per image.
+        """One distance per image, of floats [B, H, W, C] in [0, 1].
 
-        recon, target: float [B, H, W, C] in [0, 1]; a single channel counts as three
-        equal ones. Gradients reach `recon` only. Raises `ValueError` for images of
-        unequal shape, of integers or (outside of `jit`) out of range, and `UserError`
-        for images that are too small or have other channels.
+        A single channel counts as three equal ones. Gradients reach `recon` only.
+        Raises `ValueError` for images of unequal shape, of integers or (outside of
+        `jit`) out of range, `UserError` for those that the network cannot read.
         """
         x, y = _checked(recon, target)
         _, height, width, channels = x.shape
@@ -143,8 +141,7 @@ def halved(x: Maps) -> Maps:
 def unit(x: Maps) -> Maps:
     """`x / (|x| + eps)` over channels."""
     square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    # The slope of the root at 0 is infinite: without this the gradient is nan where no
-    # feature fires.
+    # The slope of the root at 0, where no feature fires, is infinite.
     norm = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
     return x / (norm + EPS)
 

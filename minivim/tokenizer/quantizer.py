@@ -1,7 +1,7 @@
 """The codebook: factorized, l2-normalized, learnt by gradient (paper section 3.2).
 
-Also variants that the paper compares with or leaves out (no projections, an EMA
-codebook, revival of dead codes), and the table in which to register another quantizer.
+Also variants (no projections, an EMA codebook, revival of dead codes), and the table in
+which to register another quantizer.
 """
 
 from __future__ import annotations
@@ -31,10 +31,7 @@ def l2_normalise(x: Vectors, eps: float = 1e-12) -> Vectors:
 
 # Paper, section 3.2: the nearest code, on the sphere the largest cosine
 def nearest_code(z: Vectors, codebook: Float[Array, "K d"]) -> Int[Array, "*b"]:
-    """`argmin_k |z - e_k|^2`, the lowest k on a tie.
-
-    Expanded to `|e|^2 - 2 z.e`, so that on the unit sphere it is the largest cosine.
-    """
+    """`argmin_k |z - e_k|^2 = argmax_k 2 z.e_k - |e_k|^2`, the lowest k on a tie."""
     scores = 2 * z @ codebook.T - jnp.sum(jnp.square(codebook), axis=-1)
     return fast.argmax(scores)
 
@@ -51,9 +48,8 @@ def vq_terms(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Both halves of `L_VQ = |sg[z_e] - e|^2 + beta |z_e - sg[e]|^2` (section 3.2).
 
-    The first term trains the codebook; the second, weighted by `beta`, trains the
-    encoder. Mean over tokens; over the `d` code dimensions the sum, as printed, or the
-    mean, which is `d` times smaller.
+    The first trains the codebook, the second the encoder. Mean over tokens; over the
+    `d` code dimensions the sum, as printed, or the mean, which is `d` times smaller.
 
     >>> z_e, z_q = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]])
     >>> [float(t) for t in vq_terms(z_e=z_e, z_q=z_q, reduction="sum")]
@@ -123,14 +119,12 @@ class Quantizer(nnx.Module):
         embeddings = self.embeddings()
         codes = nearest_code(z_e, embeddings)
         z_q = embeddings[codes]
-        codebook_loss, commitment_loss = vq_terms(
-            z_e=z_e, z_q=z_q, reduction=config.reduction
-        )
-        vq_loss = config.beta * commitment_loss
+        terms = vq_terms(z_e=z_e, z_q=z_q, reduction=config.reduction)
+        aux = {"codebook_loss": terms[0], "commitment_loss": terms[1]}
+        vq_loss = config.beta * terms[1]
         if config.codebook == "gradient":
-            vq_loss = codebook_loss + vq_loss
-        aux = {"codes": codes, "z_e": z_e, "z_q": z_q, "vq_loss": vq_loss}
-        aux |= {"codebook_loss": codebook_loss, "commitment_loss": commitment_loss}
+            vq_loss = terms[0] + vq_loss
+        aux |= {"codes": codes, "z_e": z_e, "z_q": z_q, "vq_loss": vq_loss}
         if key is not None:
             z = jax.lax.stop_gradient(z_e).reshape(-1, config.code_dim)
             # In a program over a mesh these are statistics of the whole batch.

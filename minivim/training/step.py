@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from minivim.context import Context
-from minivim.sharding import by_rows, one_device, place, replicated, shardings_of
+from minivim.sharding import by_rows, one_device, place, shardings_of
 from minivim.training.optim import Optim, learning_rate, optimizer
 
 Batch = dict[str, Any]
@@ -191,6 +191,6 @@ def make_step(
         return (grads, slopes), (metrics, params, stats)
 
     frozen = place(frozen, shardings_of(frozen, mesh))
-    out = shardings, replicated(mesh)
+    out = shardings, NamedSharding(mesh, PartitionSpec())
     how: Any = {"donate_argnums": 0, "static_argnames": "due", "out_shardings": out}
     return Step(jax.jit(program, **how), mesh, lazy_every, frozen)

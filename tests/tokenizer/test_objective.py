@@ -12,9 +12,9 @@ from flax import nnx
 
 from minivim.config import DiscriminatorConfig, LossConfig
 from minivim.context import Context
-from minivim.tokenizer import Players, adversarial_loss, tokenizer_loss, zeros_of
+from minivim.tokenizer import Players, adversarial_loss, tokenizer_loss
 from minivim.tokenizer.losses import logistic_discriminator_loss, r1_penalty
-from minivim.tokenizer.objective import LOGIT_BINS, logit_histogram, stopped
+from minivim.tokenizer.objective import LOGIT_BINS, logit_histogram, stopped, zeros_of
 from minivim.training import optimizer
 from tests import tiny
 
