@@ -104,9 +104,8 @@ def encode_batches(
     images, `workers` other processes decode them.
     """
     changed = jax.jit(partial(augment, flip=views.flip, crop=views.crop))
-    read = data.in_order(
-        source, batch_size=batch_size, desc="encode", quiet=quiet, **reading
-    )
+    reading |= {"batch_size": batch_size, "quiet": quiet}
+    read = data.in_order(source, desc="encode", **reading)
     with closing(read):
         for number, rows in enumerate(read):
             every = [data.padded(rows["image"], batch_size)]

@@ -93,9 +93,7 @@ class MeshShape:
         return sizes[0], sizes[1], sizes[2]
 
 
-def make_mesh(
-    shape: MeshShape | None = None, *, devices: Sequence[Any] | None = None
-) -> Mesh:
+def make_mesh(shape: MeshShape | None = None, devices: Sequence | None = None) -> Mesh:
     """A mesh over `devices`, by default all there are, all along `data`."""
     devices = jax.devices() if devices is None else devices
     sizes = (shape or MeshShape()).over(len(devices))

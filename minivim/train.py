@@ -14,6 +14,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -93,14 +94,12 @@ def train(
             rows_from, batch_size=run.batch_size, seed=run.seed, workers=workers,
             rows=rows_here(devices, run.batch_size).tolist(),
         )  # fmt: skip
-        try:
+        with closing(batches):
             state, rows = training.fit(
                 state, step, batches, run, workdir=folder, describe=parts.describe,
                 evaluate=lambda now: parts.evaluate(nnx.merge(graph, now), test),
                 title=f"{recipe.stage} {recipe.name}", quiet=quiet,
             )  # fmt: skip
-        finally:
-            batches.close()
     variables = jax.tree.map(jnp.asarray, fetch(state.variables))
     model = parts.export(nnx.merge(graph, variables))
     if first:
@@ -142,8 +141,7 @@ def setup(
 ) -> Setup:
     """A recipe made ready for the step and the loop, by default with a new model.
 
-    `frozen` is a prior's tokenizer or the network of a perceptual loss. Both may be
-    abstract, shapes without values.
+    `frozen` is a prior's tokenizer or a perceptual network. Both may be abstract.
     """
     model = build(recipe) if model is None else model
     if isinstance(recipe, TokenizerRecipe):
@@ -319,10 +317,7 @@ def _check_codes(
 def coded(
     recipe: TrainableRecipe, network: Any, source: Any, held_out: Any, **reading: Any
 ) -> tuple[Any, data.Batch]:
-    """The source to train on and held-out arrays: a prior's images as codes.
-
-    A prior that encodes on the fly keeps its source. `reading`: see `encode_source`.
-    """
+    """What to train on and held-out arrays: a prior's as codes, the first if cached."""
     run, test = recipe.run, data.stack(held_out, recipe.run.eval_size)
     if isinstance(recipe, PriorRecipe) and "codes" not in test:
         size, images = run.batch_size, test["image"]
@@ -379,10 +374,8 @@ def _provenance(recipe: TrainableRecipe, network: Any, source: Any) -> dict[str,
 def train_probe(recipe: ProbeRecipe, *, spec: str, workdir: str | Path) -> ProbeResult:
     """Probe a trained prior; writes `probe.safetensors` and `probe.json`."""
     tokenizer, prior = weights.load_pair(recipe.prior, recipe.tokenizer or None)
-    source, test = (
-        data.open_source(spec, split=split, **tokenizer.config.image_shape)
-        for split in ("train", "test")
-    )
+    shape = tokenizer.config.image_shape
+    source, test = (data.open_source(spec, split=s, **shape) for s in ("train", "test"))
     data.require_labels(source)
     folder, names = Path(workdir), ("features", "held_out", "test")
     check_writable(folder)

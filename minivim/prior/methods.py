@@ -123,13 +123,10 @@ def _scores(classifier: Classifier, images: Array, labels: Any) -> Float[Array, 
 
 @dataclass(frozen=True)
 class Completion:
-    """Several completions of each picture.
+    """Several completions of each picture."""
 
-    `given` are the images as the encoder saw them; their first `known` codes are kept.
-    """
-
-    given: Float[np.ndarray, "B H W C"]
-    known: int
+    given: Float[np.ndarray, "B H W C"]  # as the encoder saw them
+    known: int  # how many codes of these each completion keeps
     codes: Int[np.ndarray, "B S N"]
     images: Float[np.ndarray, "B S H W C"]
 

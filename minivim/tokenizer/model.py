@@ -71,9 +71,8 @@ class Tokenizer(nnx.Module):
         tokens, last = self.config.num_tokens, self.config.quantizer.num_codes - 1
         require(
             codes.shape[1:] == (tokens,) and jnp.issubdtype(codes.dtype, jnp.integer),
-            f"codes of shape {codes.shape} and type {codes.dtype} do not fit this "
-            f"tokenizer; give whole numbers from 0 to {last}, [B, {tokens}] in raster "
-            "order",
+            f"codes of shape {codes.shape}, type {codes.dtype} do not fit; give whole "
+            f"numbers from 0 to {last}, [B, {tokens}] in raster order",
         )
         # Values are unknown under `jit`, or if other processes hold a part of them.
         concrete = not isinstance(codes, Tracer)

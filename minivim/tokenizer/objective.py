@@ -44,10 +44,7 @@ class Players(nnx.Module):
 
 
 def zeros_of(weights: LossConfig) -> Callable[[dict], dict[str, Array]] | None:
-    """Zeros added to the decoder's mean for each term, whose gradients show its pull.
-
-    None for a single term.
-    """
+    """Zeros to add to the mean for each term, if several; gradients show their pull."""
     names = [name for name in AT_PIXELS if getattr(weights, name)]
     if len(names) < 2:
         return None

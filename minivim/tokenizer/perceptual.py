@@ -44,8 +44,7 @@ class PerceptualConfig:
         require(
             0 < len(self.widths) == len(self.convs)
             and min(*self.widths, *self.convs) > 0,
-            f"widths={self.widths} and convs={self.convs} must be as many numbers "
-            "above zero; use those of VGG16",
+            f"{self}: both are as many numbers above zero; use those of VGG16",
         )
 
 
