@@ -42,6 +42,10 @@ class Source(Images):
         """Image uint8 [n, H, W, C] or codes int32 [n, (views,) N]; label int32 [n]."""
         raise NotImplementedError
 
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = range(len(self))[index]
+        return {k: v[0] for k, v in self.take(np.array([row])).items()}
+
 
 class ArraySource(Source):
     """Arrays in memory that share their first axis, which must not be empty."""

@@ -11,6 +11,7 @@ operations alone (no float32 sine), so that they are the same on every machine.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -156,3 +157,16 @@ def arrays(split: str = "train", *, size: int | None = None, seed: int = 0) -> B
         kept = {k: v[: size - block * BLOCK] for k, v in factors.items()}
         blocks.append({"image": _render(kept), **kept})
     return {k: np.concatenate([b[k] for b in blocks]) for k in blocks[0]}
+
+
+def dataset(split: str = "train", *, size: int | None = None, seed: int = 0) -> Any:
+    """`arrays` as a `datasets.Dataset`: Image (PNG), ClassLabel and float32 columns."""
+    import datasets
+
+    columns: dict = arrays(split, size=size, seed=seed)
+    columns["image"] = list(columns["image"])
+    kinds = {"label": CLASSES, "colour": COLOURS, "background": BACKGROUNDS}
+    features = datasets.Features({k: datasets.Value("float32") for k in columns})
+    features |= {k: datasets.ClassLabel(names=list(v)) for k, v in kinds.items()}
+    features["image"] = datasets.Image()
+    return datasets.Dataset.from_dict(columns, features=features)

@@ -6,10 +6,17 @@ from minivim.metrics.codebook import (
     expected_unique,
     usage_by_image_batch,
 )
-from minivim.metrics.image import lpips_per_image, psnr, psnr_per_image, ssim_per_image
+from minivim.metrics.image import (
+    lpips_per_image,
+    psnr,
+    psnr_per_image,
+    ssim,
+    ssim_per_image,
+)
 from minivim.metrics.judged import (
     frechet_distance,
     gaussian,
     inception_score,
     judge_distance,
+    judge_score,
 )

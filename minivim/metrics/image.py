@@ -56,6 +56,11 @@ def ssim_per_image(a: ArrayLike, b: ArrayLike) -> Float[Array, " B"]:
     return (luminance * structure).mean(axis=(1, 2, 3))
 
 
+def ssim(a: ArrayLike, b: ArrayLike) -> Array:
+    """Structural similarity, mean over images. See `ssim_per_image`."""
+    return ssim_per_image(a, b).mean()
+
+
 def lpips_per_image(network: LPIPS, a: ArrayLike, b: ArrayLike) -> Float[Array, " B"]:
     """LPIPS of each image pair [B, H, W, C] in [0, 1], with products in float32."""
     with jax.default_matmul_precision("highest"):

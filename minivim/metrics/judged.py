@@ -196,7 +196,6 @@ def judge_distance(
     return _apart(one, other)
 
 
-# Paper silent, section 5.2: the formula of the Inception Score over our own judge
 def inception_score(
     probabilities: ArrayLike, *, splits: int = SPLITS, parts: np.ndarray | None = None
 ) -> float:
@@ -220,6 +219,18 @@ def inception_score(
         raise UserError(f"{problem}; give more images")
     apart = [_entropy(part.mean(axis=0)) - _entropy(part).mean() for part in sets]
     return float(np.exp(apart).mean())
+
+
+# Paper silent, section 5.2: the formula of the Inception Score over our own judge
+def judge_score(
+    judge: Network, images: ArrayLike, *, splits: int = SPLITS, batch_size: int = 256
+) -> float:
+    """`inception_score` on the judge's own classes, comparable with no other network's.
+
+    images: uint8, or float in [0, 1], [N, H, W, C], not sorted by class.
+    """
+    _, logits = features_and_logits(judge, images, batch_size=batch_size)
+    return inception_score(probabilities(logits), splits=splits)
 
 
 def probabilities(logits: Float[ArrayLike, "N K"]) -> Rows:

@@ -116,6 +116,9 @@ def test_images_become_floats_and_other_columns_pass():
     np.testing.assert_allclose(batch["image"].ravel(), [0, 0.2, 1])
     np.testing.assert_array_equal(batch["codes"], arrays["codes"])
     assert batch["codes"].dtype == np.int32
+    assert ArraySource(arrays)[-1]["label"] == 0
+    with pytest.raises(IndexError):
+        ArraySource(arrays)[3]
     assert stack(ArraySource(arrays), 2)["image"].dtype == np.uint8
     assert len(stack(ArraySource(arrays), 9)["label"]) == 3
 

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from minivim.data import shapes
 from minivim.errors import UserError
 
+FACTORS = ("colour", "background", "centre_x", "centre_y", "size", "angle")
+
 
 @settings(max_examples=8, deadline=None)
 @given(
@@ -35,7 +37,7 @@ def test_arrays_have_the_stated_shapes_and_ranges():
     assert drawn["image"].dtype == np.uint8
     assert drawn["label"].dtype == np.int32
     np.testing.assert_array_equal(np.bincount(drawn["label"]), 128)
-    for factor in ("colour", "background", "centre_x", "centre_y", "size", "angle"):
+    for factor in FACTORS:
         assert drawn[factor].shape == (1_024,)
         assert len(np.unique(drawn[factor])) > 3
     assert np.abs(drawn["angle"]).max() <= shapes.MAX_ANGLE
@@ -91,6 +93,17 @@ def test_the_picture_shows_its_factors():
     np.testing.assert_allclose(
         weight @ (rows + 0.5), drawn["centre_y"][discs], atol=0.5
     )
+
+
+def test_dataset_holds_the_same_pixels_and_typed_columns():
+    table = shapes.dataset("test", size=12, seed=3)
+    drawn = shapes.arrays("test", size=12, seed=3)
+    assert table.column_names == ["image", "label", *FACTORS]
+    assert table.features["label"].names == list(shapes.CLASSES)
+    images = np.stack([np.asarray(image) for image in table["image"]])
+    np.testing.assert_array_equal(images, drawn["image"])
+    for name in ("label", *FACTORS):
+        np.testing.assert_array_equal(table[name], drawn[name])
 
 
 @pytest.mark.parametrize(

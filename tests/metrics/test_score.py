@@ -1,11 +1,15 @@
-"""The formula of the Inception Score: limits and parts."""
+"""The formula of the Inception Score: limits, parts, batches, and over the judge."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from minivim import classifier
+from minivim.config import ClassifierConfig
 from minivim.errors import UserError
-from minivim.metrics import inception_score
+from minivim.metrics import inception_score, judge_score
 from minivim.metrics.judged import probabilities
+from tests import tiny
 
 
 def by_hand(rows: np.ndarray, splits: int) -> float:
@@ -23,7 +27,6 @@ def random_rows(seed: int, count: int, classes: int = 7) -> np.ndarray:
     return probabilities(logits)
 
 
-@pytest.mark.paper("the formula of the Inception Score over our own judge")
 @pytest.mark.parametrize(("count", "splits"), [(40, 10), (43, 10), (7, 1), (9, 4)])
 def test_as_the_first_implementation(count, splits):
     rows = random_rows(count, count)
@@ -57,3 +60,18 @@ def test_parts_may_be_named():
 def test_fewer_images_than_parts_are_refused(count):
     with pytest.raises(UserError, match=f"10 parts needs as many images, got {count}"):
         inception_score(random_rows(0, count))
+
+
+@pytest.mark.paper("the formula of the Inception Score over our own judge")
+def test_judge_score_is_the_score_of_its_probabilities():
+    config = ClassifierConfig(kind="residual", num_classes=3, width=8)
+    judge = tiny.build(classifier.build, config)
+    images = tiny.images(24, 16)
+    logits, _ = tiny.call(judge, jnp.asarray(images, jnp.float32) / 255)
+    rows = np.asarray(jnp.exp(logits - logits.max(-1, keepdims=True)))
+    want = by_hand(rows / rows.sum(-1, keepdims=True), 4)
+    found = judge_score(judge, images, splits=4, batch_size=16)
+    assert found == pytest.approx(want, rel=1e-5)
+    assert 1 < found < 3
+    with pytest.raises(UserError, match="give more images"):
+        judge_score(judge, images[:3], splits=4)
