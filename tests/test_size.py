@@ -31,11 +31,9 @@ CORE = [
     *(f"minivim.training.{name}" for name in ("optim", "factored", "step")),
 ]
 
-# Lines at most. The aims are 9,500, 3,300 and 14,500; until they are reached each
-# number is what was reached last, so that nothing grows.
-PACKAGE, READ, ALL, MODULE = 10_440, 3_300, 15_560, 450
-# Imports that still have to go.
-YET: set[tuple[str, str]] = set()
+# Lines at most: of the package, its core, both packages together, and any module.
+# Raising one needs a reason in the commit.
+PACKAGE, READ, ALL, MODULE = 9_500, 3_300, 14_500, 450
 
 STAGES = {"tokenizer", "prior", "probe", "classifier"}
 ABOVE = {"show", "cli", "train", "encode", "evaluate", "demo"}
@@ -111,8 +109,6 @@ def test_imports_make_no_circle(inside):
     """Not even where a function imports: that hides a circle and does not end it."""
     ours = [name for name in MODULES if not inside or within(name, "minivim")]
     needs = {name: imports(name, inside=inside) & set(ours) for name in ours}
-    for name, other in YET:
-        needs.get(name, set()).discard(other)
     try:
         TopologicalSorter(needs).prepare()
     except CycleError as error:
@@ -139,4 +135,4 @@ def test_the_package_does_not_need_the_lab():
         for other in imports(name)
         if within(other, "minivim_lab")
     }
-    assert needed <= YET
+    assert not needed
