@@ -60,7 +60,7 @@ unit:
 
 chapters:
 	JAX_PLATFORMS=cpu TF_CPP_MIN_LOG_LEVEL=3 $(PYTEST) --nbval --nbval-current-env --nbval-cell-timeout 300 \
-	  --nbval-sanitize-with tests/nbval_sanitize.cfg -p no:cacheprovider notebooks
+	  --nbval-sanitize-with tests/nbval_sanitize.cfg -p no:cacheprovider -p tests.environment notebooks
 
 lab: .venv/.installed-book  ## open the chapters in JupyterLab
 	$(BIN)/jupyter trust notebooks/*.ipynb
@@ -82,5 +82,5 @@ weights: .venv/.installed-demo  ## train the shipped weights again
 clean:  ## remove everything that these commands made, the environment included
 	rm -rf .venv runs build *.egg-info book/_build book/node_modules
 	rm -rf book/notebooks book/api book/paper.md book/bibliography.md
-	rm -rf .pytest_cache .hypothesis .ruff_cache
+	rm -rf .cache .pytest_cache .hypothesis .ruff_cache
 	rm -f book/_static/shapes-decoder.js

@@ -8,27 +8,12 @@ from pathlib import Path
 # slow tests run optimized programs; JAX_DISABLE_MOST_OPTIMIZATIONS=0 makes all of them.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
+from tests import environment  # noqa: F401  # isort: skip
+
 import jax
 import pytest
 
 MAPS = Path("/proc/self/maps")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def compile_once(tmp_path_factory):
-    """Keep compiled programs: several tests train the same tiny model anew.
-
-    The workers of pytest-xdist share them. JAX_COMPILATION_CACHE_DIR keeps them longer.
-    """
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        base = tmp_path_factory.getbasetemp()
-        base = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
-        jax.config.update("jax_compilation_cache_dir", str(base / "compiled"))
-        # Only a cache of limited size is locked while one of its files is written.
-        jax.config.update("jax_compilation_cache_max_size", 2**33)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -658,7 +658,7 @@ TRAIN = ["train", "tokenizer", "shapes", "--data", "shapes", "--workdir", "never
          ["-3 must be a whole number above zero"]),
         (["sample", "x", "--out", "a.png", "--count", "0"], ["above zero"]),
         (["sample", "x", "--out", "a.png", "--temperature", "hot"], ["invalid float"]),
-        (["evaluate", "--data", "nothing-like-this"], ["name the weights"]),
+        (["evaluate", "--data", "nothing-like-this"], ["name weights to evaluate"]),
         (["convert", "vit-vqgan", "never.pt", "--out", "x"], ["no file never.pt"]),
         (["convert", "gan", "a", "--out", "x"], ["vit-vqgan", "lpips"]),
         (["convert", "lpips", "vgg16.pth", "--out", "x"], ["vgg16 and heads, got 1"]),

@@ -1,8 +1,8 @@
 """Every named recipe, from a toy to the paper's own (section 5, Table 2).
 
-`minivim train STAGE NAME --data DATA --workdir FOLDER` trains one, where DATA is
-`shapes`, or `uoft-cs/cifar10` for the names that begin with cifar10. Those of the
-paper's size are not run here.
+`minivim train tokenizer NAME --data DATA --workdir FOLDER` trains one (and likewise
+`prior`, `probe` and `classifier`), where DATA is `shapes`, or `uoft-cs/cifar10` for the
+names that begin with cifar10. Those of the paper's size are not run here.
 """
 
 from __future__ import annotations

@@ -212,8 +212,8 @@ def test_every_chip_has_its_share_of_the_flops(eight):
 def test_data_parallel_sums_four_bytes_a_parameter(eight):
     found = eight["data=8"]
     assert found["rules"] == {"gradients": 4 * found["parameters"], "parameters": 0}
-    # Three metrics are summed as well.
-    assert found["kinds"] == {"all-reduce": 4 * found["parameters"] + 12}
+    # Two metrics are summed as well: nll, which is the loss, and accuracy.
+    assert found["kinds"] == {"all-reduce": 4 * found["parameters"] + 8}
     assert found["wire"] == found["kinds"]["all-reduce"] * 2 * 7 / 8
 
 
