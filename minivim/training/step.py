@@ -76,8 +76,7 @@ class Step:
     program: Any
     mesh: Mesh
     lazy_every: int
-    # The network that is not trained, if there is one, laid out over the mesh.
-    frozen: Any
+    frozen: tuple = ()  # the network that is not trained, if any, laid over the mesh
 
     def __call__(
         self, state: TrainState, batch: Batch, *, at: int | None = None
@@ -87,11 +86,11 @@ class Step:
         if self.lazy_every:
             due = (int(state.step) if at is None else at) % self.lazy_every == 0
         batch = jax.make_array_from_process_local_data(by_rows(self.mesh), batch)
-        return self.program(state, batch, self.frozen, due=due)
+        return self.program(state, batch, *self.frozen, due=due)
 
     def trace(self, state: TrainState, batch: Batch, *, due: bool = False) -> Any:
         """The program for abstract arguments, to read or compile it."""
-        return self.program.trace(state, batch, self.frozen, due=due)
+        return self.program.trace(state, batch, *self.frozen, due=due)
 
 
 def make_step(
@@ -140,7 +139,7 @@ def make_step(
     gradient = jax.grad(objective, argnums=(0, 1), has_aux=True)
 
     def program(
-        state: TrainState, batch: Batch, frozen: Any, *, due: bool
+        state: TrainState, batch: Batch, frozen: Any = None, *, due: bool
     ) -> tuple[TrainState, dict[str, Array]]:
         now = jax.random.fold_in(key, state.step)
         context = Context(step=state.step, frozen=frozen, due=due)
@@ -190,7 +189,7 @@ def make_step(
         }
         return (grads, slopes), (metrics, params, stats)
 
-    frozen = place(frozen, shardings_of(frozen, mesh))
+    laid = () if frozen is None else (place(frozen, shardings_of(frozen, mesh)),)
     out = shardings, NamedSharding(mesh, PartitionSpec())
     how: Any = {"donate_argnums": 0, "static_argnames": "due", "out_shardings": out}
-    return Step(jax.jit(program, **how), mesh, lazy_every, frozen)
+    return Step(jax.jit(program, **how), mesh, lazy_every, laid)
