@@ -61,7 +61,6 @@ def free_port() -> int:
         return one.getsockname()[1]
 
 
-@pytest.mark.slow  # tests/training/test_checkpoint.py has two processes, too
 def test_two_processes_equal_one(tmp_path):
     """The command itself: a batch read in two halves, parameters split over both."""
     pictures = tiny.pictures(tmp_path / "pictures")

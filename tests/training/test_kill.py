@@ -11,9 +11,6 @@ import pytest
 
 from benchmarks import faults
 
-# In one process, and quicker: test_resume.py (killed) and test_stop.py (SIGTERM).
-pytestmark = pytest.mark.slow
-
 PLAN = faults.Plan(steps=200, checkpoint_every=20, kills=1, seed=3)
 
 
@@ -40,6 +37,7 @@ def test_killed_and_restarted_equals_undisturbed(ended):
     assert left == {"180", "200"}
 
 
+@pytest.mark.slow  # tests/training/test_stop.py does it in one process
 def test_sigterm_saves_and_the_same_command_goes_on(ended):
     folder, _ = ended
     workdir = folder / "stopped"
