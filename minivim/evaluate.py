@@ -43,9 +43,7 @@ class Options:
     inception: Any = None
     lpips: Any = None
     samples: int | None = None  # of a prior, 512 by default
-    neighbours: str | None = (
-        None  # "judge" or "pixels", by which nearest ones are sought
-    )
+    neighbours: str | None = None  # sought by "judge" or "pixels"
     batch_size: int = 256
     seed: int = 0
     quiet: bool = True

@@ -213,15 +213,7 @@ def test_training_on_a_stream_says_what_it_cannot_promise(home, capsys, monkeypa
     monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", home / ".cache")
     (home / "tables").mkdir()
-    pixels = shapes.arrays("test", size=24)
-    kinds = {
-        "image": datasets.Image(),
-        "label": datasets.ClassLabel(names=list(shapes.CLASSES)),
-    }
-    drawn = datasets.Dataset.from_dict(
-        {"image": list(pixels["image"]), "label": pixels["label"]},
-        features=datasets.Features(kinds),
-    )
+    drawn = shapes.dataset("test", size=24)
     for name in ("train-0", "train-1", "test-0"):
         drawn.to_parquet(home / "tables" / f"{name}.parquet")
     command = [*tokenizer_command(home, "streamed", data="tables"), "--stream"]

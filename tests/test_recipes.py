@@ -3,22 +3,12 @@
 import pytest
 
 from minivim import recipes, weights
-from minivim.config import (
-    CNNConfig,
-    PriorRecipe,
-    ProbeRecipe,
-    StackConfig,
-    TokenizerRecipe,
-)
+from minivim.config import CNNConfig, ProbeRecipe, StackConfig, TokenizerRecipe
 from minivim.describe import build_abstract, count_parameters, describe_recipe
 from minivim.errors import UserError
 from minivim_lab import make_weights as make
 
-SIZED = [
-    key
-    for key, make in recipes.RECIPES.items()
-    if isinstance(make(), TokenizerRecipe | PriorRecipe)
-]
+SIZED = [key for key in recipes.RECIPES if key[0] in ("tokenizer", "prior")]
 
 
 @pytest.mark.parametrize("key", SIZED, ids="-".join)

@@ -251,6 +251,11 @@ class PaletteConfig(Patches):
         plain = QuantizerConfig(factorised=False, l2_normalise=False)
         return replace(plain, num_codes=self.num_codes, code_dim=self.channels)
 
+    @property
+    def parameters(self) -> int:
+        """`K C`: the colors."""
+        return self.num_codes * self.channels
+
 
 @dataclass(frozen=True, kw_only=True)
 class PriorConfig(Config):

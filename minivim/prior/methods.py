@@ -147,10 +147,11 @@ def complete(
 
         c_i ~ p(c_i | class, c_1, ..., c_P, ..., c_{i-1}),  i > P
 
-    Of the whole image the codes of its upper half would know a little of the lower. So
-    the encoder is shown the upper rows above a plain ground of their mean colour; with
-    `peek` the image as it is. Codes are kept, not pixels: the decoder looks at all of
-    them, and may draw the upper rows a little differently.
+    An encoder that sees the whole image tells the codes of its upper half a little of
+    the lower, which a completion is meant to guess. So by default it is shown the upper
+    rows above a plain ground of their mean colour; with `peek` the image as it is.
+    Codes are kept, not pixels: the decoder looks at all of them, and may draw the upper
+    rows a little differently.
 
     images: uint8, or float in [0, 1], [B, H, W, C]. `labels` are one for each image,
     by default none; `options` go to `sample`. Raises `UserError` for rows outside the

@@ -24,9 +24,10 @@ from minivim.transformer import Cache, Stack, Token, at_least_float32, dropout, 
 class Prior(nnx.Module):
     """`p(c_1, ..., c_N | class) = prod_i p(c_i | class, c_<i)`.
 
-    The last row of the table of classes is the null class: the start of a prior without
-    labels, and what a dropped label becomes. Code `c_i` carries the learnt vector of
-    its row plus that of its column; the class token carries no position.
+    Codes and classes have tables of their own, so no code can be taken for a class. The
+    last row of the class table is the null class: the start of a prior without labels,
+    and what a dropped label becomes. Code `c_i` carries the learnt vector of its row
+    plus that of its column; the class token carries no position.
     """
 
     def __init__(self, config: PriorConfig, *, rngs: nnx.Rngs):

@@ -96,12 +96,21 @@ def minibatch_stddev(x: Maps, group: int, eps: float = 1e-8) -> Maps:
 
 # Paper, section 3.3: the discriminator of StyleGAN2
 class StyleGAN2Discriminator(nnx.Module):
-    """Residual blocks down to 4 x 4, minibatch stddev, one logit per image."""
+    """Residual blocks down to 4 x 4, minibatch stddev, one logit per image.
+
+    `width` channels at the image's size, twice as many at each half, at most
+    `max_width`.
+    """
 
     def __init__(
-        self, size: DiscriminatorConfig, *, image_size: int, channels=3, rngs: nnx.Rngs
+        self,
+        config: DiscriminatorConfig,
+        *,
+        image_size: int,
+        channels: int = 3,
+        rngs: nnx.Rngs,
     ):
-        widths, self.group = size.widths(image_size), size.stddev_group
+        widths, self.group = config.widths(image_size), config.stddev_group
         self.from_rgb = EqualisedConv(channels, widths[0], 1, rngs=rngs)
         blocks = [ResidualBlock(*pair, rngs=rngs) for pair in pairwise(widths)]
         self.blocks, last = nnx.List(blocks), widths[-1]
