@@ -1,6 +1,7 @@
 """Images: the embedded shapes, your own, and batches of either."""
 
-from minivim.data.base import ArraySource, Batch, Source
+from minivim.data.arrays import ArraySource
+from minivim.data.base import Batch, Source
 from minivim.data.codes import CodesCard, CodeSource, is_codes, open_codes, write_codes
 from minivim.data.loader import BatchIterator, batches, in_order, padded, stack
 from minivim.data.pixels import pixel_rule

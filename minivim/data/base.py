@@ -1,9 +1,8 @@
-"""What a source of images is, and the sources in memory and over a table."""
+"""What a source of images is, and the source over a table."""
 
-import functools
 import hashlib
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,39 +44,6 @@ class Source(Images):
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = range(len(self))[index]
         return {k: v[0] for k, v in self.take(np.array([row])).items()}
-
-
-class ArraySource(Source):
-    """Arrays in memory that share their first axis, which must not be empty."""
-
-    in_memory = True
-
-    def __init__(
-        self,
-        arrays: Mapping[str, np.ndarray],
-        *,
-        class_names: Sequence[str] = (),
-        description: str = "arrays",
-    ):
-        self.arrays = {name: np.asarray(array) for name, array in arrays.items()}
-        lengths = {name: len(array) for name, array in self.arrays.items()}
-        if len(set(lengths.values())) != 1 or 0 in lengths.values():
-            raise UserError(f"arrays must be of one length, at least 1: got {lengths}")
-        self.class_names, self.description = tuple(class_names), description
-
-    def __len__(self) -> int:
-        return len(next(iter(self.arrays.values())))
-
-    def take(self, indices: Int[np.ndarray, " n"]) -> Batch:
-        return {name: array[indices] for name, array in self.arrays.items()}
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        parts: list[Any] = [self.class_names]
-        for name, array in sorted(self.arrays.items()):
-            digest = hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
-            parts.append((name, str(array.dtype), array.shape, digest))
-        return hash_of(parts)
 
 
 class Request(NamedTuple):

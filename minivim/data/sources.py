@@ -20,7 +20,8 @@ from jaxtyping import Int
 from PIL import Image
 
 from minivim.data import shapes
-from minivim.data.base import ArraySource, Columns, Request, Source, TableSource
+from minivim.data.arrays import ArraySource
+from minivim.data.base import Columns, Request, Source, TableSource
 from minivim.data.codes import is_codes
 from minivim.data.pixels import to_pixels
 from minivim.data.streams import Stream
