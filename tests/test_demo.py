@@ -2,7 +2,7 @@
 
 import pytest
 
-from minivim import demo
+from minivim_lab import demo
 from tests import tiny
 
 SIZES = ["image_size=32", "patch_size=16", "num_codes=24", "code_dim=4"]

@@ -18,6 +18,7 @@ from minivim.errors import UserError
 from minivim.evaluate import tokenizer_figures
 from minivim.tokenizer import Tokenizer
 from minivim_lab.igpt import Palette, fit_palette, kmeans_plus_plus, lloyd
+from minivim_lab.plan import trainable
 from tests import tiny
 
 
@@ -217,8 +218,8 @@ def test_recipes_of_igpt_fit_together():
         assert prior.model.num_codes == palette.model.num_codes
         assert prior.model.num_classes == 0
         assert prior.tokenizer == f"runs/{name}"
-        assert recipes.trainable(name).stage == "prior"
+        assert trainable(name).stage == "prior"
         text = describe_recipe(palette)
         assert f"parameters: {3 * palette.model.num_codes}" in text.replace(",", "")
     with pytest.raises(UserError, match="is a palette, which has no train step"):
-        recipes.trainable("shapes-igpt", "tokenizer")
+        trainable("shapes-igpt", "tokenizer")

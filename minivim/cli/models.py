@@ -26,7 +26,7 @@ MESH = "data=8,fsdp=4,tensor=2; -1: all that are left"
 @command(option("--out", default="runs/demo", help="folder of the report"), args.SEED)
 def _demo(options: Namespace) -> None:
     """Both stages and the probe on embedded data."""
-    from minivim.demo import demo
+    from minivim_lab.demo import demo
 
     print(f"report: {demo(options.out, seed=options.seed)}")
 
@@ -99,7 +99,7 @@ def _plan(options: Namespace) -> int:
     """Compile for a TPU slice that is not there; exit code 3 if it does not fit."""
     from minivim_lab import plan
 
-    recipe = recipes.trainable(options.recipe, options.stage)
+    recipe = plan.trainable(options.recipe, options.stage)
     recipe: Any = config.with_overrides(recipe, options.set)
     path = args.writable(options.json, ".json") if options.json else None
     found = plan.plan(

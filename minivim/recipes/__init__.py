@@ -18,7 +18,6 @@ from minivim.recipes import paper, toys
 from minivim.recipes.paper import *  # noqa: F403
 from minivim.recipes.toys import *  # noqa: F403
 
-TRAINED = config.TokenizerRecipe | config.PriorRecipe | config.ClassifierRecipe
 # By stage and name; a recipe is a function of these modules without arguments.
 RECIPES: dict[tuple[str, str], Callable[[], config.Recipe]] = {
     (made.stage, made.name): make
@@ -46,22 +45,6 @@ def named(name: str) -> list[config.Recipe]:
     if not found:
         raise _unknown("recipe", name, sorted({n for _, n in RECIPES}))
     return found
-
-
-def trainable(name: str, stage: str | None = None) -> TRAINED:
-    """The one recipe of this name that has a train step.
-
-    Raises `UserError` where several stages share the name and none is given.
-    """
-    found = [recipe(stage, name)] if stage else named(name)
-    steps = [one for one in found if isinstance(one, TRAINED)]
-    if not steps:
-        kind = "palette" if isinstance(found[0], config.PaletteRecipe) else "probe"
-        raise UserError(f"{name} is a {kind}, which has no train step; name another")
-    if len(steps) > 1:
-        stages = " or ".join(one.stage for one in steps)
-        raise UserError(f"{name} is the name of several recipes; add --stage {stages}")
-    return steps[0]
 
 
 def _unknown(what: str, name: str, names: list[str]) -> UserError:

@@ -8,4 +8,4 @@ from minivim_lab.plan.answer import Plan, plan, table, verdict
 from minivim_lab.plan.chips import CHIPS, Chip, Slice
 from minivim_lab.plan.hlo import Costs, Traffic, costs
 from minivim_lab.plan.products import product_flops
-from minivim_lab.plan.program import abstract
+from minivim_lab.plan.program import abstract, trainable

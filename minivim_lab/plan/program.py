@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from minivim import recipes, train, weights
-from minivim.config import PriorRecipe, leaves, with_overrides
+from minivim.config import PaletteRecipe, PriorRecipe, leaves, with_overrides
 from minivim.errors import UserError
 from minivim.sharding import by_rows, check_batch, place, shardings_of
 from minivim.tokenizer.perceptual import PerceptualConfig
@@ -84,6 +84,22 @@ class Inputs:
     def trace(self, due: bool = False) -> Any:
         """The step's program; `due`: with the lazy terms."""
         return self.step.trace(self.state, self.batch, due=due)
+
+
+def trainable(name: str, stage: str | None = None) -> TrainableRecipe:
+    """The one recipe of this name that has a train step.
+
+    Raises `UserError` where several stages share the name and none is given.
+    """
+    found = [recipes.recipe(stage, name)] if stage else recipes.named(name)
+    steps = [one for one in found if isinstance(one, TrainableRecipe)]
+    if not steps:
+        kind = "palette" if isinstance(found[0], PaletteRecipe) else "probe"
+        raise UserError(f"{name} is a {kind}, which has no train step; name another")
+    if len(steps) > 1:
+        stages = " or ".join(one.stage for one in steps)
+        raise UserError(f"{name} is the name of several recipes; add --stage {stages}")
+    return steps[0]
 
 
 def abstract(recipe: TrainableRecipe) -> tuple[Setup, dict[str, Any]]:

@@ -10,7 +10,7 @@ from minivim import recipes
 from minivim.config import with_overrides
 from minivim.errors import UserError
 from minivim.sharding import MeshShape
-from minivim_lab.plan import Plan, Slice, verdict
+from minivim_lab.plan import Plan, Slice, trainable, verdict
 from minivim_lab.plan import table as words_of
 from minivim_lab.plan.hlo import Traffic
 from minivim_lab.plan.paper import (
@@ -63,16 +63,14 @@ def test_a_refusal_in_two_lines():
 def test_rows_are_plans_that_can_be_asked_for():
     assert len({row.name for row in ROWS}) == len(ROWS)
     for row in ROWS:
-        recipe = with_overrides(recipes.trainable(row.recipe), list(row.settings))
+        recipe = with_overrides(trainable(row.recipe), list(row.settings))
         chips = Slice.parse(row.topology).chips
         assert MeshShape.parse(row.mesh).over(chips)
         assert recipe.run.batch_size % chips == 0
     for small, large in zip(SCALING[::2], SCALING[1::2], strict=True):
         chips = [Slice.parse(row.topology).chips for row in (small, large)]
         batches = [
-            with_overrides(
-                recipes.trainable(row.recipe), list(row.settings)
-            ).run.batch_size
+            with_overrides(trainable(row.recipe), list(row.settings)).run.batch_size
             for row in (small, large)
         ]
         assert chips[1] / chips[0] == batches[1] / batches[0] == 2
