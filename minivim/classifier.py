@@ -6,8 +6,6 @@ images in [0, 1] with sides that are multiples of 8, and are trained to stay rig
 an image is a little soft, noisy or shifted, as reconstructions are.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from itertools import pairwise
 from typing import Any

@@ -1,7 +1,5 @@
 """What a loss may need besides the model and the batch."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 from jaxtyping import Array, Int

@@ -1,7 +1,5 @@
 """Recipes and figures in words, for the terminal."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

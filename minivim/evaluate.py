@@ -5,8 +5,6 @@ Two are dictionaries: `real`, some figures of real images in place of the model'
 `judge`, which no method may use. Images are read in batches and not kept.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial

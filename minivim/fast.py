@@ -4,8 +4,6 @@ The models need not ask where they run: on a platform that is not in `OURS` each
 library's plain operation.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -10,8 +10,6 @@ with each feature standardised. Strength `l2` and block are chosen on held-out t
 images, the layer is then fitted again on all of them; the test images choose nothing.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from typing import Any

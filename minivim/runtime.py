@@ -1,7 +1,5 @@
 """How a process is started: what has to be set before JAX or glibc look at it."""
 
-from __future__ import annotations
-
 import os
 import platform
 import sys

@@ -6,8 +6,6 @@ where a product needs them. `tensor`: single layers are sharded. A single device
 mesh 1 x 1 x 1 of the same code, and XLA (GSPMD) writes the communication.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Sequence
@@ -67,7 +65,7 @@ class MeshShape:
         return ",".join(f"{axis}={getattr(self, axis)}" for axis in AXES)
 
     @classmethod
-    def parse(cls, text: str) -> MeshShape:
+    def parse(cls, text: str) -> "MeshShape":
         """`fsdp=4,tensor=2`; data is the rest unless another axis is -1."""
         found: dict[str, int] = {}
         for part in text.split(","):

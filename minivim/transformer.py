@@ -4,8 +4,6 @@ The parameters of all blocks of a stack lie in one array each, with the block as
 axis, and the stack is a `jax.lax.scan` over it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -4,8 +4,6 @@ Only names and shapes are taken from them; none of their code runs. torch is imp
 for files that `torch.save` wrote and for nothing else.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import math
 import pickle

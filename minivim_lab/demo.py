@@ -1,7 +1,5 @@
 """`minivim demo`: both stages and the probe on embedded data, then a report."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -5,8 +5,6 @@ cluster their colours by k-means. Nothing else is learnt, so whatever the prior 
 after training it has learnt itself: the baseline of the paper's Table 7.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import jax.numpy as jnp

@@ -5,8 +5,6 @@ priors, and the two labelled networks from seeds of their own. Names after the c
 make only those; `--data` says where a family's images are.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

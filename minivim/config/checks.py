@@ -3,8 +3,6 @@
 Each failure is a `UserError` of one line with the remedy.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import typing
 from collections.abc import Callable

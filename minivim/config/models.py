@@ -1,7 +1,5 @@
 """Sizes and numerics of every network, and the parameters they add up to."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 

@@ -1,7 +1,5 @@
 """Optimizer, run, loss weights, and the recipe of every stage."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 

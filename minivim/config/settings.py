@@ -1,7 +1,5 @@
 """Recipes as plain dictionaries and as `key=value` texts."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 from typing import Any, get_args

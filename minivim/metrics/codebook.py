@@ -5,8 +5,6 @@ can only raise it. `codebook_usage` counts all that it is given; `usage_by_image
 the paper's rule, fixes the number; `expected_unique` is what chance would reach.
 """
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 
@@ -25,7 +23,7 @@ class CodebookUsage(NamedTuple):
     counts: Int[np.ndarray, " K"]  # how often each code occurs
 
     @classmethod
-    def from_counts(cls, counts: Int[ArrayLike, " K"]) -> CodebookUsage:
+    def from_counts(cls, counts: Int[ArrayLike, " K"]) -> "CodebookUsage":
         """Usage from a histogram [K]; histograms of parts may be added beforehand."""
         counts = np.asarray(counts, np.int64)
         if not counts.any():
@@ -36,7 +34,7 @@ class CodebookUsage(NamedTuple):
 
 
 # Paper silent, Table 4: usage and perplexity over any fixed set of tokens
-def codebook_usage(codes: Int[ArrayLike, ...], *, num_codes: int) -> CodebookUsage:
+def codebook_usage(codes: Int[ArrayLike, "..."], *, num_codes: int) -> CodebookUsage:
     """Usage and perplexity over all given tokens, whatever their order or batching.
 
         usage = #{k: count_k > 0} / K,  perplexity = exp(-sum_k p_k ln p_k)

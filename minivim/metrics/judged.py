@@ -5,8 +5,6 @@ number of images only: two sets of real ones are apart, too, the farther the few
 `compare` takes equal numbers and puts real ones beside.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial

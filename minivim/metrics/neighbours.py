@@ -4,8 +4,6 @@ A sample near to a training image proves nothing where new real images are as ne
 is memory if samples are much nearer.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -5,8 +5,6 @@
 names that begin with cifar10. Those of the paper's size are not run here.
 """
 
-from __future__ import annotations
-
 import difflib
 import inspect
 from collections.abc import Callable

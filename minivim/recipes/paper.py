@@ -1,7 +1,5 @@
 """The paper's own recipes and what it compares with (sections 3 to 5); not run here."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Recipes that a laptop trains: the embedded shapes and CIFAR-10."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

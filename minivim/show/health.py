@@ -1,7 +1,5 @@
 """Is the game of tokenizer and discriminator a fair one? Four curves and a word."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import Any

@@ -3,8 +3,6 @@
 After Esser et al. 2021 (arXiv 2012.09841, appendix), with the interface of `vit`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any

@@ -4,8 +4,6 @@ Section 3.3 names the first in place of the second and gives no detail; ours fol
 Karras et al. 2020 (arXiv 1912.04958, appendix B) and Isola et al. 2017.
 """
 
-from __future__ import annotations
-
 import math
 from itertools import pairwise
 

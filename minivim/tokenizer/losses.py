@@ -1,7 +1,5 @@
 """The loss of stage 1 as a sum of named terms (paper section 3.3)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -4,8 +4,6 @@ One scalar trains both networks: each term's gradient reaches one of them only, 
 step is one update of each.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

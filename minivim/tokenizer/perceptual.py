@@ -5,8 +5,6 @@ latter's LPIPS (arXiv 1801.03924, equation 1). Without the files of its weights 
 features of the small `Classifier` serve. Both are frozen and have no dropout.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise

@@ -4,8 +4,6 @@ Also variants (no projections, an EMA codebook, revival of dead codes), and the 
 which to register another quantizer.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """The two Vision Transformers of stage 1 (paper section 3.1)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -5,8 +5,6 @@ whole; the last `keep` stay. Reading one compares every array with the digest th
 taken when it was saved, because orbax's format has no checksum for large arrays.
 """
 
-from __future__ import annotations
-
 import errno
 import gc
 import io

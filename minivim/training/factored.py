@@ -4,8 +4,6 @@ Adam keeps two float32 numbers for every weight. Here a matrix `[D, H]` keeps on
 weight for the first moment, and `D + H` numbers for the second.
 """
 
-from __future__ import annotations
-
 from typing import Any, Literal, NamedTuple
 
 import jax

@@ -1,7 +1,5 @@
 """The loop of every stage: steps, metrics, evaluation, checkpoints, exact resume."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable
@@ -68,7 +66,7 @@ class Window:
         return {"count": self.count, "seconds": seconds, "total": packed}
 
     @classmethod
-    def unpack(cls, packed: dict[str, Any]) -> Window:
+    def unpack(cls, packed: dict[str, Any]) -> "Window":
         """The window that `pack` wrote."""
         total = {k: np.array(x, kind) for k, (kind, x) in packed["total"].items()}
         began = time.perf_counter() - packed["seconds"]

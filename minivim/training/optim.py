@@ -1,7 +1,5 @@
 """Optimizer and learning-rate schedules of both stages (paper sections 5.1, 5.2)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

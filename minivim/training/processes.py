@@ -1,7 +1,5 @@
 """Several processes, one run: the first acts for all, and all fail or stop together."""
 
-from __future__ import annotations
-
 import signal
 import threading
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """One training step as a pure function over split state."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple

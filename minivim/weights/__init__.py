@@ -4,8 +4,6 @@ A folder with these two files is what `load` reads, what a finished run's workdi
 and what the package ships. A prior is refused over another tokenizer's codes.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from contextlib import AbstractContextManager

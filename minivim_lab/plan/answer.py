@@ -1,7 +1,5 @@
 """A plan: what a recipe costs on a slice, as figures and as a table."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -128,7 +126,7 @@ class Plan:
         return dataclasses.asdict(self) | known | derived
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Plan:
+    def from_dict(cls, values: dict[str, Any]) -> "Plan":
         """Inverse of `as_dict`."""
         kept = {name: values[name] for name in cls.__annotations__ if name in values}
         programs = []

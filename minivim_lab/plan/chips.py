@@ -1,7 +1,5 @@
 """Chips by their data sheets, and slices of them that only the compiler knows."""
 
-from __future__ import annotations
-
 import importlib.util
 import math
 import os
@@ -62,7 +60,7 @@ class Slice:
         return math.prod(self.sizes)
 
     @classmethod
-    def parse(cls, text: str) -> Slice:
+    def parse(cls, text: str) -> "Slice":
         """Raises `UserError` for an unknown chip or a grid of other axes."""
         match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", text)
         chip = CHIPS.get(match[1]) if match else None

@@ -5,8 +5,6 @@ counted as often as it runs: FLOPs of matrix products and convolutions, bytes mo
 between the chip and its memory, and collectives by kind.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import dataclass, field
@@ -57,7 +55,7 @@ class Costs:
     # Loops whose length the text does not say; their bodies count once.
     unknown_loops: int = 0
 
-    def add(self, other: Costs, times: int = 1) -> None:
+    def add(self, other: "Costs", times: int = 1) -> None:
         """Add the costs of a part that runs so often."""
         self.flops += times * other.flops
         self.hbm_bytes += times * other.hbm_bytes

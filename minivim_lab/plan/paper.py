@@ -5,8 +5,6 @@ folder; a row that has them is not compiled again. Beside the compiler's figures
 what the sharding rules say that chips must exchange, without a compiler.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

@@ -4,8 +4,6 @@ The second count beside `hlo`, which reads one chip's share off the compiled tex
 two share only the arithmetic of a convolution's window.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The real train step of a recipe, compiled for chips that need not be there."""
 
-from __future__ import annotations
-
 import math
 import time
 from dataclasses import dataclass, field

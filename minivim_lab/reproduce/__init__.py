@@ -6,8 +6,6 @@ what comes with the package. What has been computed is not computed again. With 
 a study's figures, table and pictures are written for the book.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 from minivim.errors import UserError

@@ -1,7 +1,5 @@
 """What the paper claims about the grid's rows, as data."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from minivim_lab.reproduce.grid import row_named

@@ -5,8 +5,6 @@ the paper's letters and depend on the family: `shapes` for two cores, `cifar10` 
 accelerator. Which rows are compared, and what the paper says of them, is `CLAIMS`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 

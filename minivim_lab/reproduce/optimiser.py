@@ -6,8 +6,6 @@ the updates that each optimizer makes of the gradients along Adam's trajectory, 
 parameters it reaches along its own, and Adam on other batches.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """The grid's figures as one JSON, and the page and pictures made of it."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -5,8 +5,6 @@ stopped. A seed is part of every folder's name: processes with different seeds m
 at once, without locks.
 """
 
-from __future__ import annotations
-
 import shlex
 import time
 from collections.abc import Callable, Iterable, Sequence

@@ -5,8 +5,6 @@ rejection. The probe of the prior without labels stands beside iGPT of the same 
 which is trained here first and continues where it stopped.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

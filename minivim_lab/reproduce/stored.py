@@ -6,8 +6,6 @@ Figures lie beside the weights they describe, together with the networks and siz
 depend on; where those have changed, they are measured again.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
@@ -52,7 +50,7 @@ class Options:
     page: Path | None = None  # the folder of a page of the book
     quiet: bool = False
 
-    def of(self, family: str) -> Options:
+    def of(self, family: str) -> "Options":
         """What is empty filled in for a study on this family's data."""
         return replace(
             self,

@@ -5,8 +5,6 @@ its own, continues where it stopped, and leaves its figures beside its weights. 
 been computed for the same recipe and data (see `stored`) is not computed again.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Figures of several seeds: their tables, and what they say to the paper's claims."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Runs beside each other: dots and bands for several seeds, curves of single runs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 
