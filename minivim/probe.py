@@ -118,10 +118,8 @@ def linear_probe(
         )
     # Paper, section 5.3: no perceptual loss behind codes that are probed
     if seen := card_of(tokenizer).labels_seen:
-        raise UserError(
-            f"the tokenizer {tokenizer.card.path} has seen labels through {seen}; "
-            "probe one that was trained with loss.perceptual=0"
-        )
+        problem = f"the tokenizer {tokenizer.card.path} has seen labels through {seen}"
+        raise UserError(f"{problem}; probe one that was trained with loss.perceptual=0")
     labels, test_labels = np.asarray(train["label"]), np.asarray(test["label"])
     if num_classes is None:
         num_classes = int(labels.max(initial=0)) + 1
@@ -153,14 +151,12 @@ def linear_probe(
 def _check_labels(labels: np.ndarray, num_classes: int, images: int) -> None:
     found = np.unique(labels)
     if num_classes < 2 or found.size < 2:
-        raise UserError(
-            f"a probe needs at least two labels, found {found.size}; use data with a "
-            "label column, and more of it if it is sorted"
-        )
+        problem = f"a probe needs at least two labels, found {found.size}"
+        remedy = "use data with a label column, and more of it if it is sorted"
+        raise UserError(f"{problem}; {remedy}")
     if labels.shape != (images,):
-        raise UserError(
-            f"{images} images came with labels of shape {labels.shape}; give each one"
-        )
+        problem = f"{images} images came with labels of shape {labels.shape}"
+        raise UserError(f"{problem}; give each one")
     if found[0] < 0 or found[-1] >= num_classes:
         raise UserError(
             f"labels run from {found[0]} to {found[-1]}, but must lie between 0 and "

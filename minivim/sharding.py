@@ -84,10 +84,9 @@ class MeshShape:
         known = math.prod(size for size in sizes if size != -1)
         sizes = [count // known if size == -1 else size for size in sizes]
         if math.prod(sizes) != count:
-            raise UserError(
-                f"mesh {self} does not fill {count} devices; choose sizes whose "
-                f"product is {count}, or -1 for one of them"
-            )
+            problem = f"mesh {self} does not fill {count} devices"
+            remedy = f"choose sizes whose product is {count}, or -1 for one of them"
+            raise UserError(f"{problem}; {remedy}")
         return sizes[0], sizes[1], sizes[2]
 
 

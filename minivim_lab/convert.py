@@ -56,23 +56,19 @@ def read_state_dict(path: str | Path) -> Weights:
         try:
             return {k: np.asarray(v, np.float32) for k, v in load_file(path).items()}
         except SafetensorError as error:
-            raise UserError(
-                f"{path} is no safetensors file ({error}); fetch it again"
-            ) from error
+            problem = f"{path} is no safetensors file ({error})"
+            raise UserError(f"{problem}; fetch it again") from error
     if importlib.util.find_spec("torch") is None:
-        raise UserError(
-            f"{path} needs torch to be read; run pip install -e '.[convert]', or save "
-            "it as .safetensors"
-        )
+        problem = f"{path} needs torch to be read; run pip install -e '.[convert]'"
+        raise UserError(f"{problem}, or save it as .safetensors")
     import torch
 
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
         kind = type(error).__name__
-        raise UserError(
-            f"{path} is damaged or holds more than arrays ({kind}); {SAVE_AGAIN}"
-        ) from error
+        problem = f"{path} is damaged or holds more than arrays ({kind})"
+        raise UserError(f"{problem}; {SAVE_AGAIN}") from error
     values = values.get("state_dict", values) if isinstance(values, dict) else values
     if not isinstance(values, dict) or not all(map(torch.is_tensor, values.values())):
         raise UserError(f"{path} holds no arrays by name; {SAVE_AGAIN}")
@@ -151,10 +147,8 @@ def tokenizer_from_torch(state: Weights) -> Tokenizer:
     ours |= _layer(theirs, "pre_quant", "quantizer.down", dim, width)
     ours |= _layer(theirs, "post_quant", "quantizer.up", decoder.width, dim)
     if theirs:
-        raise UserError(
-            f"{len(theirs)} weights have no place here, such as {min(theirs)!r}; "
-            f"{OTHER_LAYOUT}"
-        )
+        problem = f"{len(theirs)} weights have no place here, such as {min(theirs)!r}"
+        raise UserError(f"{problem}; {OTHER_LAYOUT}")
     quantizer = QuantizerConfig(num_codes=count, code_dim=dim, straight_through="raw")
     config = TokenizerConfig(
         image_size=grid * size, patch_size=size, channels=channels, encoder=encoder,

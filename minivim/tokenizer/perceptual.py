@@ -162,9 +162,8 @@ def _checked(recon: ArrayLike, target: ArrayLike) -> tuple[Array, Array]:
         raise ValueError(f"images must be two equal [B, H, W, C] arrays, got {shapes}")
     for name, x in (("recon", recon), ("target", target)):
         if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise ValueError(
-                f"{name} must be floats in [0, 1], got {x.dtype}; divide by 255"
-            )
+            problem = f"{name} must be floats in [0, 1], got {x.dtype}"
+            raise ValueError(f"{problem}; divide by 255")
         low, high = (x.min(), x.max()) if x.size else (0.0, 1.0)
         # In a compiled function the least value even of a constant is a tracer.
         if isinstance(low, Tracer):

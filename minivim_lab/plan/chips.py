@@ -65,10 +65,8 @@ class Slice:
         match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", text)
         chip = CHIPS.get(match[1]) if match else None
         if match is None or chip is None:
-            raise UserError(
-                f"--topology {text} is unknown; write chip:grid, such as v4:4x4x4, "
-                f"with a chip of {', '.join(CHIPS)}"
-            )
+            problem = f"--topology {text} is unknown; write chip:grid, such as v4:4x4x4"
+            raise UserError(f"{problem}, with a chip of {', '.join(CHIPS)}")
         where = cls(text, chip, tuple(map(int, match[2].split("x"))))
         if len(where.sizes) != chip.axes or 0 in where.sizes:
             raise UserError(

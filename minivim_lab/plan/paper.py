@@ -99,9 +99,8 @@ def planned(row: Row, *, out: Path, limit: int) -> Plan:
         try:
             done = subprocess.run(command, check=False, **how)
         except subprocess.TimeoutExpired as error:
-            raise UserError(
-                f"{row.name} took more than {limit} s; use --limit {2 * limit}"
-            ) from error
+            problem = f"{row.name} took more than {limit} s"
+            raise UserError(f"{problem}; use --limit {2 * limit}") from error
         if done.returncode not in (0, 3):
             lines = done.stderr.strip().splitlines() or ["no word"]
             raise UserError(f"{row.name}: {lines[-1].removeprefix('minivim: error: ')}")

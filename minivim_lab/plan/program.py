@@ -197,10 +197,9 @@ def compiled(
         executable = traced.lower().compile(QUICK if quick else None)
     except jax.errors.JaxRuntimeError as error:
         if (refused := refusal(error)) is None:
-            raise UserError(
-                f"the compiler refuses the {name}: {first_line(error)}; try another "
-                "--mesh, precision or remat"
-            ) from error
+            problem = f"the compiler refuses the {name}: {first_line(error)}"
+            remedy = "try another --mesh, precision or remat"
+            raise UserError(f"{problem}; {remedy}") from error
         figures: dict[str, Any] = {
             "fits": False,
             "needed": refused.needed,

@@ -26,7 +26,6 @@ def main(study: str, options: Options) -> str:
         names = ", ".join(studies)
         raise UserError(f"there is no study {study!r}; there are {names}")
     if study != "grid" and (options.judge or options.classifier):
-        raise UserError(
-            f"{study} has networks of its own; leave out --judge and --classifier"
-        )
+        problem = f"{study} has networks of its own"
+        raise UserError(f"{problem}; leave out --judge and --classifier")
     return studies[study](options)

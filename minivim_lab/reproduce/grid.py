@@ -8,18 +8,11 @@ accelerator. Which rows are compared, and what the paper says of them, is `CLAIM
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from minivim import recipes
-from minivim.config import (
-    CNNConfig,
-    PaletteRecipe,
-    PriorRecipe,
-    StackConfig,
-    TokenizerRecipe,
-    with_overrides,
-)
+from minivim import config, recipes
+from minivim.config import CNNConfig, PriorRecipe, StackConfig, with_overrides
 
 SEEDS = (0, 1, 2)
-First = TokenizerRecipe | PaletteRecipe  # a recipe of stage 1
+First = config.TokenizerRecipe | config.PaletteRecipe  # a recipe of stage 1
 PATCHGAN = ("discriminator.kind=patchgan", "discriminator.loss=hinge", "r1_gamma=0")
 
 
@@ -147,16 +140,15 @@ def tokenizer_recipe(row: Row, family: Family, seed: int, *, classifier: str) ->
         # As many tokens as the base tokenizer has, as in Table 7.
         palette: Any = recipes.recipe("tokenizer", f"{family.name}-igpt")
         settings = [f"patch_size={base.model.patch_size}", f"seed={seed}"]
-        return with_overrides(palette, settings)  # type: ignore[return-value]
+        return with_overrides(palette, settings)
     sides: Any = [family.sizes[letter] for letter in row.size]
     encoder, decoder = [family.cnn] * 2 if row.kind == "cnn" else sides
     model = replace(
         base.model, encoder=encoder, decoder=decoder, image_size=family.image_size,
         patch_size=family.coarse if row.coarse else base.model.patch_size,
     )  # fmt: skip
-    optim = replace(base.optim, decay_end=0)
-    found = replace(base, name=f"grid {row.name}", model=model, optim=optim)
-    settings = [*family.tokenizer]
+    found = replace(base, name=f"grid {row.name}", model=model)
+    settings = ["decay_end=0", *family.tokenizer]
     if row.full_loss:
         found = recipes.full_loss(found, perceptual_net=classifier)
         settings += family.full_loss
@@ -164,7 +156,7 @@ def tokenizer_recipe(row: Row, family: Family, seed: int, *, classifier: str) ->
         found = recipes.as_vq_vae(found, name=found.name)
     width = family.sizes["B"].width
     settings += [text.format(width=width) for text in row.settings]
-    return with_overrides(found, [*settings, f"run.seed={seed}"])  # type: ignore[return-value]
+    return with_overrides(found, [*settings, f"run.seed={seed}"])
 
 
 def prior_recipe(
@@ -183,4 +175,4 @@ def prior_recipe(
     # The paper has no guidance, for which training would drop labels.
     changes = {"tokenizer": folder, "label_dropout": 0.0}
     found = replace(base, name=f"grid {row.name}", model=model, **changes)
-    return with_overrides(found, [*family.prior, f"run.seed={seed}"])  # type: ignore[return-value]
+    return with_overrides(found, [*family.prior, f"run.seed={seed}"])

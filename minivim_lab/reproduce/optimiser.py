@@ -46,10 +46,8 @@ MOMENTS: dict[str, dict[str, Any]] = {
 def main(options: Options) -> str:
     """Run the study; returns its title and table."""
     if options.only or options.seeds or options.speed:
-        raise UserError(
-            "the rows of optimiser run side by side from one seed; leave out --only, "
-            "--seeds and --speed"
-        )
+        problem = "the rows of optimiser run side by side from one seed"
+        raise UserError(f"{problem}; leave out --only, --seeds and --speed")
     found = run(options.of("shapes"))
     if options.page:
         pictures = {"optimiser": picture(found)}

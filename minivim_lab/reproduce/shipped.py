@@ -40,10 +40,8 @@ def main(options: Options) -> str:
         raise UserError("there is one set of weights; leave out --seeds and --speed")
     families = options.only or tuple(weights.DATA)
     if unknown := [name for name in families if name not in weights.DATA]:
-        raise UserError(
-            f"nothing is shipped for {unknown[0]!r}; there are "
-            f"{', '.join(weights.DATA)}"
-        )
+        problem = f"nothing is shipped for {unknown[0]!r}"
+        raise UserError(f"{problem}; there are {', '.join(weights.DATA)}")
     for family in families:
         check_there(family)
     # The data of all families are opened before minutes are spent on the first.
