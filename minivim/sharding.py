@@ -22,8 +22,7 @@ from jaxtyping import Int
 from minivim.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
-# The axes along which the rows of a batch are split.
-BATCH_AXES = ("data", "fsdp")
+BATCH_AXES = ("data", "fsdp")  # along which the rows of a batch are split
 
 # From the path of a parameter to the axes of its last dimensions. The first pattern
 # found in the path decides (an optimizer's state has its parameter's name in its path);

@@ -120,8 +120,7 @@ class QuantizerConfig(AnyQuantizerConfig):
     # average of the vectors that chose it, as in VQ-VAE's appendix. Not the paper's.
     # Paper silent, section 3.2: a codebook of moving averages
     codebook: Literal["gradient", "ema"] = "gradient"
-    # Of that average; read with codebook=ema only.
-    ema_decay: checks.Rate = 0.99
+    ema_decay: checks.Rate = 0.99  # of that average; read with codebook=ema only
     # Steps (with run.accumulate: parts of a step) after which an unused code is moved
     # onto a vector of the batch; 0: never.
     # Paper silent, section 3.2: unused codes moved onto vectors of the batch
@@ -301,8 +300,7 @@ class DiscriminatorConfig(Config):
     # Channels at the image's size; twice as many at each half of it.
     width: Annotated[checks.Count, checks.multiple_of(4)] = 64
     max_width: checks.Count = 512
-    # Samples whose spread one sample sees; 0: none.
-    stddev_group: checks.Natural = 4
+    stddev_group: checks.Natural = 4  # samples whose spread one sample sees; 0: none
     # "logistic": softplus, non-saturating; "hinge": PatchGAN's in VQGAN.
     loss: Literal["logistic", "hinge"] = "logistic"
     # R1 = gamma / 2 |grad D|^2 on every `r1_interval`-th step, times the interval;

@@ -57,8 +57,7 @@ class RunConfig(Config):
     checkpoint_every: checks.Count = 500
     # Checkpoints that are kept; with one there is none to fall back to.
     keep: checks.Count = 2
-    # Images or code rows that an evaluation reads.
-    eval_size: checks.Count = 512
+    eval_size: checks.Count = 512  # images or code rows that an evaluation reads
     # Parts of a batch that pass one after another, to save memory; still one update.
     accumulate: Annotated[checks.Count, checks.Divides("batch_size")] = 1
 
@@ -132,8 +131,7 @@ class PaletteRecipe(Config):
     model: models.PaletteConfig
     # Training images whose pixels are clustered, drawn from `seed`.
     images: checks.Count = 512
-    # At most; k-means ends where no pixel moves.
-    steps: checks.Count = 100
+    steps: checks.Count = 100  # at most; k-means ends where no pixel moves
     seed: checks.Seed = 0
     stage: Literal["tokenizer"] = field(default="tokenizer", init=False)
 

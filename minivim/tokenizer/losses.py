@@ -13,10 +13,8 @@ Values = Float[Array, "*b"]
 Images = Float[Array, "B H W C"]
 Scalar = Float[Array, ""]
 
-# Pixels keep this distance from 0 and 1, where their logit is infinite.
-CLAMP = 1e-4
-# DALL-E's map is (1 - 2 eps) x + eps.
-AFFINE_EPS = 0.1
+CLAMP = 1e-4  # pixels keep this distance from 0 and 1, where their logit is infinite
+AFFINE_EPS = 0.1  # DALL-E's map is (1 - 2 eps) x + eps
 # Lower bound on ln b: on flat colours the likelihood grows without limit as the scale
 # shrinks. It is one grey level of 255 in mid-range, where d logit(x) = 4 dx.
 LOG_SCALE_FLOOR = math.log(4 / 255)

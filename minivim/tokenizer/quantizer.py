@@ -16,8 +16,7 @@ from minivim.config import QuantizerConfig
 from minivim.transformer import at_least_float32, linear
 
 Vectors = Float[Array, "*b d"]
-# Laplace smoothing of an EMA codebook's counts.
-EPS = 1e-5
+EPS = 1e-5  # Laplace smoothing of an EMA codebook's counts
 
 
 # Paper, section 3.2: vectors and codes on the unit sphere

@@ -43,15 +43,12 @@ class Plan:
     argument_bytes: int
     available_bytes: int
     programs: tuple[Program, ...]
-    # Of one step on one chip, with nothing computed twice.
-    model_flops: float
-    # Share of the chip's peak at which the model's FLOPs are assumed to run.
-    mfu: float
+    model_flops: float  # of one step on one chip, with nothing computed twice
+    mfu: float  # share of the chip's peak at which the model's FLOPs are assumed to run
     peak_flops: float
     hbm_bandwidth: float
     ici_bandwidth: float
-    # Whether the compiler was asked for little effort.
-    quick: bool = False
+    quick: bool = False  # whether the compiler was asked for little effort
 
     @property
     def fits(self) -> bool:

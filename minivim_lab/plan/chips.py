@@ -20,14 +20,10 @@ class Chip:
     """Public figures of one chip, from Google Cloud's TPU pages; none measured here."""
 
     name: str
-    # FLOP/s of bfloat16 products with float32 sums.
-    flops: float
-    # Bytes/s between the chip and its memory.
-    hbm_bandwidth: float
-    # Bytes/s that it sends over all its links together.
-    ici_bandwidth: float
-    # Of the grid in which chips of this kind are wired.
-    axes: int
+    flops: float  # FLOP/s of bfloat16 products with float32 sums
+    hbm_bandwidth: float  # bytes/s between the chip and its memory
+    ici_bandwidth: float  # bytes/s that it sends over all its links together
+    axes: int  # of the grid in which chips of this kind are wired
     options: dict[str, str]
 
 

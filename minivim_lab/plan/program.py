@@ -38,12 +38,10 @@ class Program:
     name: str
     share: float
     fits: bool
-    # The most that lies in memory at once: arguments and temporaries.
-    needed: int
+    needed: int  # the most that lies in memory at once: arguments and temporaries
     flops: float
     compile_seconds: float
-    # Of all cores, for the machine may have been busy.
-    processor_seconds: float
+    processor_seconds: float  # of all cores, for the machine may have been busy
     # The compiler's words where it refuses; nothing below is known then.
     refusal: str = ""
     # `temp_size_in_bytes`, which with the arguments is more than the chip has for some

@@ -21,21 +21,17 @@ class Family:
     """Sizes and settings of the grid on one data set."""
 
     name: str
-    # The tokenizer's networks, by the letters of Table 1.
-    sizes: dict[str, StackConfig]
+    sizes: dict[str, StackConfig]  # the tokenizer's, by the letters of Table 1
     cnn: CNNConfig
-    # The priors: small, base and large.
-    priors: dict[str, StackConfig]
+    priors: dict[str, StackConfig]  # small, base and large
     tokenizer: tuple[str, ...]
     prior: tuple[str, ...]
-    # A discriminator, and fewer steps to pay for it.
-    full_loss: tuple[str, ...]
+    full_loss: tuple[str, ...]  # a discriminator, and fewer steps to pay for it
     image_size: int = 32
     coarse: int = 8  # the patch size of the short token grid
     samples: int = 512
     images: int = 1024
-    # Training and test images of the probe.
-    probe: tuple[int, int] = (2048, 1024)
+    probe: tuple[int, int] = (2048, 1024)  # training and test images of the probe
 
 
 def _stacks(head: int, **sizes: tuple[int, int]) -> dict[str, StackConfig]:
@@ -90,8 +86,7 @@ class Row:
     # The size of the prior, if there is one, and whether it is told the class.
     prior: Literal["S", "B", "L"] | None = None
     labels: bool = False
-    # The share of the samples that the classifier accepts.
-    acceptance: float = 1.0
+    acceptance: float = 1.0  # the share of the samples that the classifier accepts
     # Whether images per second are measured, because a claim is about them.
     timed: bool = False
 

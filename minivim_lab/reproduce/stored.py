@@ -40,11 +40,9 @@ class Options:
     family: str = ""  # of the shipped weights; a study knows its own
     data: str = ""
     out: Path = Path("runs/reproduce")  # the folder of all runs
-    # Names of rows, or text that names contain.
-    only: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()  # names of rows, or text that names contain
     seeds: tuple[int, ...] = ()
-    # Also measure how many images per second each tokenizer trains.
-    speed: bool = False
+    speed: bool = False  # also measure how many images per second each tokenizer trains
     judge: str = ""
     classifier: str = ""
     page: Path | None = None  # the folder of a page of the book

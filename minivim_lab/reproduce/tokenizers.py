@@ -26,8 +26,7 @@ from minivim_lab.reproduce.grid import PATCHGAN, Row
 from minivim_lab.reproduce.stored import PICTURES, Options
 from minivim_lab.reproduce.verdicts import Found
 
-# Test images that a row is measured on.
-IMAGES = 2048
+IMAGES = 2048  # test images that a row is measured on
 TURNS = 6
 Timer = Callable[[], float]
 

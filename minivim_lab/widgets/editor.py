@@ -22,8 +22,7 @@ from minivim.tokenizer import Tokenizer
 from minivim.weights import identity
 from minivim_lab.widgets.explorer import Page, figure_html
 
-# Patches in a row of the picture that holds the patch of every code.
-COLUMNS = 16
+COLUMNS = 16  # patches in a row of the picture that holds the patch of every code
 
 _PAGE = """\
 <div class="minivim-editor" data-editor="{data}">
