@@ -146,12 +146,18 @@ def encode_folder(
     tokenizer; options are those of `encode_batches`. Raises `UserError` for a folder
     that is there already.
     """
+    quiet = options.get("quiet", False)
+    sources = {
+        split: data.checked(source, headers=True, quiet=quiet)
+        for split, source in sources.items()
+    }
     rows = {}
     for split, source in sources.items():
         kept = views if split == "train" else Views()
         batches = encode_batches(tokenizer, source, views=kept, **options)
         rows[split] = batches, source.class_names
     first = sources.get("train") or next(iter(sources.values()))
+    data.announce(first)
     card = CodesCard(
         tokenizer=name, tokenizer_hash=weights.weights_hash(tokenizer),
         num_codes=tokenizer.config.quantizer.num_codes, grid=tokenizer.config.grid,

@@ -34,7 +34,7 @@ SOUGHT = 1024  # samples and real images, at most, whose neighbours are sought
 class Options:
     """On how many images to measure, and by what; `shipped_figures` opens the data."""
 
-    spec: str = "shapes"
+    spec: Any = "shapes"
     split: str = "test"
     count: int | None = None  # the first images of a source, all by default
     judge: Any = None  # a network, or None to do without; `shipped_figures` takes names
@@ -351,6 +351,7 @@ def _figures(ref: str, kind: str, how: Options, asked: bool) -> Figures:
         how = replace(how, judge=None)
     if kind in ("classifier", "prior"):
         check_fits(ref, model, source.num_classes)
+    data.announce(source)
     if kind == "classifier":
         figures = classifier_figures(model, source, how)
     elif kind == "prior":

@@ -48,21 +48,22 @@ TrainableRecipe = TokenizerRecipe | PriorRecipe | ClassifierRecipe
 def train(
     recipe: TrainableRecipe,
     *,
-    spec: str,
+    spec: Any,
     workdir: str | Path,
     mesh: MeshShape | None = None,
     workers: int = 0,
     stream: bool = False,
     quiet: bool = False,
 ) -> tuple[nnx.Module, list[Row]]:
-    """Train a recipe on the data `spec` names, or go on where `workdir` stopped.
+    """Train a recipe on data, or go on where `workdir` stopped.
 
-    At the end the workdir holds `model.safetensors` and `card.json`, which `load`
-    reads. `mesh` lays the run out over all devices of all processes; when a run goes on
-    it may be another one, and so may `workers`, the number of processes that decode
-    images. A prior's data may be a folder of codes that `encode_folder` wrote. For
-    `stream` see `minivim.data.Stream`. Returns the model, with its card, and the rows
-    of metrics of this call, none where the run was finished already. Raises `UserError`
+    `spec` is what `open_source` takes; a new run looks at the headers of all pictures
+    first. At the end the workdir holds `model.safetensors` and `card.json`, which
+    `load` reads. `mesh` lays the run out over all devices of all processes; when a run
+    goes on it may be another one, and so may `workers`, the number of processes that
+    decode images. A prior's data may be a folder of codes that `encode_folder` wrote.
+    For `stream` see `minivim.data.Stream`. Returns the model, with its card, and the
+    rows of metrics of this call, none where it was finished already. Raises `UserError`
     for data that does not fit the recipe, a batch that the mesh cannot split and a
     workdir of another run.
     """
@@ -75,11 +76,18 @@ def train(
     identity |= {"stage": recipe.stage, "data": source.fingerprint}
     if isinstance(network, Tokenizer):
         identity["tokenizer_hash"] = weights.weights_hash(network)
+    if left_out := {*source.unreadable, *held_out.unreadable}:
+        identity["unreadable"] = sorted(left_out)
     # Before images are encoded: another run's folder is refused at once.
     with training.Workdir(workdir, identity, keep=run.keep) as folder:
+        quiet = quiet or not first
+        if folder.new and not stream:
+            check: Any = partial(data.checked, headers=True, quiet=quiet)
+            source, held_out = check(source), check(held_out)
+        if first:
+            data.announce(source)
         if stream and first:
             print(f"minivim: note: {data.CAVEAT}", file=sys.stderr)
-        quiet = quiet or not first
         rows_from, test = coded(
             recipe, network, source, held_out, workers=workers, quiet=quiet
         )
@@ -255,7 +263,7 @@ def _check_sizes(recipe: PriorRecipe, what: str, num_codes: int, grid: int) -> N
 
 
 def opened(
-    recipe: TrainableRecipe, spec: str, *, stream: bool = False
+    recipe: TrainableRecipe, spec: Any, *, stream: bool = False
 ) -> tuple[Any, Source | Stream, Source | Stream]:
     """The frozen network, if the recipe needs one, and the data of both splits."""
     prior = isinstance(recipe, PriorRecipe)
@@ -277,6 +285,7 @@ def opened(
     wanted = 0 if isinstance(recipe, TokenizerRecipe) else recipe.model.num_classes
     if wanted:
         data.require_labels(source)
+        data.require_labels(held_out)
     if wanted and source.num_classes != wanted:
         raise UserError(
             f"{source.description} has {source.num_classes} classes, the recipe "
@@ -286,7 +295,7 @@ def opened(
 
 
 def _check_codes(
-    recipe: Any, folder: str, card: data.CodesCard, *, stream: bool
+    recipe: Any, folder: Any, card: data.CodesCard, *, stream: bool
 ) -> None:
     """Raise `UserError` unless a folder of codes is what the recipe is for."""
     if stream or recipe.codes == "fly":
@@ -302,7 +311,7 @@ def _check_codes(
                 f"({card.tokenizer_hash[:12]}), the recipe names {recipe.tokenizer} "
                 f"({named[:12]}); use --set tokenizer={card.tokenizer} or encode again"
             )
-    _check_sizes(recipe, folder, card.num_codes, card.grid)
+    _check_sizes(recipe, str(folder), card.num_codes, card.grid)
     has, asked = (
         " ".join(f"{name}={getattr(one, name)}" for name in ("views", "flip", "crop"))
         for one in (card, recipe)
@@ -338,6 +347,7 @@ def run_card(recipe: TrainableRecipe, source: Any, rows: list[Row]) -> dict[str,
         "seed": recipe.run.seed,
         "steps": recipe.run.steps,
         "data": source.description,
+        **({"data_read": source.summary} if source.summary else {}),
         "figures": figures,
         "machine": machine(),
         "licence": "Apache-2.0",
@@ -371,12 +381,13 @@ def _provenance(recipe: TrainableRecipe, network: Any, source: Any) -> dict[str,
     return card | {"class_names": names if recipe.model.num_classes else []}
 
 
-def train_probe(recipe: ProbeRecipe, *, spec: str, workdir: str | Path) -> ProbeResult:
+def train_probe(recipe: ProbeRecipe, *, spec: Any, workdir: str | Path) -> ProbeResult:
     """Probe a trained prior; writes `probe.safetensors` and `probe.json`."""
     tokenizer, prior = weights.load_pair(recipe.prior, recipe.tokenizer or None)
     shape = tokenizer.config.image_shape
     source, test = (data.open_source(spec, split=s, **shape) for s in ("train", "test"))
     data.require_labels(source)
+    data.announce(source)
     folder, names = Path(workdir), ("features", "held_out", "test")
     check_writable(folder)
     result = probe(recipe, prior, tokenizer, train=source, test=test)

@@ -4,6 +4,7 @@ import errno
 import functools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -60,11 +61,16 @@ def prior_command(folder, workdir="prior", *settings, data="pictures"):
 
 
 def refused(capsys, command, *parts):
-    """The command ends with 2 and one line on stderr that holds all `parts`."""
+    """The command ends with 2 and one line on stderr that holds all `parts`.
+
+    What was found in the data may be said before.
+    """
     capsys.readouterr()
     assert cli.main([str(word) for word in command]) == 2
     shown = capsys.readouterr()
     lines = shown.err.strip().splitlines()
+    if re.search(r"\d pictures?( in \d+ class(es)?|, no labels): ", lines[0]):
+        del lines[0]
     assert len(lines) == 1, shown.err
     assert lines[0].startswith("minivim: error: ")
     assert "Traceback" not in shown.err + shown.out
@@ -685,24 +691,45 @@ def test_a_corrupt_image(spoiled, capsys):
     for picture in (spoiled / "pictures").rglob("*.png"):
         picture.write_bytes(picture.read_bytes()[:40])
     line = refused(
-        capsys, tokenizer_command(spoiled, "new"), "not a readable image", "remove it"
-    )
+        capsys, tokenizer_command(spoiled, "new"), "27 of 27 pictures",
+        "not a readable image", "and 7 more", "leave them out with --skip-unreadable",
+    )  # fmt: skip
     assert "class" in line
 
 
-def test_one_corrupt_image_among_those_trained_on(spoiled, capsys):
-    # Reading happens in other threads then; the message must be the same.
+def trained_on(folder):
+    """A picture that is not held out."""
     from minivim.data import open_source
 
-    held_out = open_source(str(spoiled / "pictures"), split="test", image_size=8)
-    assert len(held_out) == 3
-    pictures = sorted((spoiled / "pictures").rglob("*.png"))
-    kept = {row["image"]["path"] for row in held_out.table.select(held_out.rows)}
-    victim = next(p for p in pictures if str(p) not in kept)
-    victim.write_bytes(b"no picture")
-    refused(
-        capsys, tokenizer_command(spoiled, "new"), victim.name, "repair or remove it"
-    )
+    held_out = open_source(str(folder), split="test", image_size=8)
+    kept = {path for path, _ in held_out.files(np.arange(len(held_out)))}
+    return next(p for p in sorted(folder.rglob("*.png")) if str(p) not in kept)
+
+
+def test_a_broken_picture_does_not_end_a_run_for_good(spoiled, capsys):
+    """One that is met later is named; with a flag the same command goes on."""
+    victim = trained_on(spoiled / "pictures")
+    whole = victim.read_bytes()
+    command = tokenizer_command(spoiled, "new", "run.batch_size=9")
+    victim.write_bytes(whole[:60])  # Its header can be read.
+    line = refused(capsys, command, victim.name, "repair or remove it")
+    assert "--skip-unreadable" in line
+    refused(capsys, [*command, "--check"], "1 of 27 pictures", victim.name)
+    assert cli.main([*command, "--skip-unreadable"]) == 0
+    told = capsys.readouterr().err
+    assert f"left out as unreadable: 1 ({victim})" in told
+    run = json.loads((spoiled / "new" / "run.json").read_text())
+    assert run["unreadable"] == [str(victim)]
+    card = weights.load(spoiled / "new").card
+    assert f"left out as unreadable: 1 ({victim})" in card["data_read"]
+    refused(capsys, command, "it left out unreadable pictures, see --skip-unreadable")
+    # Another one breaks: the run may leave out more.
+    other = next(p for p in sorted(victim.parent.glob("*.png")) if p != victim)
+    size = other.stat().st_size
+    other.write_bytes(bytes(size))
+    assert cli.main([*command, "--skip-unreadable"]) == 0
+    run = json.loads((spoiled / "new" / "run.json").read_text())
+    assert len(run["unreadable"]) == 2
 
 
 def test_an_image_that_vanishes(spoiled, capsys, monkeypatch):
@@ -1023,7 +1050,7 @@ def test_complete_draws_the_rest_of_images(home, capsys):
     refused(capsys, [*command, "--seed", str(2**32)], "use less than 2^32")
     refused(capsys, [*command, "--label", "7"], "label 7 is out of range")
     command[2] = home / "prior" / "card.json"
-    refused(capsys, command, "card.json is not a readable image")
+    refused(capsys, command, "card.json is neither a parquet file nor a picture")
 
 
 def test_labels_that_the_prior_does_not_know(home, capsys, tmp_path):

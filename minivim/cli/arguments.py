@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from minivim import weights
+from minivim.data import DataSpec
 from minivim.errors import UserError, explained
 from minivim.files import beside
 from minivim.tokenizer import Tokenizer
@@ -47,6 +48,12 @@ def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}
 
 
+def data_of(options: argparse.Namespace, spec: str | None = None) -> DataSpec:
+    """The data that a command is given, by default --data."""
+    names = ("image_column", "label_column", "check", "skip_unreadable", "quiet")
+    return DataSpec(options.data if spec is None else spec, **given(options, *names))
+
+
 def number(kind: type, fits: Callable[[Any], bool], says: str) -> Any:
     """Reads a number that fits, and else says what it must be."""
 
@@ -72,7 +79,16 @@ def count(default: int | None, text: str = "the first N images") -> Option:
     return option("--count", type=positive, default=default, metavar="N", help=text)
 
 
-DATA = option("--data", required=True, help="shapes, a folder, tables or a hub name")
+READING = (
+    option("--label-column", default="", metavar="NAME", help="of tables"),
+    option("--image-column", default="", metavar="NAME", help="of tables"),
+    option("--check", action="store_true", help="decode all pictures beforehand"),
+    option("--skip-unreadable", action="store_true", help="leave broken pictures out"),
+)
+DATA = (
+    option("--data", required=True, help="shapes, a folder, tables or a hub name"),
+    *READING,
+)
 SPLIT = option("--split", default="test", choices=("train", "test"))
 PNG = option("--out", required=True, help="a .png file")
 JSON = option("--json", help="also write the figures to this file")

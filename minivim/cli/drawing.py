@@ -6,7 +6,6 @@ import math
 from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,7 +15,6 @@ from tqdm.auto import tqdm
 from minivim import data, metrics, prior, weights
 from minivim.cli import arguments as args
 from minivim.cli.arguments import command, option
-from minivim.data.pixels import decode
 from minivim.encode import decode_all, encode_all
 from minivim.errors import UserError
 from minivim.files import write
@@ -45,7 +43,8 @@ def _parts(options: Namespace, total: int, size: int) -> Iterator[tuple[slice, A
 
 
 @command(
-    option("tokenizer"), args.DATA, args.PNG, args.SPLIT, args.count(16), args.QUIET
+    option("tokenizer"),
+    *(*args.DATA, args.PNG, args.SPLIT, args.count(16), args.QUIET),
 )
 def _reconstruct(options: Namespace) -> None:
     """Draw originals beside reconstructions."""
@@ -53,7 +52,8 @@ def _reconstruct(options: Namespace) -> None:
 
     tokenizer = args.open_tokenizer(options.tokenizer)
     path, shape = args.writable(options.out, ".png"), tokenizer.config.image_shape
-    source = data.open_source(options.data, split=options.split, **shape)
+    source = data.open_source(args.data_of(options), split=options.split, **shape)
+    data.announce(source)
     images = data.stack(source, options.count)["image"].astype(np.float32) / 255
     parts = [images[part] for part, _ in _parts(options, len(images), BATCH)]
     recon = [decode_all(tokenizer, encode_all(tokenizer, part)) for part in parts]
@@ -136,7 +136,8 @@ def _rows(labels: Any, names: list[str], columns: int) -> tuple[Any, list[str]]:
     option("--keep", type=args.share, default=0.5, help="share of the rows on top"),
     option("--label", type=int, help="of all images (default: none)"),
     option("--peek", action="store_true", help="let the encoder see what is hidden"),
-    *(args.SPLIT, args.count(4, "completions of each image"), *SAMPLING),
+    *(*args.READING, args.SPLIT, args.count(4, "completions of each image")),
+    *SAMPLING,
 )
 def _complete(options: Namespace) -> None:
     """Draw the rest of given images."""
@@ -144,12 +145,9 @@ def _complete(options: Namespace) -> None:
 
     tokenizer, model = weights.load_pair(options.prior, options.tokenizer)
     path, shape = args.writable(options.out, ".png"), tokenizer.config.image_shape
-    file, label = Path(options.images), options.label
-    if file.is_file() and file.suffix.lower() != ".parquet":
-        images = decode(file, options.images, **shape)[None]
-    else:
-        source = data.open_source(options.images, split=options.split, **shape)
-        images = data.stack(source, options.first)["image"]
+    label, spec = options.label, args.data_of(options, options.images)
+    source = data.open_source(spec, split=options.split, **shape)
+    images = data.stack(source, options.first)["image"]
     how = args.given(options, "count", "peek", *SAMPLED)
     how["rows"] = round(options.keep * tokenizer.config.grid)
     parts = []

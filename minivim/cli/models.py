@@ -44,7 +44,7 @@ def _recipes(options: Namespace) -> None:
 @command(
     option("stage", choices=args.STAGES),
     option("recipe"),
-    *(args.DATA, args.SET, args.WORKERS, args.QUIET),
+    *(*args.DATA, args.SET, args.WORKERS, args.QUIET),
     option("--workdir", required=True, help="an earlier run's is resumed"),
     option("--stream", action="store_true", help="read tables in order, no copy"),
     option("--mesh", default="data=-1", help=f"devices, as in {MESH}"),
@@ -63,7 +63,7 @@ def _train(options: Namespace) -> None:
     if once and (options.stream or options.workers):
         wrong = f"{recipe.stage} {recipe.name} reads its images once"
         raise UserError(f"{wrong}; leave out --stream and --workers")
-    where = {"spec": options.data, "workdir": options.workdir}
+    where: Any = {"spec": args.data_of(options), "workdir": options.workdir}
     if isinstance(recipe, config.ProbeRecipe):
         for row in train.train_probe(recipe, **where).rows():
             print("  ".join(map(str, row)))
@@ -117,7 +117,7 @@ def _plan(options: Namespace) -> int:
 
 @command(
     option("tokenizer"),
-    *(args.DATA, args.SEED, args.WORKERS, args.QUIET),
+    *(*args.DATA, args.SEED, args.WORKERS, args.QUIET),
     option("--out", required=True, help="a folder for train prior --data"),
     option("--split", choices=("train", "test"), help="default: both"),
     option("--views", type=args.positive, default=1, help="versions of an image"),
@@ -133,7 +133,8 @@ def _encode(options: Namespace) -> None:
     tokenizer = args.open_tokenizer(options.tokenizer)
     splits = (options.split,) if options.split else ("train", "test")
     shape = tokenizer.config.image_shape
-    sources = {s: data.open_source(options.data, split=s, **shape) for s in splits}
+    spec = args.data_of(options)
+    sources = {s: data.open_source(spec, split=s, **shape) for s in splits}
     folder = encode.encode_folder(tokenizer, options.out, sources, views=views, **how)
     for split in splits:
         found = data.open_codes(folder, split)
@@ -144,8 +145,8 @@ def _encode(options: Namespace) -> None:
 
 @command(
     option("weights", nargs="*", help="default: all that are shipped"),
-    option("--data", default="shapes", metavar="SPEC", dest="spec"),
-    *(args.SPLIT, args.count(None), args.SEED, args.JSON, args.QUIET),
+    option("--data", default="shapes", metavar="SPEC"),
+    *(*args.READING, args.SPLIT, args.count(None), args.SEED, args.JSON, args.QUIET),
     option("--judge", metavar="REF", help="labelled network that grades"),
     option("--inception", metavar="REF", help="for FID and Inception Score"),
     option("--lpips", metavar="REF", help="see convert, as for --inception"),
@@ -158,6 +159,7 @@ def _evaluate(options: Namespace) -> None:
     from minivim.evaluate import Options, shipped_figures
 
     path = args.writable(options.json, ".json") if options.json else None
+    options.spec = args.data_of(options)
     how = Options(**args.given(options, *(field.name for field in fields(Options))))
     found = shipped_figures(options.weights, how)
     print(figures_table(found))

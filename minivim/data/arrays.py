@@ -29,6 +29,7 @@ class ArraySource(Source):
         if len(set(lengths.values())) != 1 or 0 in lengths.values():
             raise UserError(f"arrays must be of one length, at least 1: got {lengths}")
         self.class_names, self.description = tuple(class_names), description
+        self.labels = self.arrays.get("label")
 
     def __len__(self) -> int:
         return len(next(iter(self.arrays.values())))

@@ -1,20 +1,19 @@
-"""What a source of images is, and the source over a table."""
+"""What a source of images is, and the sources over files and over a table."""
 
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int
 
 from minivim.data.pixels import decode
 from minivim.errors import UserError
 
 Batch = dict[str, np.ndarray]
-# Of a table: the column of images, that of labels if any, and what these are called.
-Columns = tuple[str, str | None, tuple[str, ...]]
 
 
 class Images:
@@ -23,6 +22,8 @@ class Images:
     class_names: tuple[str, ...] = ()  # of the labels in order; () without labels
     description: str = ""  # where the images come from, for cards and logs
     fingerprint: str = ""  # a hash of the content, the same on every machine
+    summary: str = ""  # how many of what were found, and what is not used
+    unreadable: tuple[str, ...] = ()  # pictures that were left out
 
     @property
     def num_classes(self) -> int:
@@ -33,6 +34,7 @@ class Source(Images):
     """Labelled images by index; subclasses implement `__len__` and `take`."""
 
     in_memory: bool = False  # whether taking some is too quick to be worth a thread
+    labels: Int[np.ndarray, " n"] | None = None  # of all rows, where they are at hand
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -52,56 +54,118 @@ class Request(NamedTuple):
     name: str
     split: str
     shape: dict[str, int]  # image_size and channels
-    kind: str  # "shapes", "folder" (of pictures), "saved", "parquet" or "hub"
-    root: Path = Path()
+    kind: str  # "shapes", "pictures", "saved", "parquet", "hub" or "given"
+    root: Path | None = Path()  # None: paths in cells may lead anywhere
     files: Sequence[str] = ()  # below root
+    notes: tuple[str, ...] = ()  # on what is not used
+    labels: Mapping[str, str] = {}  # of pictures, from a table beside them
 
 
-class Table(Images):
-    """Images and labels in a Hugging Face table, encoded until they are read."""
+class Pictures(Source):
+    """Pictures that are decoded when they are taken; subclasses say where they are."""
 
-    def __init__(self, table: Any, columns: Columns, request: Request, identity: tuple):
-        import datasets
+    labels: Int[np.ndarray, " n"]
 
-        self._image, self._label, self.class_names = columns
-        table = table.select_columns([name for name in columns[:2] if name])
-        self.table = table.cast_column(self._image, datasets.Image(decode=False))
-        self.name, self._shape = request.name, request.shape
+    def __init__(
+        self,
+        request: Request,
+        labels: Int[np.ndarray, " n"],
+        class_names: tuple[str, ...],
+        identity: tuple,
+    ):
+        self.labels, self.class_names, self.shape = labels, class_names, request.shape
+        self.name = request.name
         self.description = f"{self.name} ({request.split})"
         self.fingerprint = hash_of(identity)
 
-    def batch(self, rows: dict, names: Iterable[str], pool: Any = None) -> Batch:
-        """Columns of rows as arrays; errors call the pictures `names`."""
-        images = rows[self._image]
-        pixels = (pool.map if pool else map)(self._pixels, images, names)
-        labels = rows[self._label] if self._label else [None] * len(images)
-        numbers = [-1 if number is None else number for number in labels]
-        return {"image": np.stack(list(pixels)), "label": np.array(numbers, np.int32)}
+    def __len__(self) -> int:
+        return len(self.labels)
 
-    def _pixels(self, image: dict | None, name: str) -> UInt8[np.ndarray, "H W C"]:
-        data, path = (image["bytes"], image["path"] or "") if image else (None, "")
-        if not (data or path):
-            raise UserError(f"{name} has no image: remove the row")
-        if data is None:
-            return decode(path, path, **self._shape)
-        where = f"{path}, {name}," if path else name
-        return decode(io.BytesIO(data), where, **self._shape)
+    def files(self, indices: Int[np.ndarray, " n"]) -> list[tuple[Any, str]]:
+        """Paths or open files, and what errors call them."""
+        raise NotImplementedError
+
+    def take(self, indices: Int[np.ndarray, " n"]) -> Batch:
+        pixels = [
+            decode(file, where, **self.shape) for file, where in self.files(indices)
+        ]
+        return {"image": np.stack(pixels), "label": self.labels[indices]}
 
 
-class TableSource(Table, Source):
-    """The given rows of a table, in this order."""
+class FileSource(Pictures):
+    """Picture files below a folder."""
 
-    def __init__(self, *table: Any, rows: Int[np.ndarray, " n"]):
-        super().__init__(*table)
-        self.rows = rows
+    def __init__(self, request: Request, files: Sequence[str], *more: Any):
+        super().__init__(request, *more)
+        self._root, self._files = request.root, files
+
+    def files(self, indices: Int[np.ndarray, " n"]) -> list[tuple[Any, str]]:
+        root = str(self._root)
+        paths = [os.path.join(root, self._files[i]) for i in map(int, indices)]
+        return [(path, path) for path in paths]
+
+
+class TableSource(Pictures):
+    """The given rows of a Hugging Face table, in this order."""
+
+    def __init__(
+        self, request: Request, table: Any, rows: Int[np.ndarray, " n"], *more: Any
+    ):
+        super().__init__(request, *more)
+        self._table, self._rows, self._root = table, rows, request.root
+
+    def files(self, indices: Int[np.ndarray, " n"]) -> list[tuple[Any, str]]:
+        rows = self._rows[indices].tolist()
+        (cells,) = self._table[rows].values()
+        named = zip(cells, rows, strict=True)
+        return [open_cell(c, f"row {r} of {self.name}", self._root) for c, r in named]
+
+
+class Subset(Source):
+    """Some rows of a source."""
+
+    def __init__(
+        self,
+        source: Source,
+        rows: Int[np.ndarray, " n"],
+        what: str,
+        unreadable: tuple[str, ...] = (),
+    ):
+        self.source, self.rows, self.unreadable = source, rows, unreadable
+        self.labels = None if source.labels is None else source.labels[rows]
+        self.in_memory, self.class_names = source.in_memory, source.class_names
+        self.description, self.summary = f"{source.description}{what}", source.summary
+        # Whether pictures may be left out is asked beside the fingerprint.
+        parts = (source.fingerprint, what, len(rows))
+        self.fingerprint = source.fingerprint if unreadable else hash_of(parts)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def take(self, indices: Int[np.ndarray, " n"]) -> Batch:
-        rows = self.rows[indices].tolist()
-        names = [f"row {row} of {self.name}" for row in rows]
-        return self.batch(self.table[rows], names)
+        return self.source.take(self.rows[indices])
+
+    def files(self, indices: Int[np.ndarray, " n"]) -> list[tuple[Any, str]]:
+        return self.source.files(self.rows[indices])  # type: ignore[attr-defined]
+
+
+def open_cell(cell: dict | None, where: str, root: Path | None) -> tuple[Any, str]:
+    """The bytes or path in a table's cell, and the name of the picture for errors.
+
+    A path is relative to `root`, the table's folder, and must lie inside it.
+    """
+    data, path = (cell["bytes"], cell["path"] or "") if cell else (None, "")
+    if data is not None:
+        return io.BytesIO(data), f"{path}, {where}," if path else where
+    if not path:
+        raise UserError(f"{where} has no image: remove the row")
+    if root is None:
+        return path, f"{path}, {where},"
+    whole = os.path.realpath(os.path.join(root, path))
+    if not Path(whole).is_relative_to(os.path.realpath(root)):
+        told = f"{where} names {path}, which is outside of {root}"
+        raise UserError(f"{told}: put the pictures into the folder of the table")
+    return whole, f"{path}, {where},"
 
 
 def hash_of(parts: Any) -> str:

@@ -60,8 +60,10 @@ class CodeSource(Source):
         }
 
 
-def is_codes(spec: str | os.PathLike[str]) -> bool:
+def is_codes(spec: Any) -> bool:
     """Whether `spec` names a folder of codes."""
+    if not isinstance(spec := getattr(spec, "spec", spec), str | os.PathLike):
+        return False
     return bool(os.fspath(spec).strip()) and (Path(spec).expanduser() / CARD).is_file()
 
 

@@ -9,8 +9,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 
-from minivim.data.base import Batch, Table
+from minivim.data.base import Batch, Images, Request, hash_of, open_cell
+from minivim.data.layout import class_name
+from minivim.data.pixels import decode
+from minivim.data.tables import Columns, encoded
 from minivim.errors import UserError, explained
 
 SHUFFLE_BUFFER = 1_000  # rows that wait to be drawn from, encoded, in each process
@@ -22,7 +26,7 @@ CAVEAT = (
 )
 
 
-class Stream(Table):
+class Stream(Images):
     """Labelled images without index or length: see `open_stream`.
 
     Each process reads its own files, as many as any other; there may not be more or
@@ -30,6 +34,14 @@ class Stream(Table):
     of files, not over the whole set. Those in the buffer when a state is saved are lost
     to that epoch; none is read twice. Processes with fewer rows begin the next earlier.
     """
+
+    def __init__(self, table: Any, columns: Columns, request: Request, identity: tuple):
+        names = [name for name in columns[:2] if name]
+        self.table = encoded(table.select_columns(names), columns.image)
+        self._columns, self._request, self.name = columns, request, request.name
+        self.class_names = columns.class_names
+        self.description = f"{self.name} ({request.split})"
+        self.fingerprint = hash_of(identity)
 
     def first(self, n: int | None) -> Batch:
         """The first n images in order, uint8 [n, H, W, C], and labels."""
@@ -42,8 +54,20 @@ class Stream(Table):
 
     def decode(self, rows: list[dict], pool: ThreadPoolExecutor | None = None) -> Batch:
         """Rows as arrays: image uint8 [n, H, W, C], label int32 [n], -1 for none."""
-        columns = {name: [row[name] for row in rows] for name in rows[0]}
-        return self.batch(columns, itertools.repeat(f"an image of {self.name}"), pool)
+        pixels = list((pool.map if pool else map)(self._pixels, rows))
+        labels = np.array([self._label(row) for row in rows], np.int32)
+        return {"image": np.stack(pixels), "label": labels}
+
+    def _pixels(self, row: dict) -> UInt8[np.ndarray, "H W C"]:
+        where = f"an image of {self.name}"
+        file, where = open_cell(row[self._columns.image], where, self._request.root)
+        return decode(file, where, **self._request.shape)
+
+    def _label(self, row: dict) -> int:
+        value = row[self._columns.label] if self._columns.label else None
+        if self._columns.numbers is None:
+            return -1 if value is None else value
+        return self._columns.numbers.get(class_name(value) or "", -1)
 
     def share(self, index: int, count: int, *, seed: int) -> Any:
         """One of `count` equal parts of the shards, shuffled, as an iterable."""

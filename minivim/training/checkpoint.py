@@ -61,6 +61,7 @@ def _another_run(old: dict, new: dict) -> str:
     names.sort(key=lambda name: (name != "stage", name))
     changes = {n: f"{n} was {old.get(n)!r}, now {new.get(n)!r}" for n in names}
     changes["data"] = "its pictures have changed"
+    changes["unreadable"] = "it left out unreadable pictures, see --skip-unreadable"
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return (
         f"holds another run ({', '.join(changes[n] for n in names[:3])}{more}); choose "
@@ -119,14 +120,23 @@ class Workdir(AbstractContextManager):
         for part in self._checkpoints.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
             shutil.rmtree(part, ignore_errors=True)
         file = self.path / "run.json"
-        saved = [*self._checkpoints.glob("[0-9]*"), *self.path.glob("*.safetensors")]
-        if not saved or not file.exists():
+        if self.new or not file.exists():
             write_json(file, identity)
             return
         with explained(f"{file} is damaged", "choose another --workdir", ValueError):
             old = dict(json.loads(file.read_text()))
+        # A run may leave out more pictures than when it began, but not fewer.
+        if set(old.get("unreadable", ())) < set(identity.get("unreadable", ())):
+            old["unreadable"] = identity["unreadable"]
         if old != identity:
             raise UserError(f"{self.path} {_another_run(old, identity)}")
+        write_json(file, identity)
+
+    @property
+    def new(self) -> bool:
+        """Whether nothing of a run is saved."""
+        saved = [*self._checkpoints.glob("[0-9]*"), *self.path.glob("*.safetensors")]
+        return not saved
 
     def save(self, state: TrainState, data: dict[str, Any]) -> None:
         """Start to write `state` and the data position under the state's step.

@@ -1,0 +1,87 @@
+"""All pictures of a source looked at once, and the broken ones left out or named."""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from minivim.data.base import Source, Subset
+from minivim.data.pixels import decode, header
+from minivim.errors import UserError
+
+NAMED = 20  # broken pictures in an error; more are counted
+LOOKED_AT = 64  # pictures whose brightest pixel is looked for
+DARK = 32  # below an eighth of the range
+CHUNK = 256
+
+
+def checked(
+    source: Source, *, headers: bool = False, skip: bool = False, quiet: bool = True
+) -> Source:
+    """The source, less its unreadable pictures with `skip`, with remarks added.
+
+    Decodes every picture, or reads `headers` alone. Raises `UserError` that names
+    unreadable pictures, all in one, unless they are skipped or none is left.
+    """
+    if not hasattr(source, "files"):
+        return source  # Arrays, or pictures that somebody else reads.
+    bad, several = [], 0
+    for row, found in _looked_at(source, headers, quiet):
+        several += found is True
+        bad += [(row, found)] if isinstance(found, str) else []
+    if bad and (not skip or len(bad) == len(source)):
+        more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+        told = "; ".join(text for _, text in bad[:NAMED])
+        count = f"{len(bad):,} of {len(source):,} pictures of {source.description}"
+        remedy = "repair or remove them, or leave them out with --skip-unreadable"
+        raise UserError(f"{count} cannot be read: {told}{more}: {remedy}")
+    notes = []
+    if several:
+        notes.append(f"{several:,} with several frames or pages: the first is taken")
+    if bad:
+        rows = np.delete(np.arange(len(source)), [row for row, _ in bad])
+        names = tuple(_name(source, row) for row, _ in bad)
+        shown = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+        notes.append(f"left out as unreadable: {len(bad):,} ({shown})")
+        source = Subset(source, rows, "", names)
+    spread = np.unique(np.linspace(0, len(source) - 1, LOOKED_AT).astype(int))
+    with suppress(UserError):
+        brightest = int(source.take(spread)["image"].max())
+        if brightest < DARK:
+            told = (
+                f"the brightest pixel of {len(spread)} pictures is {brightest} of 255"
+            )
+            notes.append(f"{told}: are these all their bits?")
+    source.summary += "".join(f"; {note}" for note in notes)
+    return source
+
+
+def _name(source: Any, row: int) -> str:
+    return source.files(np.array([row]))[0][1]
+
+
+def _looked_at(
+    source: Any, headers: bool, quiet: bool
+) -> Iterator[tuple[int, bool | str]]:
+    """Of every row whether it has several pages, or what is wrong with it."""
+
+    def one(row: int) -> bool | str:
+        try:
+            ((file, where),) = source.files(np.array([row]))
+            several = header(file, where)
+            if not headers:
+                getattr(file, "seek", int)(0)
+                decode(file, where, image_size=8, channels=3)
+            return several
+        except UserError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        bar: Any = {"desc": "check", "unit": "part", "disable": quiet, "delay": 1}
+        for first in tqdm(range(0, len(source), CHUNK), **bar):
+            rows = range(first, min(first + CHUNK, len(source)))
+            yield from zip(rows, pool.map(one, rows), strict=True)

@@ -1,0 +1,159 @@
+"""Which files below a folder are pictures, tables or tables of labels."""
+
+import csv
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from minivim.data import layout
+from minivim.data.pixels import suffixes
+from minivim.errors import UserError, explained
+
+LABEL_TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+
+
+class Found(NamedTuple):
+    """Names below a folder, in order, with / between their parts."""
+
+    pictures: list[str]
+    tables: list[str]  # that hold pictures themselves
+    labels: dict[str, str]  # of pictures, from tables beside them
+    notes: tuple[str, ...]  # on what is not used
+
+
+def look(folder: Path) -> Found:
+    """What a folder holds, hidden files and folders left out.
+
+    Links are followed, and each folder that they lead to is read once. A table of
+    labels is one with a column of picture names and one of labels.
+    """
+    pictures, tables, others, odd = [], [], [], Counter()
+    for name, entry in _walk(folder, odd):
+        suffix = os.path.splitext(name)[1].lower()
+        dangling = entry.is_symlink() and not os.path.exists(entry.path)
+        if not entry.is_file() and not dangling:
+            odd["pipe, socket or device"] += 1
+        elif suffix in suffixes():
+            pictures.append(name)  # A dangling one is named when it is read.
+        elif suffix in LABEL_TABLES:
+            others.append(name)
+        else:
+            odd[f"{suffix} file" if suffix else "file without a suffix"] += 1
+    labels: dict[str, str] = {}
+    notes = []
+    for name in others:
+        table = name.lower().endswith(".parquet")
+        if table and (not pictures or _holds_pictures(folder / name)):
+            tables.append(name)
+            continue
+        found = _labels(folder, name, pictures) if pictures else {}
+        labels |= found
+        if not found:
+            odd[os.path.splitext(name)[1].lower() + " file"] += 1
+        notes += [f"labels of {len(found):,} from {name}"] if found else []
+    unused = [f"{count:,} x {what}" for what, count in odd.most_common()]
+    more = f" and {len(unused) - 5} other kinds" if len(unused) > 5 else ""
+    notes += [f"not used: {', '.join(unused[:5])}{more}"] if unused else []
+    return Found(sorted(pictures), sorted(tables), labels, tuple(notes))
+
+
+def _walk(folder: Path, odd: Counter) -> Iterator[tuple[str, os.DirEntry]]:
+    """Names of files, below real folders first, then below linked ones."""
+    seen: set[tuple[int, int]] = set()
+    real, linked = [("", str(folder))], []
+    while real or linked:
+        prefix, path = real.pop() if real else linked.pop(0)
+        with explained(f"{path} cannot be read", "allow reading it", OSError):
+            info = os.stat(path)
+            if (info.st_dev, info.st_ino) in seen:
+                odd["folder linked again"] += 1
+                continue
+            seen.add((info.st_dev, info.st_ino))
+            entries = sorted(os.scandir(path), key=lambda entry: entry.name)
+        for entry in entries:
+            name = f"{prefix}{entry.name}"
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                (linked if entry.is_symlink() else real).append(
+                    (f"{name}/", entry.path)
+                )
+            else:
+                yield name, entry
+
+
+def _holds_pictures(file: Path) -> bool:
+    """Whether a table's columns have pictures in them; true of damaged ones."""
+    import datasets
+
+    try:
+        _, features = described(file)
+    except UserError:
+        return True  # To be refused by name when it is read.
+    binary = datasets.Value("binary")
+    return "image" in layout.kinds(features).values() or binary in features.values()
+
+
+def described(file: Path) -> tuple[int, Any]:
+    """Rows and columns of a parquet file; categories are as what they stand for."""
+    import datasets
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    told = f"{file} is not a readable parquet file"
+    with explained(told, "fetch or write it again"), open(file, "rb") as opened:
+        table = pq.ParquetFile(opened)
+        fields = [
+            field.with_type(field.type.value_type)
+            if pa.types.is_dictionary(field.type)
+            else field
+            for field in table.schema_arrow
+        ]
+        schema = pa.schema(fields, table.schema_arrow.metadata)
+        return table.metadata.num_rows, datasets.Features.from_arrow_schema(schema)
+
+
+def _labels(folder: Path, table: str, pictures: list[str]) -> dict[str, str]:
+    """Class names of pictures from a table beside them, none if it has no such columns.
+
+    A cell names a picture by its path from the table, or by its name with or without
+    suffix where only one picture below the table's folder is called so.
+    """
+    with explained(f"{folder / table} cannot be read", "repair or remove it"):
+        rows = _rows(folder / table)
+    kinds = dict.fromkeys(rows[0], "path") if rows else {}
+    image, label = layout.choose(kinds)
+    if not image or not label:
+        return {}
+    base = table[: -len(os.path.basename(table))]
+    exact = {p.removeprefix(base): p for p in pictures if p.startswith(base)}
+    short: dict[str, list[str]] = defaultdict(list)
+    for path in exact.values():
+        last = os.path.basename(path)
+        for name in {last, os.path.splitext(last)[0]}:
+            short[name].append(path)
+    names = {name: paths[0] for name, paths in short.items() if len(paths) == 1} | exact
+    found = {}
+    for row in rows:
+        path = os.path.normpath(str(row.get(image) or "")).replace(os.sep, "/")
+        value = row.get(label[0])
+        if label[0].lower() == "predictionstring":  # ImageNet's own: class and box
+            value = str(value).split()[0]
+        if path in names and (name := layout.class_name(value)):
+            found[names[path]] = name
+    return found
+
+
+def _rows(file: Path) -> list[dict]:
+    if file.suffix.lower() == ".parquet":
+        import pyarrow.parquet as pq
+
+        with open(file, "rb") as opened:
+            return pq.read_table(opened).to_pylist()
+    text = file.read_text("utf-8-sig", "surrogateescape").splitlines()
+    if file.suffix.lower() == ".jsonl":
+        return [json.loads(line) for line in text if line.strip()]
+    return list(csv.DictReader(text, delimiter="," if file.suffix == ".csv" else "\t"))
