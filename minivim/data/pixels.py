@@ -21,12 +21,16 @@ from minivim.errors import UserError, brief
 PIXELS = 2  # what `decode` makes of a file; under another rule it is other data
 # The last three have no signature. EPS and WMF start programs; BUFR, GRIB, HDF5 and
 # MPEG are stubs; FITS, McIdas and SPIDER hold measurements, IPTC and IM Tools news.
-FORMATS = """PNG JPEG MPO GIF WEBP TIFF BMP DIB AVIF JPEG2000 PPM ICO CUR ICNS QOI DDS
-PSD SGI SUN PCX DCX XBM XPM MSP PIXAR BLP FTEX FLI GBR XVTHUMB PCD IM TGA"""
+FORMATS = (
+    "PNG", "JPEG", "MPO", "GIF", "WEBP", "TIFF", "BMP", "DIB", "AVIF", "JPEG2000",
+    "PPM", "ICO", "CUR", "ICNS", "QOI", "DDS", "PSD", "SGI", "SUN", "PCX", "DCX", "XBM",
+    "XPM", "MSP", "PIXAR", "BLP", "FTEX", "FLI", "GBR", "XVTHUMB", "PCD", "IM", "TGA",
+)  # fmt: skip
 # Bits of a PNG's samples in the file, by what Pillow tells its decoder.
 RAW_BITS = {"1": 1, "L;2": 2, "L;4": 4, "I;16B": 16, "RGB;16B": 16}
 # Where a file says how many bits of its samples count.
 DEPTH = {"PNG": rb"\0\0\0\x01sBIT(.)", "JPEG2000": rb"\xff\x4f\xff\x51.{38}(.)"}
+EXIF_TYPES = "xBBHIIbBhiifd"  # for `struct`; of a fraction the numerator
 ICC_SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
 XMP_ORIENTATION = rb"""tiff:Orientation\s*(?:=\s*["']|>)\s*([1-8])\b"""
 TURNS = dict(zip(range(2, 9), (0, 3, 1, 5, 4, 6, 2), strict=True))  # for transpose()
@@ -61,9 +65,7 @@ def header(file: Any, where: str) -> bool:
 def suffixes() -> frozenset[str]:
     """Suffixes of the files that `decode` reads, in lower case, such as ".png"."""
     known = Image.registered_extensions().items()
-    return frozenset(
-        suffix.lower() for suffix, kind in known if kind in FORMATS.split()
-    )
+    return frozenset(suffix.lower() for suffix, kind in known if kind in FORMATS)
 
 
 def to_pixels(
@@ -108,7 +110,8 @@ def _load(image: Any) -> tuple[Image.Image, Image.Image | None, Any]:
     """Pixels of 8 bits without alpha, the alpha if any, and how to turn both."""
     _refuse(image)
     mode, tags, info = image.mode, getattr(image, "tag_v2", None), image.info
-    raw = str(image.tile[0][3]) if getattr(image, "tile", None) else mode
+    tile: Any = image.tile[0] if getattr(image, "tile", None) else ("", (), 0, mode)
+    box, raw = tile[1], str(tile[3])
     depth, low, alpha = _depth(image, tags), 0, None
     clear = info.get("transparency") if mode in ("1", "L", "I;16", "RGB") else None
     if clear is not None and raw == "RGB;16B":  # Pillow gives the upper bytes only.
@@ -118,7 +121,6 @@ def _load(image: Any) -> tuple[Image.Image, Image.Image | None, Any]:
         low = np.asarray(lower)
     if tags is not None:
         image.load_end = lambda: None  # It would turn, and fail if a tag is broken.
-        tile = image.tile[0]
         if tile[0] == "libtiff" and tile[3][0] == "I;16BS":  # libtiff has swapped them.
             image.tile = [tile._replace(args=("I;16S", *tile[3][1:]))]
     image.load()
@@ -137,11 +139,14 @@ def _load(image: Any) -> tuple[Image.Image, Image.Image | None, Any]:
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         image, alpha = image.convert("RGB"), image.getchannel("A")
+    elif image.format == "GIF" and box != (0, 0, *image.size):  # The frame is smaller.
+        alpha = Image.new("L", image.size)
+        alpha.paste(255, box)
     if depth:
         values = np.asarray(image)
         black, white = _levels(values, tags, depth)
         values = values.view(np.int8) if white == 127 else values
-        values = (values.astype(float) - black) * (255 / (white - black))
+        values = (values.astype(np.float32) - black) * (255 / (white - black))
         image = Image.fromarray(values.clip(0, 255).round().astype(np.uint8))
     return image, alpha, turn
 
@@ -191,15 +196,18 @@ def _orientation(info: dict, tags: Any) -> int:
 
 
 def _from_exif(exif: bytes) -> int:
-    """The first byte of tag 274 that is not zero, whatever its type and neighbours."""
+    """The tag 274, whatever its type and its neighbours are."""
     data = re.sub(rb"^(Exif\0\0)+", b"", exif)
     order = {b"II": "<", b"MM": ">"}[data[:2]]
     (first,) = struct.unpack_from(f"{order}I", data, 4)
     (count,) = struct.unpack_from(f"{order}H", data, first)
     for at in range(first + 2, first + 2 + 12 * count, 12):
-        tag, kind, length, field = struct.unpack_from(f"{order}HHI4s", data, at)
-        if tag == 274 and length * {3: 2, 8: 2, 4: 4, 9: 4}.get(kind, 1) <= 4:
-            return field.lstrip(b"\0")[0] - 48 * (kind == 2)
+        tag, kind, length = struct.unpack_from(f"{order}HHI", data, at)
+        if tag == 274:
+            code, place = order + EXIF_TYPES[kind], at + 8
+            if struct.calcsize(code) * length > 4 or kind in (5, 10):
+                (place,) = struct.unpack_from(f"{order}I", data, place)
+            return int(struct.unpack_from(code, data, place)[0]) - 48 * (kind == 2)
     return 0
 
 
@@ -247,7 +255,7 @@ def _opened(file: Any, where: str) -> Iterator[Image.Image]:
         with _stream(file) as stream, _identified(stream) as image:
             yield image
     except Exception as error:
-        raise UserError(f"{where} {_problem(file, error)}") from error
+        raise UserError(f"{where} {_problem(error)}") from error
     finally:
         _QUIET.on = False
 
@@ -269,6 +277,9 @@ def _stream(file: Any) -> Any:
     """Open a path if a file is there: opening a pipe would wait for its other end."""
     if not isinstance(file, (str, bytes, os.PathLike)):
         return nullcontext(file)
+    if os.path.islink(file) and not os.path.exists(file):
+        told = f"is a link to {os.readlink(os.fsdecode(file))}, which does not exist"
+        raise UserError(f"{told}: restore or remove it")
     kind = os.stat(file).st_mode
     if not stat.S_ISREG(kind):
         told = "a folder" if stat.S_ISDIR(kind) else "a pipe, a socket or a device"
@@ -278,7 +289,7 @@ def _stream(file: Any) -> Any:
 
 def _identified(stream: Any) -> Image.Image:
     Image.init()
-    known = [name for name in FORMATS.split() if name in Image.OPEN]
+    known = [name for name in FORMATS if name in Image.OPEN]
     with suppress(UnidentifiedImageError):
         return Image.open(stream, formats=known)
     stream.seek(0)
@@ -291,20 +302,20 @@ def _identified(stream: Any) -> Image.Image:
     raise ValueError("its format is unknown")
 
 
-def _problem(file: Any, error: Exception) -> str:
+def _problem(error: Exception) -> str:
     """What is wrong, and the remedy."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, FileNotFoundError):
-        target = os.path.islink(file) and os.readlink(file)
-        told = (
-            f"is a link to {target}, which does not exist" if target else "is missing"
-        )
-        return f"{told}: restore it or start anew"
+        return "is missing: restore it or start anew"
     if isinstance(error, PermissionError):
         return "may not be read (permission denied): change its permissions"
     if isinstance(error, Image.DecompressionBombError):
         size, most = (int(n) // 10**6 for n in re.findall(r"\d+", str(error))[:2])
         return f"has {size} megapixels, more than {most}: scale it down"
+    if "unknown pixel mode" in str(error):
+        return (
+            "cannot be used: its kind of pixels is unknown: save it with 8 or 16 bits"
+        )
     told = f"is not a readable image ({brief(error)}): repair or remove it"
     return f"{told}, or --skip-unreadable"

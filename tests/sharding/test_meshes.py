@@ -40,7 +40,9 @@ def check(bits, meshes, names):
     for row in found:
         assert row["type"] == f"float{bits}"
         assert row["moved"] > 0.01, row  # else equality would show nothing
-        assert (row["split"] > 0) == (row["mesh"] != MESHES["data"]), row
+        # A classifier of convolutions alone has nothing that tensor parallelism splits.
+        whole = MESHES["data"], *([MESHES["tensor"]] * (row["name"] == "classifier"))
+        assert (row["split"] > 0) == (row["mesh"] not in whole), row
         assert row["state"] < TOLERANCE[bits], row
         assert row["metrics"] < TOLERANCE[bits], row
 
