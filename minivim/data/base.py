@@ -74,7 +74,7 @@ class Pictures(Source):
         identity: tuple,
     ):
         self.labels, self.class_names, self.shape = labels, class_names, request.shape
-        self.name = request.name
+        self.name, self.root = request.name, request.root
         self.description = f"{self.name} ({request.split})"
         self.fingerprint = hash_of(identity)
 
@@ -97,10 +97,10 @@ class FileSource(Pictures):
 
     def __init__(self, request: Request, files: Sequence[str], *more: Any):
         super().__init__(request, *more)
-        self._root, self._files = request.root, files
+        self._files = files
 
     def files(self, indices: Int[np.ndarray, " n"]) -> list[tuple[Any, str]]:
-        root = str(self._root)
+        root = str(self.root)
         paths = [os.path.join(root, self._files[i]) for i in map(int, indices)]
         return [(path, path) for path in paths]
 
@@ -112,13 +112,13 @@ class TableSource(Pictures):
         self, request: Request, table: Any, rows: Int[np.ndarray, " n"], *more: Any
     ):
         super().__init__(request, *more)
-        self._table, self._rows, self._root = table, rows, request.root
+        self._table, self._rows = table, rows
 
     def files(self, indices: Int[np.ndarray, " n"]) -> list[tuple[Any, str]]:
         rows = self._rows[indices].tolist()
         (cells,) = self._table[rows].values()
         named = zip(cells, rows, strict=True)
-        return [open_cell(c, f"row {r} of {self.name}", self._root) for c, r in named]
+        return [open_cell(c, f"row {r} of {self.name}", self.root) for c, r in named]
 
 
 class Subset(Source):

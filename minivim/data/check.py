@@ -35,7 +35,7 @@ def checked(
         bad += [(row, found)] if isinstance(found, str) else []
     if bad and (not skip or len(bad) == len(source)):
         more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
-        told = "; ".join(text for _, text in bad[:NAMED])
+        told = "; ".join(text.rpartition(": ")[0] for _, text in bad[:NAMED])
         count = f"{len(bad):,} of {len(source):,} pictures of {source.description}"
         remedy = "repair or remove them, or leave them out with --skip-unreadable"
         raise UserError(f"{count} cannot be read: {told}{more}: {remedy}")
@@ -61,7 +61,8 @@ def checked(
 
 
 def _name(source: Any, row: int) -> str:
-    return source.files(np.array([row]))[0][1]
+    ((_, where),) = source.files(np.array([row]))
+    return where.removeprefix(f"{source.root}{os.sep}")
 
 
 def _looked_at(

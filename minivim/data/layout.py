@@ -7,7 +7,7 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -154,9 +154,13 @@ def place(paths: Sequence[str], where: str) -> tuple[list[Placed], list[str]]:
 def order(names: Iterable[str]) -> tuple[str, ...]:
     """Class names sorted, by value where all are whole numbers."""
     names = set(names)
-    if all(re.fullmatch(r"[+-]?\d{1,18}", name) for name in names):
+    if _numbers(names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
+
+
+def _numbers(names: Collection[str]) -> bool:
+    return all(re.fullmatch(r"[+-]?\d{1,18}", name) for name in names)
 
 
 def class_name(value: Any) -> str | None:
@@ -192,7 +196,7 @@ def classes(
     """Names of all classes, the numbers of each split's rows, and remarks.
 
     A split whose only value is -1 has no labels. Raises `UserError` for too many
-    classes, and where most classes of a split are none of the training pictures.
+    classes, and where one split numbers its classes and the other names them.
     """
     found = {split: {t for t in v if t is not None} for split, v in values.items()}
     found = {split: v if v != {"-1"} else set() for split, v in found.items()}
@@ -206,7 +210,7 @@ def classes(
     for split, own in found.items():
         if known and (new := order(own - known)):
             told = f"{', '.join(new[:3])}{' ...' if len(new) > 3 else ''}"
-            if 2 * len(new) > len(own):
+            if 2 * len(new) > len(own) and _numbers(own) != _numbers(known):
                 raise UserError(
                     f"{where}: the classes of {split} ({told}) are not those of the "
                     f"training pictures ({', '.join(order(known)[:3])} ...): name them "
