@@ -158,8 +158,9 @@ def _depth(image: Any, tags: Any) -> int | None:
         return tags[258][0] if wide or tags.get(339) == (2,) else None
     if pattern and getattr(image, "fp", None) and image.mode in ("I;16", "L"):
         image.fp.seek(0)
-        if found := re.search(pattern, image.fp.read(1 << 16), re.DOTALL):
-            return (found[1][0] & 127) + (image.format == "JPEG2000")
+        found = re.search(pattern, image.fp.read(1 << 16), re.DOTALL)
+        if found and (bits := (found[1][0] & 127) + (image.format == "JPEG2000")):
+            return bits
     return 16 if wide else None
 
 

@@ -184,19 +184,27 @@ def test_twelve_bits():
 
 
 @pytest.mark.parametrize("code", [8, 32773])
-@pytest.mark.parametrize("bits, sign", [(8, 1), (8, 2), (16, 1), (16, 2)])
+@pytest.mark.parametrize(
+    "bits, sign, photometric",
+    [(8, 2, 1), (16, 2, 1), *product([1, 2, 4, 8, 16], [1], [0, 1])],
+)
 @pytest.mark.parametrize("order", "<>")
-def test_compressed_tiff(code, bits, sign, order):
+def test_compressed_tiff(code, bits, sign, photometric, order):
     """Deflated or packed, which libtiff decodes, and puts the bytes in order."""
     top = (1 << bits) - 1
     values = (RAMP * top).round().astype(int) - (sign - 1) * (top + 1) // 2
     data = packed(values, bits, order)
     strip = zlib.compress(data) if code == 8 else bytes([len(data) - 1]) + data
-    whole = tiff(np.frombuffer(strip, np.uint8)[None], 8, order=order, kind=sign)
+    options: dict = {"order": order, "kind": sign, "photometric": photometric}
+    whole = tiff(np.frombuffer(strip, np.uint8)[None], 8, **options)
     for tag, value in {256: 4, 257: 4, 258: bits, 259: code, 278: 4}.items():
         at = whole.index(struct.pack(order + "HHI", tag, 4, 1)) + 8
         whole = whole[:at] + struct.pack(order + "I", value) + whole[at + 4 :]
-    assert greys(whole) == GREYS
+    if (order, bits, photometric) == (">", 16, 0):
+        assert "its kind of pixels is unknown" in refusal(whole)
+        return
+    shades = GREYS if sign == 2 else (values * (255 / top)).round()[0].tolist()
+    assert greys(whole) == (shades if photometric else [255 - s for s in shades])
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
@@ -215,6 +223,8 @@ def test_png_that_says_how_many_bits_count(bits):
     )
     for stored in (values, values << 16 - bits, (RAMP * 65535).round().astype(int)):
         assert greys(png(stored, 16, 0, tell)) == GREYS
+    nonsense = (RAMP * 65535).round().astype(int)
+    assert greys(png(nonsense, 16, 0, (b"sBIT", b"\0"))) == GREYS
     dark = np.full((4, 4), 1 << 16 - bits)  # a shifted 1 stays dark
     assert greys(png(dark, 16, 0, tell)) == [round(255 / ((1 << bits) - 1))] * 4
 
