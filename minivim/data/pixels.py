@@ -3,13 +3,13 @@
 import io
 import os
 import re
-import stat
 import struct
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import lru_cache
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -112,7 +112,7 @@ def _load(image: Any) -> tuple[Image.Image, Image.Image | None, Any]:
     mode, tags, info = image.mode, getattr(image, "tag_v2", None), image.info
     tile: Any = image.tile[0] if getattr(image, "tile", None) else ("", (), 0, mode)
     box, raw = tile[1], str(tile[3])
-    depth, low, alpha = _depth(image, tags), 0, None
+    levels, low, alpha = _levels(image, tags), 0, None
     clear = info.get("transparency") if mode in ("1", "L", "I;16", "RGB") else None
     if clear is not None and raw == "RGB;16B":  # Pillow gives the upper bytes only.
         image.fp.seek(0)
@@ -142,40 +142,32 @@ def _load(image: Any) -> tuple[Image.Image, Image.Image | None, Any]:
     elif image.format == "GIF" and box != (0, 0, *image.size):  # The frame is smaller.
         alpha = Image.new("L", image.size)
         alpha.paste(255, box)
-    if depth:
-        values = np.asarray(image)
-        black, white = _levels(values, tags, depth)
+    if levels:
+        values, (black, white) = np.asarray(image), levels
+        # PNG's samples should fill 16 bits, but some programs leave them as they are.
+        scaled = values.max() > white or not (values & 65535 // (white + 1)).any()
+        white = 65535 if raw == "I;16B" and scaled else white
         values = values.view(np.int8) if white == 127 else values
         values = (values.astype(np.float32) - black) * (255 / (white - black))
         image = Image.fromarray(values.clip(0, 255).round().astype(np.uint8))
     return image, alpha, turn
 
 
-def _depth(image: Any, tags: Any) -> int | None:
-    """How many bits of a grey sample count, where they are not all of an unsigned 8."""
+def _levels(image: Any, tags: Any) -> tuple[int, int] | None:
+    """The values of black and white of greys, unless 0 and 255."""
     wide, pattern = image.mode[0] == "I", DEPTH.get(image.format or "")
-    if tags is not None and image.mode in ("I", "I;16", "I;16B", "L"):
-        return tags[258][0] if wide or tags.get(339) == (2,) else None
-    if pattern and getattr(image, "fp", None) and image.mode in ("I;16", "L"):
-        image.fp.seek(0)
-        found = re.search(pattern, image.fp.read(1 << 16), re.DOTALL)
-        if found and (bits := (found[1][0] & 127) + (image.format == "JPEG2000")):
-            return bits
-    return 16 if wide else None
-
-
-def _levels(values: np.ndarray, tags: Any, depth: int) -> tuple[int, int]:
-    """The values of black and white."""
-    width = 8 * min(2, values.dtype.itemsize)
-    top, rest = (1 << depth) - 1, (1 << max(0, width - depth)) - 1
-    if tags is not None:
+    if tags is not None and (wide or image.mode == "L"):
+        top = (1 << tags[258][0]) - 1
         if tags.get(339) == (2,):
             return -(top // 2) - 1, top // 2
-        return (0, top) if tags.get(262, 0) else (top, 0)
-    if not (values & rest).any():
-        return 0, (1 << width) - 1 - rest  # shifted up
-    # By PNG's rule samples fill 16 bits, but some programs leave them as they are.
-    return (0, top) if values.max() <= top else (0, (1 << width) - 1)
+        return ((0, top) if tags.get(262, 0) else (top, 0)) if wide else None
+    if pattern and getattr(image, "fp", None) and image.mode in ("I;16", "L"):
+        image.fp.seek(0)
+        if found := re.search(pattern, image.fp.read(1 << 16), re.DOTALL):
+            jpeg = image.format == "JPEG2000"  # Pillow moves its samples up.
+            bits = (found[1][0] & 127) + jpeg
+            return 0, ((1 << bits) - 1) << max(0, 8 + 8 * wide - bits) * jpeg
+    return (0, 65535) if wide else None
 
 
 def _orientation(info: dict, tags: Any) -> int:
@@ -245,10 +237,18 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     return None
 
 
+# Warnings of Pillow while this thread decodes: `catch_warnings` is for all threads.
+_LOCAL = threading.local()
+_OURS = SimpleNamespace(
+    match=lambda name: name[:4] == "PIL." and vars(_LOCAL).get("on")
+)
+_FILTER: Any = ("ignore", None, Warning, _OURS, 0)
+
+
 @contextmanager
 def _opened(file: Any, where: str) -> Iterator[Image.Image]:
     """The picture in a file; what goes wrong inside becomes a `UserError`."""
-    _QUIET.on = True
+    _LOCAL.on = True
     if warnings.filters[:1] != [_FILTER]:
         others = [one for one in warnings.filters if one != _FILTER]
         cast(list, warnings.filters)[:] = [_FILTER, *others]
@@ -258,20 +258,7 @@ def _opened(file: Any, where: str) -> Iterator[Image.Image]:
     except Exception as error:
         raise UserError(f"{where} {_problem(error)}") from error
     finally:
-        _QUIET.on = False
-
-
-class _Quiet(threading.local):
-    """Pillow's modules while this thread decodes (`catch_warnings` is for all)."""
-
-    on = False
-
-    def match(self, module: str) -> bool:
-        return self.on and module.startswith("PIL.")
-
-
-_QUIET = _Quiet()
-_FILTER: Any = ("ignore", None, Warning, _QUIET, 0)
+        _LOCAL.on = False
 
 
 def _stream(file: Any) -> Any:
@@ -281,9 +268,8 @@ def _stream(file: Any) -> Any:
     if os.path.islink(file) and not os.path.exists(file):
         told = f"is a link to {os.readlink(os.fsdecode(file))}, which does not exist"
         raise UserError(f"{told}: restore or remove it")
-    kind = os.stat(file).st_mode
-    if not stat.S_ISREG(kind):
-        told = "a folder" if stat.S_ISDIR(kind) else "a pipe, a socket or a device"
+    if os.path.exists(file) and not os.path.isfile(file):
+        told = "a folder" if os.path.isdir(file) else "a pipe, a socket or a device"
         raise UserError(f"is {told}, not a file: remove it")
     return open(file, "rb")
 
@@ -314,9 +300,7 @@ def _problem(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
         size, most = (int(n) // 10**6 for n in re.findall(r"\d+", str(error))[:2])
         return f"has {size} megapixels, more than {most}: scale it down"
+    remedy = "repair or remove it, or --skip-unreadable"
     if "unknown pixel mode" in str(error):
-        return (
-            "cannot be used: its kind of pixels is unknown: save it with 8 or 16 bits"
-        )
-    told = f"is not a readable image ({brief(error)}): repair or remove it"
-    return f"{told}, or --skip-unreadable"
+        remedy = "save it with 8 or 16 bits"
+    return f"is not a readable image ({brief(error)}): {remedy}"

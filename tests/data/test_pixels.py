@@ -170,7 +170,7 @@ def test_white_may_be_zero(order, bits):
     values = (RAMP * top).round().astype(int)
     data = tiff(values, bits, order=order, photometric=0)
     if (order, bits) == (">", 16):  # Pillow does not know it.
-        assert "its kind of pixels is unknown: save it" in refusal(data)
+        assert "(unknown pixel mode): save it with 8 or 16 bits" in refusal(data)
         return
     expected = 255 - (values * (255 / top)).round()
     assert greys(data) == expected[0].tolist()
@@ -201,7 +201,7 @@ def test_compressed_tiff(code, bits, sign, photometric, order):
         at = whole.index(struct.pack(order + "HHI", tag, 4, 1)) + 8
         whole = whole[:at] + struct.pack(order + "I", value) + whole[at + 4 :]
     if (order, bits, photometric) == (">", 16, 0):
-        assert "its kind of pixels is unknown" in refusal(whole)
+        assert "unknown pixel mode" in refusal(whole)
         return
     shades = GREYS if sign == 2 else (values * (255 / top)).round()[0].tolist()
     assert greys(whole) == (shades if photometric else [255 - s for s in shades])
@@ -214,7 +214,7 @@ def test_png_greys(bits):
     assert greys(png(values, bits)) == (values * (255 / top)).round()[0].tolist()
 
 
-@pytest.mark.parametrize("bits", [9, 10, 12, 14, 16])
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
 def test_png_that_says_how_many_bits_count(bits):
     """Samples fill 16 bits, scaled or shifted; against the rule some do not."""
     values, tell = (
@@ -224,7 +224,8 @@ def test_png_that_says_how_many_bits_count(bits):
     for stored in (values, values << 16 - bits, (RAMP * 65535).round().astype(int)):
         assert greys(png(stored, 16, 0, tell)) == GREYS
     nonsense = (RAMP * 65535).round().astype(int)
-    assert greys(png(nonsense, 16, 0, (b"sBIT", b"\0"))) == GREYS
+    for wrong in (b"\0", b"\x64"):
+        assert greys(png(nonsense, 16, 0, (b"sBIT", wrong))) == GREYS
     dark = np.full((4, 4), 1 << 16 - bits)  # a shifted 1 stays dark
     assert greys(png(dark, 16, 0, tell)) == [round(255 / ((1 << bits) - 1))] * 4
 
@@ -802,7 +803,7 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
     def deny(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(os, "stat", deny)
+    monkeypatch.setattr("builtins.open", deny)
     text = message(lambda: decode("a.png", "a.png", image_size=4, channels=3))
     assert "may not be read (permission denied): change its permissions" in text
 
