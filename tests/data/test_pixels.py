@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 
 from benchmarks import pictures as damage
 from minivim.data import open_source, stack
@@ -502,8 +503,6 @@ XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description %s</x:xmpmeta>'
      b"><tiff:Orientation>6</tiff:Orientation>"],
 )  # fmt: skip
 def test_orientation_from_xmp(kind, text):
-    from PIL.PngImagePlugin import PngInfo
-
     packet, options = XMP % text, {"quality": 100}
     if kind == "PNG":
         info = PngInfo()
@@ -532,6 +531,11 @@ def test_orientations_that_are_stored_elsewhere():
     end = at + 12 + int.from_bytes(whole[at : at + 4])
     late = whole[:at] + whole[end:-12] + whole[at:end] + whole[-12:]
     assert turned_by(late) == [6]
+    written = exif(entry(274, 3, 1, b"\x06\0")).hex()  # as ImageMagick writes it
+    text = f"\nexif\n{len(written) // 2:8}\n{written[:40]}\n{written[40:]}\n"
+    info = PngInfo()
+    info.add_text("Raw profile type exif", text, zip=True)
+    assert turned_by(saved(ARROW, "PNG", pnginfo=info)) == [6]
 
 
 # -- profiles -----------------------------------------------------------------------
