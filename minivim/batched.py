@@ -24,6 +24,6 @@ def in_batches(
     size = max(1, min(batch_size, len(rows)))
     for first in range(0, max(1, len(rows)), size):
         part = rows[first : first + size]
-        scaled = part.astype(np.float32) / 255 if part.dtype == np.uint8 else part
+        scaled = data.unit_images(part) if part.dtype == np.uint8 else part
         parts.append(fetch(apply(data.padded(scaled, size))))
     return jax.tree.map(lambda *arrays: np.concatenate(arrays)[: len(rows)], *parts)

@@ -23,6 +23,7 @@ from minivim.batched import in_batches
 from minivim.config import ClassifierConfig
 from minivim.config.checks import require
 from minivim.context import NO_CONTEXT, Context
+from minivim.data import unit_images
 from minivim.errors import UserError
 
 MAX_SHIFT = 2  # pixels, to each side
@@ -167,7 +168,7 @@ def _extended(images: Array, width: int) -> Array:
 
 
 def accuracy(
-    model: Any, images: ArrayLike, labels: ArrayLike, *, batch_size: int = 256
+    model: Any, images: Any, labels: ArrayLike, *, batch_size: int = 256
 ) -> float:
     """Share of images whose largest logit is the label's, in [0, 1].
 
@@ -180,8 +181,9 @@ def accuracy(
     return float((classes == labels).mean())
 
 
-def predict(model: Any, images: ArrayLike, *, batch_size: int = 256) -> np.ndarray:
+def predict(model: Any, images: Any, *, batch_size: int = 256) -> np.ndarray:
     """The classes int32 [N] of the largest logits, as `accuracy` takes images."""
+    images = unit_images(images, keep_bytes=True)
     return in_batches(partial(_classes, model), images, batch_size=batch_size)
 
 

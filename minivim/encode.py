@@ -26,9 +26,10 @@ from minivim.tokenizer import Tokenizer
 
 
 def encode_all(
-    tokenizer: Tokenizer, images: np.ndarray, *, batch_size: int = 256
+    tokenizer: Tokenizer, images: Any, *, batch_size: int = 256
 ) -> np.ndarray:
-    """Codes `int32 [n, N]` of uint8 or float images, in batches."""
+    """Codes `int32 [n, N]` of images, as `Tokenizer.encode` takes them, in batches."""
+    images = data.unit_images(images, keep_bytes=True)
     return in_batches(tokenizer.encode, images, batch_size=batch_size)
 
 
@@ -59,7 +60,7 @@ def _nll(prior: Prior, rows: ArrayLike) -> jax.Array:
 
 
 def round_trip(
-    tokenizer: Tokenizer, images: np.ndarray, *, batch_size: int = 256
+    tokenizer: Tokenizer, images: Any, *, batch_size: int = 256
 ) -> dict[str, float]:
     """PSNR of images there and back, and how much of the codebook they use."""
     codes = encode_all(tokenizer, images, batch_size=batch_size)

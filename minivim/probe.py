@@ -24,6 +24,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Shaped
 
 from minivim.batched import in_batches
+from minivim.data import unit_images
 from minivim.errors import UserError
 from minivim.weights import card_of
 
@@ -179,6 +180,7 @@ def probe_features(
         codes, own = _tokenizer_features(tokenizer, batch)
         return own | {"blocks": jnp.swapaxes(prior.features(codes), 0, 1)}
 
+    images = unit_images(images, keep_bytes=True)
     found = in_batches(features, images, batch_size=batch_size)
     found = {name: np.asarray(x, np.float32) for name, x in found.items()}
     return found | {"blocks": np.swapaxes(found["blocks"], 0, 1)}

@@ -186,8 +186,8 @@ def _tokenizer_setup(recipe: TokenizerRecipe, model: Any, network: Any) -> Setup
         return model.tokenizer if pair else model
 
     def evaluate(model: Any, test: data.Batch) -> dict[str, float]:
-        images, size = test["image"].astype(np.float32) / 255, recipe.run.batch_size
-        return encode.round_trip(export(model), images, batch_size=size)
+        size = recipe.run.batch_size
+        return encode.round_trip(export(model), test["image"], batch_size=size)
 
     def describe(summary: dict[str, np.ndarray]) -> Row:
         """Counts as usage, R1 over the steps that had it, histograms as lists."""

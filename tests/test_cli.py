@@ -107,6 +107,21 @@ def test_training_again_does_nothing_more(home, capsys):
     assert third.startswith("weights:")
 
 
+def test_training_with_labels_ends_with_their_names(home, capsys, monkeypatch):
+    capsys.readouterr()
+    assert cli.main(prior_command(home)) == 0
+    assert "\nclasses: 0 class0; 1 class1; 2 class2\n" in capsys.readouterr().out
+    config = ClassifierConfig(kind="cnn", num_classes=25, width=4)
+    network = tiny.build(classifier.build, config)
+    network.card = {"class_names": ["n01440764", "shark, white"]}
+    monkeypatch.setattr("minivim.train.train", lambda *a, **o: (network, []))
+    command = ["train", "classifier", "shapes", "--data", "x", "--workdir", "y"]
+    assert cli.main(command) == 0
+    line = capsys.readouterr().out.splitlines()[1]
+    assert line.startswith("classes: 0 n01440764; 1 shark, white; 2 2; ")
+    assert line.endswith("; 19 19; and 5 more")
+
+
 def test_a_kill_before_the_export_costs_no_figure(home, tmp_path):
     """The last checkpoint is there, weights and card are not."""
     shutil.copytree(home / "tok", tmp_path / "tok")

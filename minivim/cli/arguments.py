@@ -12,6 +12,7 @@ from minivim import weights
 from minivim.data import DataSpec
 from minivim.errors import UserError, explained
 from minivim.files import beside
+from minivim.prior.model import class_names
 from minivim.tokenizer import Tokenizer
 
 Run = Callable[[argparse.Namespace], int | None]
@@ -97,6 +98,16 @@ SEED = option("--seed", type=seed, default=0, help="of all that is drawn at rand
 SET = option("--set", nargs="+", action="extend", default=[], metavar="key=value")
 WORKERS = option("--workers", type=natural, default=0, help="processes that decode")
 STAGES = ("tokenizer", "prior", "probe", "classifier")
+
+
+def show_classes(model: Any) -> list[str]:
+    """Print the numbers of a model's classes and their names, which are returned."""
+    names = class_names(model)
+    shown = [f"{number} {name}" for number, name in enumerate(names[:20])]
+    shown += [f"and {len(names) - 20} more"] * (len(names) > 20)
+    if names:
+        print(f"classes: {'; '.join(shown)}")
+    return names
 
 
 def open_tokenizer(ref: str) -> Any:

@@ -54,7 +54,7 @@ def _reconstruct(options: Namespace) -> None:
     path, shape = args.writable(options.out, ".png"), tokenizer.config.image_shape
     source = data.open_source(args.data_of(options), split=options.split, **shape)
     data.announce(source)
-    images = data.stack(source, options.count)["image"].astype(np.float32) / 255
+    images = data.stack(source, options.count)["image"]
     parts = [images[part] for part, _ in _parts(options, len(images), BATCH)]
     recon = [decode_all(tokenizer, encode_all(tokenizer, part)) for part in parts]
     recon = np.concatenate(recon)
@@ -64,7 +64,7 @@ def _reconstruct(options: Namespace) -> None:
 
 @command(
     option("prior"),
-    option("--labels", nargs="+", type=int, help="default: all"),
+    option("--labels", nargs="+", help="names or numbers (default: all)"),
     *(args.count(8, "images per label"), *SAMPLING),
     option("--acceptance", type=args.share, help="draw more and keep the best share"),
     option("--classifier", help="labelled network that finds the best; no judge"),
@@ -75,10 +75,13 @@ def _sample(options: Namespace) -> None:
 
     tokenizer, model = weights.load_pair(options.prior, options.tokenizer)
     path = args.writable(options.out, ".png")
-    classes = model.config.num_classes
-    names = weights.card_of(model).get("class_names") or list(map(str, range(classes)))
-    wanted = range(classes) if classes and options.labels is None else options.labels
-    labels = None if wanted is None else np.repeat(wanted, options.count)
+    names = args.show_classes(model)
+    wanted = range(len(names))
+    if options.labels:
+        split = [[w] if w in names else w.split(",") for w in options.labels]
+        words = [word.strip() for part in split for word in part]
+        wanted = prior.check_labels(model, words)
+    labels = np.repeat(wanted, options.count) if len(wanted) else None
     rejecting = options.classifier or options.acceptance is not None
     images = (_rejected if rejecting else _drawn)(options, model, tokenizer, labels)
     # Rows of 8, longer where the picture would be a strip.
@@ -125,7 +128,8 @@ def _rows(labels: Any, names: list[str], columns: int) -> tuple[Any, list[str]]:
     for label in np.unique(labels):
         mine = np.flatnonzero(labels == label)
         rows[mine] = len(titles) + np.arange(len(mine)) // columns
-        titles += [names[label]] * math.ceil(len(mine) / columns)
+        # Between dollars matplotlib sees a formula.
+        titles += [names[label].replace("$", r"\$")] * math.ceil(len(mine) / columns)
     return rows, titles
 
 
@@ -134,7 +138,7 @@ def _rows(labels: Any, names: list[str], columns: int) -> tuple[Any, list[str]]:
     option("images", metavar="IMAGES", help="an image, or what --data takes"),
     option("--first", type=args.positive, default=4, help="images of a data set"),
     option("--keep", type=args.share, default=0.5, help="share of the rows on top"),
-    option("--label", type=int, help="of all images (default: none)"),
+    option("--label", help="name or number, of all images (default: none)"),
     option("--peek", action="store_true", help="let the encoder see what is hidden"),
     *(*args.READING, args.SPLIT, args.count(4, "completions of each image")),
     *SAMPLING,
@@ -153,7 +157,7 @@ def _complete(options: Namespace) -> None:
     parts = []
     for part, key in _parts(options, len(images), max(1, DRAWN // options.count)):
         given = images[part]
-        labels = None if label is None else np.full(len(given), label)
+        labels = None if label is None else [label] * len(given)
         done = prior.complete(model, tokenizer, given, key=key, labels=labels, **how)
         parts.append(done)
     names = ("given", "codes", "images")

@@ -75,13 +75,14 @@ def _train(options: Namespace) -> None:
     else:
         how = args.given(options, "workers", "stream", "quiet")
         mesh = MeshShape.parse(options.mesh)
-        _, rows = train.train(recipe, **where, mesh=mesh, **how)
+        model, rows = train.train(recipe, **where, mesh=mesh, **how)
         if jax.process_index():
             return
         if not rows:
             print(f"already finished at step {recipe.run.steps}; nothing was trained")
         last = [{}, *read_metrics(options.workdir)][-1]
         figures = {k: v for k, v in last.items() if not isinstance(v, list)}
+        args.show_classes(model)
     print("  ".join(f"{name} {value:.5g}" for name, value in figures.items()))
     print(f"weights: {options.workdir}")
 

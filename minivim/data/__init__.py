@@ -1,6 +1,6 @@
 """Images: the embedded shapes, your own, and batches of either."""
 
-from minivim.data.arrays import ArraySource
+from minivim.data.arrays import ArraySource, unit_images
 from minivim.data.base import Batch, Source
 from minivim.data.check import checked
 from minivim.data.codes import CodesCard, CodeSource, is_codes, open_codes, write_codes

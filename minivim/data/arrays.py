@@ -1,34 +1,134 @@
-"""The source over arrays in memory."""
+"""What counts as images and labels, and the source over arrays in memory."""
 
-import functools
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Int
 
+from minivim.config.checks import require
 from minivim.data.base import Batch, Source, hash_of
-from minivim.errors import UserError
+from minivim.errors import UserError, explained
+
+TOLERANCE = 0.01  # by which images may leave [0, 1]: bfloat16 rounds 1 to 1.008
+WANTED = "give uint8, or floats from 0 to 1: divide by the largest possible value, "
+WANTED += "255 of 8 bits, 65535 of 16, 1 of booleans"
+BYTES = np.arange(256, dtype=np.float32) / 255
+# How images come to lie between 0 and 1 whose values lie between two others.
+REMEDIES = [
+    (-0.25, 1.25, "clip what a resize has overshot: images.clip(0, 1)"),
+    (-1.25, 1.25, "halve and add 0.5: images / 2 + 0.5"),
+    (0, 320, "divide by 255"),
+    (-9, 9, "undo how they were scaled, such as images * std + mean"),
+    (-80, 320, "divide by 255"),
+    (-1e38, 1e38, "divide by the largest possible value"),
+]
+Shape = tuple[int, ...] | None  # the only [H, W, C] that fits
+
+
+def unit_images(images: Any, *, shape: Shape = None, keep_bytes: bool = False) -> Any:
+    """Images [B, H, W, C] as floats in [0, 1]: `x / 255` for uint8, else `x`.
+
+    Arrays of JAX stay where they are, others become NumPy's, of float32. What rounding
+    leaves outside, 0.01 at most, is clipped. Values under `jit` or held by other
+    processes are not looked at. Raises `UserError` for all that is something else.
+    """
+    host = not isinstance(images, jax.Array)
+    kinds, doubt = (ValueError, TypeError, RuntimeError), "are they of one size?"
+    with explained("images make no array", f"{doubt} {WANTED}", kinds):
+        images = np.asarray(images) if host else images
+    kind, floats = images.dtype, jnp.issubdtype(images.dtype, jnp.floating)
+    told = f"images of type {kind} have no known range"
+    require(floats or kind == np.uint8, f"{told}; {WANTED}")
+    problem = _misshapen(images.shape, shape)
+    require(not problem, f"images of shape {images.shape} {problem}")
+    if not floats and not keep_bytes:
+        # What XLA divides differs from this in the last bit.
+        return images.astype(np.float32) / 255 if host else jnp.asarray(BYTES)[images]
+    if not floats:
+        return images
+    wide = np.float32 if host else jnp.promote_types(kind, np.float32)
+    images = images.astype(wide, copy=False)
+    if isinstance(images, Tracer) or not getattr(images, "is_fully_addressable", True):
+        return images
+    low, high = images.min(), images.max()
+    # The extremes even of a constant are tracers in a compiled function.
+    if isinstance(low, Tracer) or (low >= 0 and high <= 1):
+        return images
+    if low >= -TOLERANCE and high <= 1 + TOLERANCE:
+        return images.clip(0, 1)
+    remedies = [says for least, most, says in REMEDIES if least <= low and high <= most]
+    remedy = [*remedies, "leave out those that hold NaN or infinity"][0]
+    raise UserError(f"images run from {low:.3g} to {high:.3g}, not 0 to 1; {remedy}")
+
+
+def unit_pair(a: Any, b: Any) -> tuple[jax.Array, jax.Array]:
+    """Two batches to compare, image by image."""
+    x, y = jnp.asarray(unit_images(a)), jnp.asarray(unit_images(b))
+    require(x.shape == y.shape, f"give images in pairs, not {x.shape} and {y.shape}")
+    return x, y
+
+
+def _misshapen(found: tuple[int, ...], wanted: Shape) -> str:
+    """What is wrong with a shape, "" if nothing."""
+    axes, channels = len(found), wanted[2:] if wanted else (1, 3)
+    size = f"[B, {', '.join(map(str, wanted or 'HWC'))}]"
+    if 0 in found or axes not in (3, 4):
+        return f"are no images; give one or more, {size}"
+    last, use = found[-1] in channels, "use np.asarray(images)"
+    if found[-3] in channels and not last:
+        order = "(0, 2, 3, 1)" if axes == 4 else "(1, 2, 0)[None]"
+        return f"have their channels first; {use}.transpose{order}"
+    if axes == 3:
+        name, key = ("batch", "None") if last else ("channel", "..., None")
+        return f"have no {name} axis; {use}[{key}]"
+    fits = wanted in (None, found[1:])
+    return "" if fits else f"do not fit this model; resize or convert them to {size}"
+
+
+def whole_labels(labels: Any, count: int, least: int = 0) -> Int[np.ndarray, " n"]:
+    """Labels from `least` to `count - 1` as int32; others raise `UserError`."""
+    labels = np.asarray(labels)
+    require(
+        labels.ndim == 1 and labels.dtype.kind in "iu",
+        f"labels of type {labels.dtype} and shape {labels.shape} are invalid; give one "
+        "whole number for each image, such as [0, 1]",
+    )
+    for label in np.unique(labels).tolist():
+        told = f"label {label} is out of range; use {least} to {count - 1}"
+        require(least <= label < count, told)
+    return labels.astype(np.int32)
 
 
 class ArraySource(Source):
-    """Arrays in memory that share their first axis, which must not be empty."""
+    """Arrays in memory that share their first axis, which must not be empty.
+
+    "image" is what `unit_images` takes, "label" [n] the number of a class, -1 for none.
+    """
 
     in_memory = True
 
     def __init__(
         self,
-        arrays: Mapping[str, np.ndarray],
+        arrays: Mapping[str, Any],
         *,
         class_names: Sequence[str] = (),
         description: str = "arrays",
     ):
-        self.arrays = {name: np.asarray(array) for name, array in arrays.items()}
+        self.class_names, self.description = tuple(class_names), description
+        # Without names nobody knows how many classes there are.
+        labels = partial(whole_labels, count=self.num_classes or 2**31, least=-1)
+        check = {"image": partial(unit_images, keep_bytes=True), "label": labels}
+        found = ((name, check.get(name, np.asarray)(x)) for name, x in arrays.items())
+        self.arrays = {name: np.asarray(array) for name, array in found}
         lengths = {name: len(array) for name, array in self.arrays.items()}
         if len(set(lengths.values())) != 1 or 0 in lengths.values():
             raise UserError(f"arrays must be of one length, at least 1: got {lengths}")
-        self.class_names, self.description = tuple(class_names), description
         self.labels = self.arrays.get("label")
 
     def __len__(self) -> int:
@@ -37,7 +137,7 @@ class ArraySource(Source):
     def take(self, indices: Int[np.ndarray, " n"]) -> Batch:
         return {name: array[indices] for name, array in self.arrays.items()}
 
-    @functools.cached_property
+    @cached_property
     def fingerprint(self) -> str:
         parts: list[Any] = [self.class_names]
         for name, array in sorted(self.arrays.items()):

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Int
 from tqdm.auto import tqdm
 
+from minivim.data.arrays import unit_images
 from minivim.data.base import Batch, Source
 from minivim.data.streams import Stream, StreamIterator
 from minivim.errors import UserError
@@ -165,7 +166,7 @@ def _finished(batch: Batch) -> Batch:
     """Pictures as floats; a copy, for a worker takes the memory of its batch back."""
     batch = {name: np.array(array) for name, array in batch.items()}
     if "image" in batch and batch["image"].dtype == np.uint8:
-        batch["image"] = batch["image"].astype(np.float32) / 255
+        batch["image"] = unit_images(batch["image"])
     return batch
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from minivim.data.arrays import unit_images
 from minivim.data.base import Batch, Images, Request, hash_of, open_cell
 from minivim.data.layout import class_name
 from minivim.data.pixels import decode
@@ -135,7 +136,7 @@ class StreamIterator(Iterator[Batch]):
                 if len(part) < self._count:
                     break
                 batch = self._stream.decode(part, self._threads)
-                batch["image"] = batch["image"].astype(np.float32) / 255
+                batch["image"] = unit_images(batch["image"])
                 yield batch, {"epoch": epoch, "rows": table.state_dict()}
                 part = []
             if empty:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from minivim.data.arrays import unit_pair
+from minivim.errors import UserError
 from minivim.tokenizer.perceptual import LPIPS
 
 # Wang et al. 2004: an 11 x 11 Gaussian window, and the constants for a range of 1.
@@ -16,25 +19,25 @@ _C1, _C2 = 0.01**2, 0.03**2
 _lpips = nnx.jit(lambda network, a, b: network(recon=a, target=b))
 
 
-def psnr(a: ArrayLike, b: ArrayLike) -> Array:
+def psnr(a: Any, b: Any) -> Array:
     """Peak signal-to-noise ratio: decibels per image first, their mean afterwards.
 
         mean_b [ -10 log10 MSE_b ],  MSE_b over the H, W, C of image b, peak 1
 
-    a, b: float [B, H, W, C] in [0, 1]. Unit: dB; infinite if any pair is identical.
-    Averaging the MSE first would give a lower figure (Jensen), so compare like with
-    like. Raises ValueError for unequal shapes or integer images.
+    a, b: uint8, or float in [0, 1], [B, H, W, C]. Unit: dB; infinite if any pair is
+    identical. Averaging the MSE first would give a lower figure (Jensen), so compare
+    like with like. Raises `UserError` for other images and unequal shapes.
     """
     return psnr_per_image(a, b).mean()
 
 
-def psnr_per_image(a: ArrayLike, b: ArrayLike) -> Float[Array, " B"]:
+def psnr_per_image(a: Any, b: Any) -> Float[Array, " B"]:
     """PSNR of each image pair in dB, see `psnr`."""
-    x, y = _checked(a, b)
+    x, y = unit_pair(a, b)
     return -10 * jnp.log10(jnp.square(x - y).mean(axis=(1, 2, 3)))
 
 
-def ssim_per_image(a: ArrayLike, b: ArrayLike) -> Float[Array, " B"]:
+def ssim_per_image(a: Any, b: Any) -> Float[Array, " B"]:
     """Structural similarity of each image pair (Wang et al. 2004), in [-1, 1].
 
         mean of (2 mu_a mu_b + C1) (2 s_ab + C2)
@@ -42,12 +45,12 @@ def ssim_per_image(a: ArrayLike, b: ArrayLike) -> Float[Array, " B"]:
 
     Moments under a Gaussian window (11 x 11, sigma 1.5) at every position where it
     fits into the image, per channel; C1 = 0.01^2, C2 = 0.03^2 (data range 1).
-    a, b: float [B, H, W, C] in [0, 1]. Raises ValueError for unequal shapes, integer
-    images, or images smaller than the window.
+    Images and errors as for `psnr`, and none smaller than the window.
     """
-    x, y = _checked(a, b)
+    x, y = unit_pair(a, b)
     if min(x.shape[1:3]) < SSIM_WINDOW:
-        raise ValueError(f"SSIM needs {SSIM_WINDOW} pixels a side, got {x.shape[1:3]}")
+        told = f"SSIM needs {SSIM_WINDOW} pixels a side, got {x.shape[1:3]}"
+        raise UserError(f"{told}; give larger images")
     mu_x, mu_y = _blur(x), _blur(y)
     var_x, var_y = _blur(x * x) - mu_x**2, _blur(y * y) - mu_y**2
     cov = _blur(x * y) - mu_x * mu_y
@@ -56,15 +59,15 @@ def ssim_per_image(a: ArrayLike, b: ArrayLike) -> Float[Array, " B"]:
     return (luminance * structure).mean(axis=(1, 2, 3))
 
 
-def ssim(a: ArrayLike, b: ArrayLike) -> Array:
+def ssim(a: Any, b: Any) -> Array:
     """Structural similarity, mean over images. See `ssim_per_image`."""
     return ssim_per_image(a, b).mean()
 
 
-def lpips_per_image(network: LPIPS, a: ArrayLike, b: ArrayLike) -> Float[Array, " B"]:
+def lpips_per_image(network: LPIPS, a: Any, b: Any) -> Float[Array, " B"]:
     """LPIPS of each image pair [B, H, W, C] in [0, 1], with products in float32."""
     with jax.default_matmul_precision("highest"):
-        return _lpips(network, *_checked(a, b))
+        return _lpips(network, *unit_pair(a, b))
 
 
 def _blur(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
@@ -80,13 +83,3 @@ def _blur(x: Float[Array, "B H W C"]) -> Float[Array, "B h w C"]:
     rows, cols = band(x.shape[1]), band(x.shape[2])
     # Variances are differences of these means: bfloat16 would leave nothing of them.
     return jnp.einsum("ih,bhwc,jw->bijc", rows, x, cols, precision="highest")
-
-
-def _checked(a: ArrayLike, b: ArrayLike) -> tuple[Array, Array]:
-    x, y = jnp.asarray(a), jnp.asarray(b)
-    if x.shape != y.shape or x.ndim != 4:
-        raise ValueError(f"images must be equal [B, H, W, C], not {x.shape}, {y.shape}")
-    for kind in (x.dtype, y.dtype):
-        if not jnp.issubdtype(kind, jnp.floating):
-            raise ValueError(f"images are {kind}, not floats in [0, 1]; divide by 255")
-    return x.astype(jnp.float32), y.astype(jnp.float32)

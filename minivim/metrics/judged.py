@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from minivim.batched import in_batches
-from minivim.data import padded
+from minivim.data import padded, unit_images
 from minivim.errors import UserError
 
 SPLITS = 10  # of the first implementation of the Inception Score
@@ -37,9 +37,10 @@ Pair = tuple[Figures, Figures]  # of a model, and the same of real images
 
 
 def features_and_logits(
-    network: Network, images: ArrayLike, *, batch_size: int = 256
+    network: Network, images: Any, *, batch_size: int = 256
 ) -> tuple[Rows, Rows]:
     """`aux["features"][-1]` averaged over positions, and logits, of [N, H, W, C]."""
+    images = unit_images(images, keep_bytes=True)
     return in_batches(partial(_pooled, network), images, batch_size=batch_size)
 
 
@@ -180,7 +181,7 @@ def _apart(one: Rows, other: Rows) -> float:
 
 # Paper silent, Table 3: the Frechet distance on features of our own judge
 def judge_distance(
-    judge: Network, a_images: ArrayLike, b_images: ArrayLike, *, batch_size: int = 256
+    judge: Network, a_images: Any, b_images: Any, *, batch_size: int = 256
 ) -> float:
     """Frechet distance between two sets of images by the features of the judge.
 
@@ -221,7 +222,7 @@ def inception_score(
 
 # Paper silent, section 5.2: the formula of the Inception Score over our own judge
 def judge_score(
-    judge: Network, images: ArrayLike, *, splits: int = SPLITS, batch_size: int = 256
+    judge: Network, images: Any, *, splits: int = SPLITS, batch_size: int = 256
 ) -> float:
     """`inception_score` on the judge's own classes, comparable with no other network's.
 

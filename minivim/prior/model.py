@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +19,8 @@ from minivim import fast
 from minivim.config import PriorConfig
 from minivim.config.checks import require
 from minivim.context import NO_CONTEXT, Context
+from minivim.data.arrays import whole_labels
+from minivim.errors import UserError
 from minivim.transformer import Cache, Stack, Token, at_least_float32, dropout, linear
 
 
@@ -110,25 +114,48 @@ class Prior(nnx.Module):
         return at_least_float32(self.head(x)), cache
 
 
+def class_names(model: Any) -> list[str]:
+    """What a model's card calls its classes; their numbers where it says nothing."""
+    count, card = getattr(model.config, "num_classes", 0), getattr(model, "card", None)
+    names = ((card or {}).get("class_names") or [])[:count]
+    return [*map(printable, names), *map(str, range(len(names), count))]
+
+
+def printable(name: str) -> str:
+    """Composed, and without the bytes of other encodings."""
+    return unicodedata.normalize("NFC", name).encode(errors="replace").decode()
+
+
+def class_number(model: Any, name: str) -> int:
+    """The class of a name, or else of its number; others raise `UserError`."""
+    names, name = class_names(model), printable(name)
+    require(names.count(name) < 2, f"several classes are called {name}; give a number")
+    if name in names:
+        return names.index(name)
+    # Of classes called 0, 10 and 20 nobody knows which is 1.
+    plain = all(known == str(i) for i, known in enumerate(names) if known.isdecimal())
+    if plain and name.removeprefix("-").isdecimal():
+        return int(name)
+    key, folded = name.casefold(), {known.casefold(): known for known in names}
+    part = [folded[known] for known in folded if key and key in known]
+    close = part or [folded[known] for known in difflib.get_close_matches(key, folded)]
+    hint = f"{name!r}; did you mean {' or '.join(close[:3])}?" if close else f"{name!r}"
+    some = f"{len(names)}: {', '.join(names[:10] + ['...'] * (len(names) > 10))}"
+    raise UserError(f"there is no class {hint} (this prior knows {some})")
+
+
 def check_labels(prior: Prior, labels: Any) -> Int[np.ndarray, " B"]:
-    """Labels as an array; `UserError` for a prior without classes or invalid labels."""
-    labels, count = np.asarray(labels), prior.config.num_classes
+    """Numbers of labels, or of names; `UserError` for others and without classes."""
+    count = prior.config.num_classes
     require(
         count > 0,
         "labels were given, but this prior has no class token; leave them out or load "
         "a class-conditional prior",
     )
-    require(
-        labels.ndim == 1 and labels.dtype.kind in "iu",
-        f"labels of type {labels.dtype} and shape {labels.shape} are invalid; give one "
-        "whole number for each picture, such as [0, 1]",
-    )
-    for label in labels.tolist():
-        require(
-            0 <= label < count,
-            f"label {label} is out of range; this prior knows 0 to {count - 1}",
-        )
-    return labels.astype(np.int32)
+    if np.asarray(labels).dtype.kind in "OU":
+        given = np.atleast_1d(np.asarray(labels, object))
+        labels = [class_number(prior, x) if isinstance(x, str) else x for x in given]
+    return whole_labels(labels, count)
 
 
 def knows_null(prior: Prior) -> bool:

@@ -108,7 +108,7 @@ def sample(
     prior: Prior,
     *,
     key: PRNGKeyArray,
-    labels: ArrayLike | Sequence[int] | None = None,
+    labels: ArrayLike | Sequence[int | str] | None = None,
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
@@ -122,7 +122,8 @@ def sample(
     Logits change in this order: guidance, temperature, top-k, top-p. `guidance` mixes
     those with and without label and needs a prior trained with label dropout. `prefix`
     holds the first `P` codes of each picture, which are kept (the upper half, say). The
-    number of samples is that of labels or prefix rows, else `num_samples`.
+    number of samples is that of labels (numbers or names of classes) or prefix rows,
+    else `num_samples`.
 
     Raises `UserError` for what is out of range or of another shape. If the card says
     that no label was dropped in training, also for guidance and for samples without

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from minivim.config import CNNConfig, StackConfig, TokenizerConfig
 from minivim.config.checks import require
+from minivim.data import unit_images
 from minivim.errors import UserError
 from minivim.tokenizer.cnn import CNNDecoder, CNNEncoder
 from minivim.tokenizer.quantizer import QUANTIZERS
@@ -54,10 +55,10 @@ class Tokenizer(nnx.Module):
         recon, maps = self.decoder(embedded)
         return recon, aux | maps | {"features": features}
 
-    def encode(self, images: ArrayLike) -> Int[Array, "B N"]:
+    def encode(self, images: Any) -> Int[Array, "B N"]:
         """Codes of images `[B, H, W, C]`, float in [0, 1] or uint8, in raster order.
 
-        Raises `UserError` for another shape and for other whole numbers.
+        Raises `UserError` for others, see `unit_images`.
         """
         return self._encode(self.pixels(images))
 
@@ -84,29 +85,14 @@ class Tokenizer(nnx.Module):
                 )
         return self._decode(codes)
 
-    def reconstruct(self, images: ArrayLike) -> Float[Array, "B H W C"]:
+    def reconstruct(self, images: Any) -> Float[Array, "B H W C"]:
         """`decode(encode(images))`."""
         return self.decode(self.encode(images))
 
-    def pixels(self, images: ArrayLike) -> Any:
+    def pixels(self, images: Any) -> Any:
         """Images as floats in [0, 1]; `UserError` for those that `encode` refuses."""
-        # NumPy arrays stay on the host: every process of a mesh may pass them on.
-        host = not isinstance(images, jax.Array)
-        images = np.asarray(images) if host else images
         size, channels = self.config.image_size, self.config.channels
-        require(
-            images.shape[1:] == (size, size, channels),
-            f"images of shape {images.shape} do not fit this tokenizer; resize them to "
-            f"[B, {size}, {size}, {channels}] in [0, 1]",
-        )
-        if images.dtype == np.uint8:
-            images = images.astype(np.float32) / 255
-        require(
-            jnp.issubdtype(images.dtype, jnp.floating),
-            f"pixels of type {images.dtype} have no known range; divide them by their "
-            "largest value (255), or give uint8",
-        )
-        return images.astype(np.float32) if host else images
+        return unit_images(images, shape=(size, size, channels))
 
     @jax.jit
     def _encode(self, images: ArrayLike) -> Array:

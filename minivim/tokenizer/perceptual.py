@@ -15,20 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 from einops import reduce
 from flax import nnx
-from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from minivim import fast
 from minivim.classifier import require_classifier
 from minivim.config.checks import require
-from minivim.transformer import at_least_float32
+from minivim.data.arrays import unit_pair
 
 Maps = Float[Array, "B _H _W _C"]
 # LPIPS's constants for images in [-1, 1]: ImageNet's mean and deviation, rounded.
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 EPS = 1e-10  # outside the root, as in LPIPS
-TOLERANCE = 1e-3  # by which an image may leave [0, 1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +68,10 @@ class LPIPS(nnx.Module):
         """One distance per image, of floats [B, H, W, C] in [0, 1].
 
         A single channel counts as three equal ones. Gradients reach `recon` only.
-        Raises `ValueError` for images of unequal shape, of integers or (outside of
-        `jit`) out of range, `UserError` for those that the network cannot read.
+        Raises `UserError` for images of unequal shape, those that `unit_images` refuses
+        and those that the network cannot read.
         """
-        x, y = _checked(recon, target)
+        x, y = unit_pair(recon, target)
         _, height, width, channels = x.shape
         least = 2 ** (len(self.config.widths) - 1)
         require(
@@ -112,7 +110,7 @@ class FeatureDistance(nnx.Module):
 
     def __call__(self, *, recon: ArrayLike, target: ArrayLike) -> Float[Array, " B"]:
         """One distance per image; arguments and errors as for `LPIPS`."""
-        x, y = _checked(recon, target)
+        x, y = unit_pair(recon, target)
         self.network.check_shape(x.shape[1:])
         a, b = (self.network(images)[1]["features"] for images in (x, y))
         share = 1 / (2 * len(a))
@@ -152,25 +150,3 @@ def weighted_distance(
         apart = jnp.square(unit(f) - jax.lax.stop_gradient(unit(g)))
         total += jnp.mean(apart @ head, axis=(1, 2))
     return total
-
-
-def _checked(recon: ArrayLike, target: ArrayLike) -> tuple[Array, Array]:
-    """Both as float32; inside a compiled function values cannot be checked."""
-    recon, target = jnp.asarray(recon), jnp.asarray(target)
-    shapes = recon.shape, target.shape
-    if shapes[0] != shapes[1] or recon.ndim != 4:
-        raise ValueError(f"images must be two equal [B, H, W, C] arrays, got {shapes}")
-    for name, x in (("recon", recon), ("target", target)):
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            problem = f"{name} must be floats in [0, 1], got {x.dtype}"
-            raise ValueError(f"{problem}; divide by 255")
-        low, high = (x.min(), x.max()) if x.size else (0.0, 1.0)
-        # In a compiled function the least value even of a constant is a tracer.
-        if isinstance(low, Tracer):
-            continue
-        if not -TOLERANCE <= float(low) <= float(high) <= 1 + TOLERANCE:
-            raise ValueError(
-                f"{name} must lie in [0, 1], got values from {low:.3g} to {high:.3g}; "
-                "scale or clip it"
-            )
-    return at_least_float32(recon), at_least_float32(target)

@@ -75,7 +75,7 @@ def test_what_is_hidden_is_the_mean_of_the_rest(parts, kind):
         ({"rows": 0}, "rows=0 of a picture that has 2 rows of codes; keep 1 to 1"),
         ({"rows": 2}, "keep 1 to 1"),
         ({"count": 0}, "use 1 or more"),
-        ({"images": IMAGES[:, :6]}, "do not fit this tokenizer"),
+        ({"images": IMAGES[:, :6]}, "do not fit this model"),
         ({"labels": [0, 1, 9]}, "label 9 is out of range"),
     ],
 )

@@ -199,7 +199,7 @@ def test_guidance_of_one_is_no_guidance(prior):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"labels": [0, 3]}, "label 3 is out of range; this prior knows 0 to 2"),
+        ({"labels": [0, 3]}, "label 3 is out of range; use 0 to 2"),
         ({"num_samples": 2, "top_k": 25}, "top_k=25 is out of range.* use 1 to 24"),
         ({"num_samples": 2, "top_k": 0}, "top_k=0 is out of range"),
         ({"num_samples": 2, "top_p": 0.0}, r"use a value in \(0, 1\]"),
@@ -244,12 +244,12 @@ def test_nothing_is_asked_of_a_null_class_that_was_never_trained():
     assert knows_null(unlabelled) and knows_null(tiny.prior())
 
 
-@pytest.mark.parametrize("labels", [[0.5], ["red"], [[1, 2]], 1, [True]])
+@pytest.mark.parametrize("labels", [[0.5], [[1, 2]], 1, [True]])
 def test_what_is_no_label_is_refused(prior, labels):
     labels = np.array(labels)
-    with pytest.raises(UserError, match="one whole number for each picture"):
+    with pytest.raises(UserError, match="one whole number for each image"):
         sample(prior, key=KEY, labels=labels)
-    with pytest.raises(UserError, match="one whole number for each picture"):
+    with pytest.raises(UserError, match="one whole number for each image"):
         complete(prior, tiny.tokenizer(), tiny.images(1), key=KEY, labels=labels)
 
 

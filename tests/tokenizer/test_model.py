@@ -168,7 +168,7 @@ def test_tanh_head_saturates():
 
 @pytest.mark.parametrize("shape", [(2, 16, 16, 3), (2, 8, 8, 1)])
 def test_images_of_another_shape_are_refused(tok, shape):
-    with pytest.raises(UserError, match=r"resize them to \[B, 8, 8, 3\]"):
+    with pytest.raises(UserError, match=r"convert them to \[B, 8, 8, 3\]"):
         tok.encode(jnp.zeros(shape))
 
 
@@ -184,7 +184,7 @@ def test_uint8_pixels_are_divided_by_255(tok, kind):
 
 def test_other_whole_numbers_are_no_pixels(tok):
     for kind in (np.int64, np.int32, bool):
-        with pytest.raises(UserError, match="divide them by their largest value"):
+        with pytest.raises(UserError, match="divide by the largest possible value"):
             tok.encode(tiny.images(2).astype(kind))
 
 

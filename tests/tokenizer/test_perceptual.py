@@ -262,27 +262,27 @@ def test_a_position_without_features_has_a_finite_gradient():
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda x: 2 * x - 1, r"\[0, 1\], got values from -"),
-        (lambda x: 255 * x, "scale or clip"),
+        (lambda x: 2 * x - 1, "run from -.* halve and add 0.5"),
+        (lambda x: 255 * x, "divide by 255"),
         (lambda x: x * np.nan, "from nan to nan"),
-        (lambda x: (255 * x).astype(np.uint8), "uint8; divide by 255"),
-        (lambda x: x[:1], "two equal"),
-        (lambda x: x[0], "two equal"),
+        (lambda x: (255 * x).astype(np.int32), "int32 have no known range"),
+        (lambda x: x[:1], "in pairs"),
+        (lambda x: x[0], "no batch axis"),
     ],
 )
 def test_images_that_cannot_be_are_refused(net_and_images, which, spoil, message):
     net, x, y = net_and_images
     images = {"recon": x, "target": y}
     images[which] = spoil(images[which])
-    with pytest.raises(ValueError, match=f"(?s)({which}|images).*{message}"):
+    with pytest.raises(UserError, match=message):
         net(**images)
 
 
 def test_a_known_target_is_checked_under_a_gradient_too():
     net = lpips()
-    with pytest.raises(ValueError, match="target must lie"):
-        jax.grad(lambda x: net(recon=x, target=2 * Y).sum())(X)
-    with pytest.raises(ValueError, match="recon must be floats"):
+    with pytest.raises(ValueError, match="divide by 255"):
+        jax.grad(lambda x: net(recon=x, target=200 * Y).sum())(X)
+    with pytest.raises(ValueError, match="int32 have no known range"):
         jax.jit(lambda x: net(recon=x, target=Y))(jnp.zeros(Y.shape, jnp.int32))
 
 
@@ -293,7 +293,7 @@ def test_a_constant_in_a_compiled_function_is_no_obstacle(net_and_images):
 
 
 def test_rounding_may_leave_the_range():
-    module._checked(np.where(X > 0.5, 1 + 1e-6, -1e-6), Y)
+    lpips()(recon=np.where(X > 0.5, 1 + 1e-6, -1e-6), target=Y)
 
 
 @pytest.mark.parametrize(
