@@ -5,6 +5,7 @@ import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,7 +50,9 @@ def look(folder: Path) -> Found:
         if table and (not pictures or _holds_pictures(folder / name)):
             tables.append(name)
             continue
-        found = _labels(folder, name, pictures) if pictures else {}
+        found = {}
+        with suppress(OSError, ValueError, TypeError, AttributeError, csv.Error):
+            found = _labels(folder, name, pictures) if pictures else {}
         labels |= found
         if not found:
             odd[os.path.splitext(name)[1].lower() + " file"] += 1
@@ -122,8 +125,7 @@ def _labels(folder: Path, table: str, pictures: list[str]) -> dict[str, str]:
     A cell names a picture by its path from the table, or by its name with or without
     suffix where only one picture below the table's folder is called so.
     """
-    with explained(f"{folder / table} cannot be read", "repair or remove it"):
-        rows = _rows(folder / table)
+    rows = _rows(folder / table)
     kinds = dict.fromkeys(rows[0], "path") if rows else {}
     image, label = layout.choose(kinds)
     if not image or not label:

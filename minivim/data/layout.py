@@ -27,17 +27,12 @@ HELD_OUT_SHARE, HELD_OUT_MOST = 10, 2_000
 # Of all pictures, those beside folders of classes or splits that may be left out.
 STRAY_SHARE = 10
 MOST_CLASSES = 100_000
-IMAGE_COLUMNS = (
-    *("image", "images", "img", "imgs", "picture", "pictures", "photo", "pixel_values"),
-    *("jpg", "jpeg", "png", "webp", "image_bytes", "bytes", "file_name", "filename"),
-    *("file", "path", "filepath", "file_path", "image_path", "image_id", "imageid"),
-)
-LABEL_COLUMNS = (
-    *("label", "labels", "class", "classes", "category", "categories", "target"),
-    *("targets", "y", "cls", "fine_label", "label_name", "class_name", "category_name"),
-    *("class_label", "label_id", "class_id", "category_id", "species", "breed"),
-    *("predictionstring", "coarse_label"),
-)
+IMAGE_COLUMNS = """image images img imgs picture pictures photo pixel_values jpg jpeg png
+webp image_bytes bytes file_name filename file path filepath file_path image_path image_id
+imageid"""
+LABEL_COLUMNS = """label labels class classes category categories target targets y cls
+fine_label label_name class_name category_name class_label label_id class_id category_id
+species breed predictionstring coarse_label"""
 
 
 def counted(count: int, what: str) -> str:
@@ -107,12 +102,11 @@ def place(paths: Sequence[str], where: str) -> tuple[list[Placed], list[str]]:
     deep: set[str] = set()  # folders that have folders with pictures
     for path in paths:
         folders = path.split("/")[:-1]
-        for depth in range(len(folders) + 1):
-            parent = "/".join(folders[:depth])
-            below[parent][
-                "/".join(folders[: depth + 1]) if folders[depth:] else ""
-            ] += 1
-            deep |= {parent} if folders[depth:] else set()
+        for depth in range(len(folders)):
+            parent, child = "/".join(folders[:depth]), "/".join(folders[: depth + 1])
+            below[parent][child] += 1
+            deep.add(parent)
+        below["/".join(folders)][""] += 1
     kinds: dict[str, str] = {}  # folders that are splits
     beside: set[str] = set()  # folders of splits: pictures in them are of none
     for parent, children in below.items():
@@ -144,19 +138,16 @@ def place(paths: Sequence[str], where: str) -> tuple[list[Placed], list[str]]:
         if folder in beside:
             strays.append(path)
             continue
-        kept = [
-            name for part, name in zip(chain, parts, strict=True) if part not in kinds
-        ]
-        placed.append(Placed(path, found.pop() if found else "", "/".join(kept)))
+        kept = "/".join(os.path.basename(part) for part in chain if part not in kinds)
+        placed.append(Placed(path, found.pop() if found else "", kept))
     return placed, strays
 
 
 def order(names: Iterable[str]) -> tuple[str, ...]:
     """Class names sorted, by value where all are whole numbers."""
     names = set(names)
-    if _numbers(names):
-        return tuple(sorted(names, key=lambda name: (int(name), name)))
-    return tuple(sorted(names))
+    key = (lambda name: (int(name), name)) if _numbers(names) else None
+    return tuple(sorted(names, key=key))
 
 
 def _numbers(names: Collection[str]) -> bool:
@@ -262,9 +253,9 @@ def choose(
             raise UserError(f"{told}: give one of them to {option}")
     lower = {name: name.lower() for name in kinds}
 
-    def by_name(wanted: Sequence[str], fits: Callable[[str], bool]) -> list[str]:
-        found = [n for n in kinds if lower[n] in wanted and fits(kinds[n])]
-        return sorted(found, key=lambda name: wanted.index(lower[name]))
+    def by_name(wanted: str, fits: Callable[[str], bool]) -> list[str]:
+        found = [n for n in kinds if lower[n] in wanted.split() and fits(kinds[n])]
+        return sorted(found, key=lambda name: wanted.split().index(lower[name]))
 
     typed = [name for name, kind in kinds.items() if kind == "image"]
     images = by_name(IMAGE_COLUMNS, lambda kind: kind == "image") + typed
@@ -309,11 +300,7 @@ def by_folder(
             notes.append(f"not used: {told}")
             groups[split] = [p for p in group if name(p)]
         elif not known:
-            notes.append(
-                f"no labels, since there is {told}"
-                if len(loose) == 1
-                else f"no labels, since there are {told}"
-            )
+            notes.append(f"no labels, with {told}")
             labelled = False
     files = {split: [p.path for p in group] for split, group in groups.items()}
     names = {s: [name(p) if labelled else None for p in g] for s, g in groups.items()}

@@ -138,7 +138,15 @@ def open_stream(
         read, image=asked.image_column, label=asked.label_column
     )
     identity = (read.identity, "stream", split, columns[:3], image_size, channels)
-    return Stream(table, columns, read.request, (*identity, PIXELS))
+    stream = Stream(table, columns, read.request, (*identity, PIXELS))
+    classes = layout.counted(len(columns.class_names), "class")
+    notes = [
+        f"{request.name}: read in a row, {classes}",
+        *columns.notes,
+        *request.notes,
+    ]
+    stream.summary = "; ".join(notes + read.remarks)
+    return stream
 
 
 def require_labels(source: Source | Stream) -> None:
@@ -189,15 +197,12 @@ def _locate(spec: Any, split: str, image_size: int, channels: int) -> Request:
         matches = [path] if path.is_file() else glob.glob(str(path), recursive=True)
         found = sorted(f for f in map(Path, matches) if f.is_file())
         for kind, ends in (("parquet", {".parquet"}), ("pictures", suffixes())):
-            fits = [f for f in found if f.suffix.lower() in ends]
-            if fits:
-                root = path.parent if path.is_file() else Path()
-                below = [f.name if path.is_file() else str(f) for f in fits]
-                left = len(found) - len(fits)
-                told = (
-                    (f"not used: {layout.counted(left, 'other file')}",) if left else ()
-                )
-                return request(kind, root, below, told)
+            if fits := [f for f in found if f.suffix.lower() in ends]:
+                root = Path(os.path.commonpath([f.parent for f in fits]))
+                below = [f.relative_to(root).as_posix() for f in fits]
+                left = layout.counted(len(found) - len(fits), "other file")
+                notes = (f"not used: {left}",) if len(found) > len(fits) else ()
+                return request(kind, root, below, notes)
         told = "is neither a parquet file nor a picture that can be read here"
         told = told if path.is_file() else "matches no parquet file and no picture"
         raise UserError(f"{name} {told}: give such a file or the folder that holds it")
@@ -327,7 +332,6 @@ def _open_tables(request: Request, asked: DataSpec) -> Source:
     table = read.tables[chosen.split].select_columns([columns.image])
     table = tables.encoded(table, columns.image)
     source = TableSource(request, table, rows, labels, names, identity)
-    notes = [*columns.notes, *request.notes]
-    notes += [f"not used: the split {name}" for name in read.unused]
+    notes = [*columns.notes, *request.notes, *read.remarks]
     source.summary = _summary(request, total, names, chosen.summary, notes)
     return source

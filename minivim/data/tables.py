@@ -1,7 +1,7 @@
 """Columns and splits of tables: parquet files, saved datasets, the hub, or at hand."""
 
 import glob
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,12 @@ class Read(NamedTuple):
     tables: dict[str, Any]
     column: Column
     identity: Any
-    unused: list[str] = []
+    unused: Sequence[str] = ()
+
+    @property
+    def remarks(self) -> list[str]:
+        """On splits that are neither for training nor for testing."""
+        return [f"not used: the split {name}" for name in self.unused]
 
 
 class Columns(NamedTuple):
@@ -140,19 +145,16 @@ def _texts(chunks: list[Any], label: str) -> list[str | None]:
 
 def by_split(parts: Mapping[str, Any], name: str) -> tuple[dict[str, Any], list[str]]:
     """Parts by their splits, and the names of those that are none."""
-    if len(parts) == 1 and not layout.split_of(next(iter(parts))):
+    splits = {key: layout.split_of_file(f"{key}.") for key in parts}
+    if len(parts) == 1 and not any(splits.values()):
         return {"train": next(iter(parts.values()))}, []
-    found: dict[str, Any] = {}
-    for key, part in parts.items():
-        if split := layout.split_of(key):
-            if split in found:
-                told = f"{name} has two splits for {split} ({', '.join(parts)})"
-                raise UserError(f"{told}: rename one")
-            found[split] = part
-    if not found:
-        told = f"{name} has the splits {', '.join(parts)} and none for training"
-        raise UserError(f"{told}: call one of them train")
-    return found, [key for key in parts if not layout.split_of(key)]
+    found = {split: parts[key] for key, split in splits.items() if split}
+    unused = [key for key, split in splits.items() if not split]
+    if not found or len(found) + len(unused) < len(parts):
+        told = "two splits of one kind" if found else "no split for training"
+        remedy = "call one of them train, another test"
+        raise UserError(f"{name} has {told} ({', '.join(parts)}): {remedy}")
+    return found, unused
 
 
 def read_given(request: Request, spec: Any) -> Read:

@@ -420,7 +420,7 @@ def test_a_stray_picture_and_many(tmp_path):
     tree(tmp_path, *(f"{i}.png" for i in range(9)))
     source = open_source(tmp_path)
     assert source.class_names == () and len(source) == 31
-    assert "no labels, since there are 10 pictures beside the folders" in source.summary
+    assert "no labels, with 10 pictures beside the folders" in source.summary
 
 
 def test_linked_folders(tmp_path):
@@ -451,6 +451,9 @@ def test_one_picture_and_a_pattern(tmp_path):
     tree(tmp_path, "a1.png", "a2.png", "b1.png")
     assert len(open_source(tmp_path / "a1.png")) == 1
     assert len(open_source(tmp_path / "a*.png")) == 2
+    tree(tmp_path, *grid("train/x", "train/y"))
+    source = open_source(tmp_path / "train/*/*.png")  # Of the given folder no split.
+    assert source.class_names == ("x", "y") and "22 train, 2 held out" in source.summary
 
 
 @pytest.mark.parametrize("name", ["metadata.csv", "labels.tsv", "metadata.jsonl"])
@@ -557,11 +560,10 @@ def test_objects_that_are_no_data(spec):
 
 def test_splits_by_names_that_are_none():
     rows = given_dataset()
-    assert "none for training: call one of them train" in message(
-        lambda: open_source({"left": rows, "right": rows})
-    )
+    text = "no split for training (left, right): call one of them train"
+    assert text in message(lambda: open_source({"left": rows, "right": rows}))
     array = ArraySource({"image": np.zeros((12, 4, 4, 3), np.uint8)})
-    assert "two splits for test" in message(
+    assert "two splits of one kind (train, test, tst)" in message(
         lambda: open_source({"train": array, "test": array, "tst": array}, image_size=4)
     )
 
