@@ -27,9 +27,9 @@ HELD_OUT_SHARE, HELD_OUT_MOST = 10, 2_000
 # Of all pictures, those beside folders of classes or splits that may be left out.
 STRAY_SHARE = 10
 MOST_CLASSES = 100_000
-IMAGE_COLUMNS = """image images img imgs picture pictures photo pixel_values jpg jpeg png
-webp image_bytes bytes file_name filename file path filepath file_path image_path image_id
-imageid"""
+IMAGE_COLUMNS = """image images img imgs picture pictures photo pixel_values jpg jpeg
+png webp image_bytes bytes file_name filename file path filepath file_path image_path
+image_id imageid"""
 LABEL_COLUMNS = """label labels class classes category categories target targets y cls
 fine_label label_name class_name category_name class_label label_id class_id category_id
 species breed predictionstring coarse_label"""
