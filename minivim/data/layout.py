@@ -42,7 +42,8 @@ def counted(count: int, what: str) -> str:
 
 
 def composed(name: str) -> str:
-    """A name as others may write it too, in Unicode's composed form."""
+    """A name in Unicode's composed form, in which bytes that are no UTF-8 show."""
+    name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return unicodedata.normalize("NFC", name)
 
 

@@ -387,6 +387,8 @@ def test_odd_names_of_folders(tmp_path, name):
             file.write(png())
     source = open_source(f"{folder}x", image_size=4)
     assert len(stack(source)["image"]) == 2 and source.num_classes == 2
+    # Names of classes can be printed and drawn.
+    assert source.class_names[0] == f"a{name}".replace("\udce9", "\\xe9")
     assert open_source(f"{folder}x").fingerprint != open_source(folder).fingerprint
 
 
