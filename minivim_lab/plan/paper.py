@@ -10,9 +10,7 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,10 +140,8 @@ def rules_of(answer: Plan) -> dict[str, int]:
     if sizes[2] > 1:
         return {}
     mesh = AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
-    recipe = with_overrides(
-        recipes.recipe(answer.stage, answer.recipe), list(answer.settings)
-    )
-    objective, _ = abstract(recipe)  # type: ignore[arg-type]
+    recipe = recipes.recipe(answer.stage, answer.recipe)
+    objective, _ = abstract(with_overrides(recipe, list(answer.settings)))
     params = abstract_state(objective.model, objective.optim, steps=answer.steps).params
     return predicted(params, mesh, summed=4 if answer.precision == "float32" else 2)
 
@@ -156,60 +152,6 @@ def exchanged(answer: Plan) -> dict[str, float]:
     return {"gradients": gradients, "parameters": answer.exchanged("all-gather")[1]}
 
 
-def _limits(plan: Plan) -> str:
-    """Arithmetic, memory and links in seconds, the binding one in bold."""
-    limits = {name: f"{value:.3f}" for name, value in plan.limits.items()}
-    limits[plan.bound] = f"**{limits[plan.bound]}**"
-    return " / ".join(limits.values())
-
-
-def _title(plan: Plan) -> str:
-    lazy = any("R1" in program.name for program in plan.programs)
-    plain = plan.recipe in TOKENIZERS and not lazy
-    return f"{plan.recipe}, without R1" if plain else plan.recipe
-
-
-def _beside_rules(kind: str, plan: Plan) -> str:
-    return f"{exchanged(plan)[kind] / 1e9:.2f} ({rules_of(plan)[kind] / 1e9:.2f})"
-
-
-# Cells by the titles of their columns.
-CELLS: dict[str, Callable[[Plan], str]] = {
-    "recipe": _title,
-    "mesh": lambda p: p.mesh,
-    "chips": lambda p: str(p.chips),
-    "batch": lambda p: f"{p.batch_size:,}",
-    "optimiser": lambda p: p.optimiser,
-    "precision": lambda p: p.precision,
-    "parameters": lambda p: f"{p.parameters / 1e6:,.0f} M",
-    "frozen in the step": lambda p: (
-        ", ".join(f"{k} {v / 1e6:.0f} M" for k, v in p.frozen.items()) or "-"
-    ),
-    "state": lambda p: gib(p.state_bytes),
-    "needed of 30.75": lambda p: (
-        f"{gib(p.needed_bytes)}, {'fits' if p.fits else '**refused**'}"
-    ),
-    "TFLOP": lambda p: f"{p.flops / 1e12:.2f}",
-    "TFLOP (of the model)": lambda p: (
-        f"{p.flops / 1e12:.1f} ({p.model_flops / 1e12:.1f})"
-    ),
-    "compiled, s": lambda p: " + ".join(
-        f"{one.processor_seconds:.0f}" for one in p.programs
-    ),
-}
-# Those that only a plan has that fits.
-FITTING: dict[str, Callable[[Plan], str]] = {
-    "limits, s": _limits,
-    "images/s (paper)": lambda p: (
-        f"{p.batch_size / p.seconds:,.0f} ({PRINTED.get(p.recipe, '-')})"
-    ),
-    "days": lambda p: f"{p.days:.1f}",
-    "chip-hours": lambda p: f"{p.chip_hours:,.0f}",
-    "gradients, GB": lambda p: f"{exchanged(p)['gradients'] / 1e9:.2f}",
-    "gathered, GB": lambda p: f"{exchanged(p)['parameters'] / 1e9:.2f}",
-    "gradients, GB (rules)": partial(_beside_rules, "gradients"),
-    "gathered, GB (rules)": partial(_beside_rules, "parameters"),
-}
 # Before each table; rows; titles.
 TABLES = (
     (
@@ -256,14 +198,54 @@ def _line(row: Row, titles: list[str], found: dict[str, Plan]) -> list[str]:
     plan, base = found.get(row.name), found.get(row.name.removesuffix("-128"))
     if plan is None:
         return [row.name, "not compiled", *["-"] * (len(titles) - 2)]
-    cells = {title: cell(plan) for title, cell in CELLS.items() if title in titles}
-    if plan.fits:
-        cells |= {
-            title: cell(plan) for title, cell in FITTING.items() if title in titles
-        }
+    cells = _cells(plan) | (_cells_that_fit(plan, titles) if plan.fits else {})
     if base:
         cells["against 64 chips"] = f"{plan.flops / base.flops - 1:+.2%}"
     return [cells.get(title, "-") for title in titles]
+
+
+def _cells(plan: Plan) -> dict[str, str]:
+    """Cells by the titles of their columns."""
+    lazy = any("R1" in program.name for program in plan.programs)
+    plain = plan.recipe in TOKENIZERS and not lazy
+    frozen = ", ".join(f"{k} {v / 1e6:.0f} M" for k, v in plan.frozen.items())
+    flops, of_model = plan.flops / 1e12, plan.model_flops / 1e12
+    return {
+        "recipe": f"{plan.recipe}, without R1" if plain else plan.recipe,
+        "mesh": plan.mesh,
+        "chips": str(plan.chips),
+        "batch": f"{plan.batch_size:,}",
+        "optimiser": plan.optimiser,
+        "precision": plan.precision,
+        "parameters": f"{plan.parameters / 1e6:,.0f} M",
+        "frozen in the step": frozen or "-",
+        "state": gib(plan.state_bytes),
+        "needed of 30.75":
+            f"{gib(plan.needed_bytes)}, {'fits' if plan.fits else '**refused**'}",
+        "TFLOP": f"{flops:.2f}",
+        "TFLOP (of the model)": f"{flops:.1f} ({of_model:.1f})",
+        "compiled, s": " + ".join(f"{p.processor_seconds:.0f}" for p in plan.programs),
+    }  # fmt: skip
+
+
+def _cells_that_fit(plan: Plan, titles: list[str]) -> dict[str, str]:
+    """Those that a refused plan has not; the rules are asked where a title needs it."""
+    limits = {name: f"{value:.3f}" for name, value in plan.limits.items()}
+    limits[plan.bound] = f"**{limits[plan.bound]}**"
+    pace, printed = plan.batch_size / plan.seconds, PRINTED.get(plan.recipe, "-")
+    cells = {
+        "limits, s": " / ".join(limits.values()),
+        "images/s (paper)": f"{pace:,.0f} ({printed})",
+        "days": f"{plan.days:.1f}",
+        "chip-hours": f"{plan.chip_hours:,.0f}",
+    }
+    rules = rules_of(plan) if any("rules" in title for title in titles) else {}
+    for kind, size in exchanged(plan).items():
+        title = {"gradients": "gradients, GB", "parameters": "gathered, GB"}[kind]
+        cells[title] = f"{size / 1e9:.2f}"
+        if rules:
+            cells[f"{title} (rules)"] = f"{size / 1e9:.2f} ({rules[kind] / 1e9:.2f})"
+    return cells
 
 
 def main(arguments: list[str] | None = None) -> int:

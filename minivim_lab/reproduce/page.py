@@ -21,11 +21,8 @@ from minivim_lab.reproduce.stored import PICTURES, Options
 from minivim_lab.reproduce.verdicts import FIGURES, OPPOSITE, SAME, UNDECIDED, Found
 from minivim_lab.tables import markdown_table
 
-# Columns of the tables of stage 1 and of stage 2.
-TOKENIZER = ("psnr", "judge_distance", "usage_256", "usage", "perplexity",
-             "images_per_second")  # fmt: skip
-PRIOR = ("nll", "nll_per_image", "sample_distance", "judge_agrees", "probe",
-         "probe_latents", "probe_pixels")  # fmt: skip
+# Figures of single blocks, which are in a picture and in no table.
+BLOCKS = ("probe_first", "probe_middle", "probe_last")
 # Rows whose reconstructions are drawn; samples are drawn of all priors.
 DRAWN = ("BB", "SL", "CNN", "code dim 4", "StyleGAN2, full loss")
 # The pictures of the page: what stands above each, and what it shows.
@@ -92,21 +89,22 @@ def write(found: Found, *, options: Options, folder: Path) -> None:
 
 def tables(found: Found) -> dict[str, str]:
     """A table of stage 1 and one of stage 2, if there are rows for them."""
-    tables = {}
-    for stage, names in (("tokenizer", TOKENIZER), ("prior", PRIOR)):
-        first, columns = stage == "tokenizer", {name: FIGURES[name] for name in names}
-        if mine := [r for r in found if (r["kind"] == "tokenizer") == first]:
-            tables[stage] = verdicts.table(mine, columns, command=_command)
-    return tables
+    columns = {name: FIGURES[name] for name in FIGURES if name not in BLOCKS}
+    tokenizers = [record for record in found if record["kind"] == "tokenizer"]
+    priors = [record for record in found if record["kind"] != "tokenizer"]
+    return {
+        stage: verdicts.table(records, columns, command=_command)
+        for stage, records in (("tokenizer", tokenizers), ("prior", priors))
+        if records
+    }
 
 
 def _command(records: Found) -> str:
     """What computes all seeds of a row again; the usual seeds are not mentioned."""
     plain = re.sub(r" --seeds \d+", "", records[0]["command"])
     seeds = [record["seed"] for record in records]
-    return (
-        plain if seeds == [*SEEDS] else f"{plain} --seeds {' '.join(map(str, seeds))}"
-    )
+    other = "" if seeds == [*SEEDS] else f" --seeds {' '.join(map(str, seeds))}"
+    return plain + other
 
 
 def markdown(whole: Mapping[str, Any]) -> str:

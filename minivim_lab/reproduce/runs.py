@@ -87,9 +87,7 @@ class Run:
             stored.trained(recipe, folder, options)
         for measure in self.measures():
             stored.measured(*measure)
-        record = self.read()
-        assert record is not None
-        return record
+        return self.read() or {}
 
     def _codes(self) -> Path:
         """The codes of both splits, written beside their tokenizer once."""
@@ -109,9 +107,8 @@ class Run:
                 return None
             spent.append(file.with_suffix(".seconds"))
             figures |= part
-        if self.row.timed and (
-            pace := stored.read(*_pace(self.seed, self.options)[:2])
-        ):
+        file, of = _pace(self.seed, self.options)[:2] if self.row.timed else (None, {})
+        if file and (pace := stored.read(file, of)):
             figures["images_per_second"] = pace["images_per_second"][self.row.name]
             figures["pace"] = pace["pace"]
         return {

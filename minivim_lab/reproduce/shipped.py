@@ -42,11 +42,10 @@ def main(options: Options) -> str:
     if unknown := [name for name in families if name not in weights.DATA]:
         problem = f"nothing is shipped for {unknown[0]!r}"
         raise UserError(f"{problem}; there are {', '.join(weights.DATA)}")
-    for family in families:
-        check_there(family)
     # The data of all families are opened before minutes are spent on the first.
     chosen = []
     for family in [name for name in weights.DATA if name in families]:
+        check_there(family)
         own = options if family == "cifar10" else replace(options, data="")
         chosen.append(replace(own.of(family), out=options.out / "shipped"))
         for split in ("train", "test"):
@@ -167,8 +166,6 @@ def _igpt(options: Options) -> dict[str, Any]:
     stored.trained(second, prior, options)  # type: ignore[arg-type]
     return _probe(options, prior)
 
-
-# --- the page ----------------------------------------------------------------------
 
 # Titles of the summary, and its cells with the names of the figures.
 SUMMARY = {

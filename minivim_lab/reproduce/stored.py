@@ -149,10 +149,8 @@ def trained(recipe: StageRecipe, folder: Path, options: Options) -> None:
 def probed(ref: str | Path, sizes: tuple[int, int], options: Options) -> ProbeResult:
     """The probe of a prior on so many training and test images."""
     tokenizer, prior = weights.load_pair(ref)
-    recipe = ProbeRecipe(
-        name="study", prior=str(ref), tokenizer="", train_size=sizes[0],
-        test_size=sizes[1],
-    )  # fmt: skip
+    size = {"train_size": sizes[0], "test_size": sizes[1]}
+    recipe = ProbeRecipe(name="study", prior=str(ref), tokenizer="", **size)
     shape = tokenizer.config.image_shape
     train, test = (options.source(split, **shape) for split in ("train", "test"))
     return probe(recipe, prior, tokenizer, train=train, test=test)

@@ -101,10 +101,9 @@ def main(name: str, options: Options) -> str:
 
 def recipe_of(row: Row, study: Study, seed: int) -> TokenizerRecipe:
     """The row's recipe at the study's length."""
-    run = {"steps": study.steps, "seed": seed, "eval_every": study.steps}
-    settings = ["optim.decay_end=0", *(f"run.{k}={v}" for k, v in run.items())]
+    steps = [f"steps={study.steps}", f"eval_every={study.steps}", f"seed={seed}"]
     found = recipes.recipe("tokenizer", row.recipe)
-    return with_overrides(found, [*settings, *row.settings])
+    return with_overrides(found, ["decay_end=0", *steps, *row.settings])
 
 
 def folder_of(row: Row, study: Study, seed: int, options: Options) -> Path:
