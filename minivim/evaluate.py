@@ -230,14 +230,10 @@ def _with_origin(
     figures: Figures, source: Source, how: Options, real: Mapping = {}, **networks: Any
 ) -> Figures:
     """Figures, those of real images if there are any, and where all come from."""
-    origin = {
-        "data": source.description,
-        "fingerprint": source.fingerprint,
-        "images": how.reading(source)["count"],
-        "of": len(source),
-        "networks": {k: weights.identity(v) for k, v in networks.items() if v},
-        "seed": how.seed,
-    }
+    origin = {"data": source.description, "fingerprint": source.fingerprint}
+    origin |= {"images": how.reading(source)["count"], "of": len(source)}
+    known = {k: weights.identity(v) for k, v in networks.items() if v}
+    origin |= {"networks": known, "seed": how.seed}
     if real:
         figures, origin["score_parts"] = {**figures, "real": real}, SPLITS
     return {**figures, "provenance": origin}

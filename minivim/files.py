@@ -16,10 +16,7 @@ def beside(path: str | Path) -> Path:
 
 @contextmanager
 def whole(*paths: Path) -> Iterator[list[Path]]:
-    """Files to write to, which replace `paths` when all are complete.
-
-    After an error the old files are still there, and no part of the new ones.
-    """
+    """Files to write to, which replace `paths` when all are complete, else vanish."""
     parts = [beside(path) for path in paths]
     try:
         yield parts

@@ -138,15 +138,8 @@ def linear_probe(
     baselines = {n: fit(f[n], f_test[n])[1] for n in BASELINES if n in f}
     held, accuracy = zip(*(pair for _, pair in blocks), strict=True)
     block = int(np.argmax(held))
-    return ProbeResult(
-        block,
-        held,
-        accuracy,
-        baselines,
-        blocks[block][0],
-        len(labels),
-        len(test_labels),
-    )
+    probe, sizes = blocks[block][0], (len(labels), len(test_labels))
+    return ProbeResult(block, held, accuracy, baselines, probe, *sizes)
 
 
 def _check_labels(labels: np.ndarray, num_classes: int, images: int) -> None:
@@ -224,9 +217,8 @@ def fit_probe(
     held = np.isin(np.arange(len(x)), order[: max(1, round(held_out * len(x)))])
 
     def probe(rows: Rows, layer: Layer, l2: float, score: float) -> SoftmaxProbe:
-        return SoftmaxProbe(
-            *map(np.asarray, (*layer, *rows[1:3])), l2=l2, held_out=score
-        )
+        arrays = map(np.asarray, (*layer, *rows[1:3]))
+        return SoftmaxProbe(*arrays, l2=l2, held_out=score)
 
     # Held-out rows weigh nothing, so that one compiled program serves both fits.
     some, every = (_standardise(jnp.asarray(x), w) for w in (~held, np.ones(len(x))))

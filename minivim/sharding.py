@@ -118,10 +118,7 @@ def check_batch(mesh: Mesh | AbstractMesh, *, batch_size: int, accumulate: int) 
 
 
 def spec_of(path: str, shape: Sequence[int], mesh: Mesh | AbstractMesh) -> P:
-    """The axes of an array by the first rule for its path.
-
-    An axis that the mesh does not divide stays whole.
-    """
+    """Axes of an array by the first rule for its path; what none divides is whole."""
     axes = next((axes for rule, axes in RULES if re.search(rule, path)), ())
     last = ((None,) * len(shape) + axes)[len(axes) :]
     pairs = zip(last, shape, strict=True)

@@ -19,7 +19,7 @@ from safetensors.flax import load_file
 
 from minivim.config import QuantizerConfig, StackConfig, TokenizerConfig
 from minivim.config.checks import require
-from minivim.errors import UserError
+from minivim.errors import UserError, explained
 from minivim.tokenizer.model import Tokenizer
 from minivim.tokenizer.perceptual import LPIPS, PerceptualConfig
 from minivim.tokenizer.vit import sincos_positions
@@ -53,22 +53,17 @@ def read_state_dict(path: str | Path) -> Weights:
     if not path.is_file():
         raise UserError(f"there is no file {path}; give one with weights")
     if path.suffix == ".safetensors":
-        try:
+        problem = f"{path} is no safetensors file"
+        with explained(problem, "fetch it again", SafetensorError):
             return {k: np.asarray(v, np.float32) for k, v in load_file(path).items()}
-        except SafetensorError as error:
-            problem = f"{path} is no safetensors file ({error})"
-            raise UserError(f"{problem}; fetch it again") from error
     if importlib.util.find_spec("torch") is None:
         problem = f"{path} needs torch to be read; run pip install -e '.[convert]'"
         raise UserError(f"{problem}, or save it as .safetensors")
     import torch
 
-    try:
+    kinds = pickle.UnpicklingError, RuntimeError, EOFError, KeyError
+    with explained(f"{path} is damaged or holds more than arrays", SAVE_AGAIN, kinds):
         values = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
-        kind = type(error).__name__
-        problem = f"{path} is damaged or holds more than arrays ({kind})"
-        raise UserError(f"{problem}; {SAVE_AGAIN}") from error
     values = values.get("state_dict", values) if isinstance(values, dict) else values
     if not isinstance(values, dict) or not all(map(torch.is_tensor, values.values())):
         raise UserError(f"{path} holds no arrays by name; {SAVE_AGAIN}")
@@ -76,10 +71,7 @@ def read_state_dict(path: str | Path) -> Weights:
 
 
 def take(weights: Weights, name: str, *shape: int | None, remedy: str) -> np.ndarray:
-    """Remove an array and return it; a length of None fits any.
-
-    Raises `UserError` where it is missing or of another shape.
-    """
+    """Remove an array of this shape (None fits any length), or raise `UserError`."""
     if name not in weights:
         raise UserError(f"there is no {name!r} among the weights; {remedy}")
     value = weights.pop(name)
@@ -138,9 +130,8 @@ def tokenizer_from_torch(state: Weights) -> Tokenizer:
     name, shape = "decoder.to_pixel.conv_out", (decoder.width, channels, size, size)
     pixels = _take(theirs, f"{name}.weight", *shape)
     ours["decoder.head.kernel"] = rearrange(pixels, "d c p q -> d (p q c)")
-    ours["decoder.head.bias"] = np.tile(
-        _take(theirs, f"{name}.bias", channels), size**2
-    )
+    bias = _take(theirs, f"{name}.bias", channels)
+    ours["decoder.head.bias"] = np.tile(bias, size**2)
     codes = _take(theirs, "quantizer.embedding.weight", None, None)
     count, dim = codes.shape
     ours["quantizer.codebook"] = codes
@@ -219,9 +210,10 @@ def _block(theirs: Weights, name: str, width: int, hidden: int) -> Weights:
 def _filled(config: TokenizerConfig, weights: Weights) -> Tokenizer:
     """A tokenizer with exactly these parameters."""
     graph, state = nnx.split(abstract("tokenizer", config))
-    flat = [
-        (path, leaf.replace(jnp.asarray(weights.pop(".".join(map(str, path))))))
-        for path, leaf in nnx.to_flat_state(state)
-    ]
+
+    def fill(path: tuple, leaf: nnx.Variable) -> nnx.Variable:
+        return leaf.replace(jnp.asarray(weights.pop(".".join(map(str, path)))))
+
+    model = nnx.merge(graph, nnx.map_state(fill, state))
     assert not weights
-    return nnx.merge(graph, nnx.from_flat_state(flat))
+    return model

@@ -28,10 +28,7 @@ SAMPLES_PER_CLASS = 8
 
 
 def demo(out: str | Path, *, seed: int = 0) -> Path:
-    """Train everything under `out`, or go on with it, and return the report's path.
-
-    Raises `UserError` for a folder that cannot be written.
-    """
+    """Train everything under `out`, or go on with it; returns the report's path."""
     out = Path(out)
     tokens, unlabelled = recipes.shapes_tokenizer(), recipes.shapes_prior_unlabelled()
     stages = (
@@ -55,9 +52,13 @@ def demo(out: str | Path, *, seed: int = 0) -> Path:
     found |= evaluate.prior_figures(prior, tokenizer, test)
     found |= evaluate.judged_figures(prior, tokenizer, test, how)
     ours = _named(found, result.accuracy, result.baselines["pixels"][1])
+    names = (f"shapes/{name}" for name in ("tokenizer", "prior", "prior-unlabelled"))
+    first, second, probed = (weights.read_card(name)["figures"] for name in names)
+    chosen = next(value for name, value in probed.items() if "chosen" in name)
+    theirs = _named(first | second, chosen, probed["probe, pixels"])
     table = [
-        {"figure": name, "this run": ours[name], "shipped model": value}
-        for name, value in _shipped_figures().items()
+        {"figure": name, "this run": ours[name], "shipped model": theirs[name]}
+        for name in ours
     ]
     report = _report(tokenizer, prior, result, table, seed)
     curves = show.loss_curves(read_metrics(out / "tokenizer"), keys=("loss", "usage"))
@@ -79,14 +80,6 @@ def _named(found: dict[str, Any], chosen: float, pixels: float) -> dict[str, flo
         "probe, chosen block": chosen,
         "probe, raw pixels": pixels,
     }
-
-
-def _shipped_figures() -> dict[str, float]:
-    """The same rows from the cards of the shipped weights."""
-    names = (f"shapes/{name}" for name in ("tokenizer", "prior", "prior-unlabelled"))
-    first, second, probed = (weights.read_card(name)["figures"] for name in names)
-    chosen = next(value for name, value in probed.items() if "chosen" in name)
-    return _named(first | second, chosen, probed["probe, pixels"])
 
 
 def _report(

@@ -24,6 +24,7 @@ from minivim.training.checkpoint import check_writable
 
 CHUNK = 8192  # points whose distances are in memory at once
 EVAL_SIZE = 512  # held-out images that the figures are measured on
+Images = Float[np.ndarray, "n H W C"]
 
 
 class Means(nnx.Module):
@@ -60,19 +61,14 @@ class Palette(Tokenizer):
     def __init__(self, config: PaletteConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.encoder, self.decoder = Means(config), Flat(config)
-        width = config.channels
-        self.quantizer = Quantizer(
-            config.quantizer, in_width=width, out_width=width, rngs=rngs
-        )
+        widths = {"in_width": config.channels, "out_width": config.channels}
+        self.quantizer = Quantizer(config.quantizer, **widths, rngs=rngs)
 
 
 def train_palette(
     recipe: PaletteRecipe, *, spec: str, workdir: str | Path
 ) -> tuple[Palette, dict[str, float]]:
-    """Fit the colours by k-means; the workdir then holds what `load` reads.
-
-    Returns the palette and its figures on held-out images.
-    """
+    """Fit the colours by k-means, for `load`; the palette and its held-out figures."""
     folder, shape = Path(workdir), recipe.model.image_shape
     if (folder / "run.json").exists():
         raise UserError(f"{folder} holds a run; give --workdir another folder")
@@ -82,33 +78,22 @@ def train_palette(
     )
     drawn = np.random.default_rng(recipe.seed).permutation(len(source))
     images = source.take(np.sort(drawn[: recipe.images]))["image"]
+    how = {"seed": recipe.seed, "steps": recipe.steps}
     images = images.astype(np.float32) / 255
-    palette, objective = fit_palette(
-        recipe.model, images, seed=recipe.seed, steps=recipe.steps
-    )
+    palette, objective = fit_palette(recipe.model, images, **how)
     test = data.stack(held_out, EVAL_SIZE)["image"].astype(np.float32) / 255
     figures = {"distortion": objective[-1], **round_trip(palette, test)}
-    card = {
-        "recipe": as_dict(recipe),
-        "seed": recipe.seed,
-        "steps": len(objective) - 1,
-        "data": source.description,
-        "figures": figures,
-        "machine": machine(),
-        "licence": "Apache-2.0",
-    }
+    card = {"recipe": as_dict(recipe), "seed": recipe.seed, "steps": len(objective) - 1}
+    card |= {"data": source.description, "figures": figures}
+    card |= {"machine": machine(), "licence": "Apache-2.0"}
     weights.save(folder, palette, kind="palette", card=card)
     return palette, figures
 
 
 def fit_palette(
-    config: PaletteConfig,
-    images: Float[np.ndarray, "n H W C"],
-    *,
-    seed: int = 0,
-    steps: int = 100,
+    config: PaletteConfig, images: Images, *, seed: int = 0, steps: int = 100
 ) -> tuple[Palette, list[float]]:
-    """A palette of these images' colours, and the objective after every step.
+    """A palette of the colours of images, and the objective after every step.
 
     Raises `UserError` where the shrunk images have fewer colours than the palette.
     """

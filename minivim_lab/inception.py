@@ -192,10 +192,7 @@ class Inception(nnx.Module):
 
 
 def prepared(images: Float[Array, "B H W C"]) -> Float[Array, "B 299 299 3"]:
-    """299 x 299 pixels in [-1, 1], as pytorch-fid makes them; grey is repeated.
-
-    Bilinear without antialiasing, corners not aligned, both up and down.
-    """
+    """299 x 299 pixels in [-1, 1] as pytorch-fid has them, bilinear, not smoothed."""
     if images.shape[-1] == 1:
         images = repeat(images, "b h w 1 -> b h w c", c=3)
     shape = (images.shape[0], SIDE, SIDE, 3)

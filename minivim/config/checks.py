@@ -1,7 +1,4 @@
-"""Rules for settings, written into their type hints, and the one checker of them all.
-
-Each failure is a `UserError` of one line with the remedy.
-"""
+"""Rules for settings, written into type hints, and the one checker of them all."""
 
 import dataclasses
 import typing
@@ -54,10 +51,7 @@ NOT_HALF = Rule(lambda x: x != "float16", "overflows in the l2 norms and losses"
 
 
 class Config:
-    """Base of all settings; fields are checked by the rules in their type hints.
-
-    A `Literal` lists the words that are allowed; `Annotated` carries rules.
-    """
+    """Base of all settings: type hints have the words (`Literal`) or rules that hold."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]

@@ -37,9 +37,7 @@ class OptimConfig(Config):
         super().__post_init__()
         start = max(self.warmup_steps, self.decay_start)
         if self.decay_end and self.decay_end <= start:
-            early = (
-                f"decay_end={self.decay_end} comes before the decay, from {start} on"
-            )
+            early = f"decay_end={self.decay_end} is before the decay, from {start} on"
             raise UserError(f"{early}; set decay_end=0 for the last step")
         if self.schedule == "exponential" and not self.final_lr:
             raise UserError("schedule=exponential needs a final_lr; set final_lr=1e-5")

@@ -69,10 +69,7 @@ def _family(kind: Any) -> list[Any]:
 
 
 def with_overrides(recipe: Any, settings: list[str]) -> Any:
-    """Apply `key=value` texts; a bare last name will do where it is unique.
-
-    Raises `UserError` for an unknown or ambiguous key or a value of the wrong type.
-    """
+    """Apply `key=value` texts, by a last name if unique; `UserError` for any other."""
     known, changes = leaves(recipe), {}
     for setting in settings:
         key, equals, text = setting.partition("=")

@@ -164,10 +164,7 @@ def completions(originals, found: Any, *, scale: int = 3) -> Plot:
 
 
 def usage_histogram(counts, *, title: str = "Codebook") -> Plot:
-    """Shares of tokens by code, most used first: counts [K] on a logarithmic axis.
-
-    Raises UserError if all counts are zero.
-    """
+    """Shares of tokens by code, most used first; counts [K], not all of them zero."""
     counts = np.sort(np.ravel(counts))[::-1]
     usage = CodebookUsage.from_counts(counts)
     used = int((counts > 0).sum())
@@ -189,10 +186,7 @@ def usage_histogram(counts, *, title: str = "Codebook") -> Plot:
 
 
 def probe_curve(block_accuracies, baselines: Mapping[str, float], chosen: int) -> Plot:
-    """Accuracy of a linear probe on each block of the prior, [L] in [0, 1].
-
-    `baselines` are dashed lines; `chosen` counts from 0 and is ringed.
-    """
+    """Accuracies [L] of the blocks' probes; `chosen`, from 0, has a ring."""
     accuracies = np.asarray(block_accuracies, np.float64)
     blocks = np.arange(1, len(accuracies) + 1)
     alt = f"probe accuracy per block: {', '.join(f'{x:.1%}' for x in accuracies)}"

@@ -93,14 +93,9 @@ def save(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: x.astype(storage) for name, x in flat_weights(model).items()}
-    values = {
-        "format": 1,
-        "kind": kind,
-        "model": as_dict(model.config),
-        "parameters": sum(x.size for x in weights.values()),
-        "storage": storage,
-        **card,
-    }
+    count = sum(x.size for x in weights.values())
+    values = {"format": 1, "kind": kind, "model": as_dict(model.config)}
+    values |= {"parameters": count, "storage": storage, **card}
     with files.whole(folder / WEIGHTS, folder / CARD) as [weights_file, card_file]:
         save_file(weights, str(weights_file))
         card_file.write_text(json.dumps(values, indent=1) + "\n")

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from minivim.errors import UserError
+from minivim.errors import UserError, explained
 
 
 @dataclass(frozen=True)
@@ -86,15 +86,12 @@ class Slice:
                 "the TPU compiler is not installed; pip install -c constraints.txt -e "
                 "'.[plan]' gets libtpu, which has terms of use of its own"
             )
-        try:
+        problem = f"the compiler refuses --topology {self.name}"
+        remedy = f"write a whole grid of hosts, such as {self.example}"
+        with explained(problem, remedy, jax.errors.JaxRuntimeError):
             found = topologies.get_topology_desc(
                 platform="tpu", topology_name=self.name, **self.chip.options
             )
-        except jax.errors.JaxRuntimeError as error:
-            raise UserError(
-                f"the compiler refuses --topology {self.name}: {first_line(error)}; "
-                f"write a whole grid of hosts, such as {self.example}"
-            ) from error
         return list(found.devices)
 
 
@@ -126,11 +123,6 @@ def refusal(error: BaseException) -> Refusal | None:
     )
     words = line.removeprefix("RESOURCE_EXHAUSTED: ").strip()
     return Refusal(needed, available, words)
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line without its code."""
-    return re.sub(r"^[A-Z_]+: ", "", str(error).strip().splitlines()[0])
 
 
 def available_bytes(devices: list[Any]) -> int:

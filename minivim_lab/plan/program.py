@@ -13,12 +13,12 @@ from jax.sharding import Mesh
 
 from minivim import recipes, train, weights
 from minivim.config import PaletteRecipe, PriorRecipe, leaves, with_overrides
-from minivim.errors import UserError
+from minivim.errors import UserError, brief
 from minivim.sharding import by_rows, check_batch, place, shardings_of
 from minivim.tokenizer.perceptual import PerceptualConfig
 from minivim.train import Setup, TrainableRecipe
 from minivim.training.step import abstract_state, make_step
-from minivim_lab.plan.chips import first_line, refusal
+from minivim_lab.plan.chips import refusal
 from minivim_lab.plan.hlo import Traffic, costs
 from minivim_lab.plan.products import product_flops
 
@@ -83,10 +83,7 @@ class Inputs:
 
 
 def trainable(name: str, stage: str | None = None) -> TrainableRecipe:
-    """The one recipe of this name that has a train step.
-
-    Raises `UserError` where several stages share the name and none is given.
-    """
+    """The recipe of this name with a train step; `UserError` for several or none."""
     found = [recipes.recipe(stage, name)] if stage else recipes.named(name)
     steps = [one for one in found if isinstance(one, TrainableRecipe)]
     if not steps:
@@ -163,9 +160,7 @@ def _bytes_on_one(tree: Any) -> int:
 
 def schedule(objective: Setup) -> dict[str, tuple[bool, float]]:
     """The programs of a run: whether lazy terms are due, and their share of steps."""
-    every = objective.lazy_every
-    if not every:
-        return {"step": (False, 1.0)}
+    every = objective.lazy_every or math.inf
     both = {"step": (False, 1 - 1 / every), "step with R1": (True, 1 / every)}
     return {name: program for name, program in both.items() if program[1]}
 
@@ -195,28 +190,17 @@ def compiled(
         executable = traced.lower().compile(QUICK if quick else None)
     except jax.errors.JaxRuntimeError as error:
         if (refused := refusal(error)) is None:
-            problem = f"the compiler refuses the {name}: {first_line(error)}"
+            problem = f"the compiler refuses the {name} ({brief(error)})"
             remedy = "try another --mesh, precision or remat"
             raise UserError(f"{problem}; {remedy}") from error
-        figures: dict[str, Any] = {
-            "fits": False,
-            "needed": refused.needed,
-            "refusal": refused.words,
-            "flops": product_flops(traced.jaxpr) / given.chips,
-        }
+        found: dict[str, Any] = {"fits": False, "needed": refused.needed}
+        flops = product_flops(traced.jaxpr) / given.chips
+        found |= {"refusal": refused.words, "flops": flops}
     else:
         memory, read = executable.memory_analysis(), costs(executable.as_text())
-        figures = {
-            "fits": True,
-            "needed": int(memory.peak_memory_in_bytes),
-            "temp_size": int(memory.temp_size_in_bytes),
-            **vars(read),
-            "flops": float(read.flops),
-        }
-    return Program(
-        name=name,
-        share=share,
-        compile_seconds=round(time.perf_counter() - wall, 1),
-        processor_seconds=round(time.process_time() - processor, 1),
-        **figures,
-    )
+        found = {**vars(read), "fits": True, "flops": float(read.flops)}
+        found["needed"] = int(memory.peak_memory_in_bytes)
+        found["temp_size"] = int(memory.temp_size_in_bytes)
+    found["compile_seconds"] = round(time.perf_counter() - wall, 1)
+    found["processor_seconds"] = round(time.process_time() - processor, 1)
+    return Program(name=name, share=share, **found)

@@ -7,10 +7,7 @@ from minivim_lab.reproduce.grid import row_named
 
 @dataclass(frozen=True)
 class Claim:
-    """The paper has the row `better` ahead of the row `worse` by a figure.
-
-    `figure` may be two, of `better` and of `worse`, in one unit.
-    """
+    """The paper has row `better` ahead of `worse` by a figure, or two in one unit."""
 
     statement: str
     where: str

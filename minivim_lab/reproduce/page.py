@@ -72,10 +72,7 @@ def as_json(found: Found, pictures: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def write(found: Found, *, options: Options, folder: Path) -> None:
-    """`grid.json`, `grid.md` and the pictures that there are figures for.
-
-    Samples are those of the first seed. Raises `UserError` without a finished row.
-    """
+    """`grid.json`, `grid.md`, pictures; raises `UserError` without a finished row."""
     if not found:
         raise UserError("no row is finished, so there is no page; leave out --page")
     pictures = {

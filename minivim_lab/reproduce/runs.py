@@ -200,14 +200,11 @@ class Run:
         """Accuracy of every block; the best is chosen on training images."""
         found = stored.probed(self.folder, self.family.probe, self.options)
         blocks = list(found.block_accuracy)
-        return {
-            "probe": found.accuracy,
-            "probe_blocks": blocks,
-            "probe_first": blocks[0],
-            "probe_middle": blocks[(len(blocks) - 1) // 2],
-            "probe_last": blocks[-1],
-            **{f"probe_{name}": pair[1] for name, pair in found.baselines.items()},
-        }
+        probed = {"probe": found.accuracy, "probe_blocks": blocks}
+        places = {"first": 0, "middle": (len(blocks) - 1) // 2, "last": -1}
+        probed |= {f"probe_{name}": blocks[at] for name, at in places.items()}
+        pairs = found.baselines.items()
+        return probed | {f"probe_{name}": test for name, (_, test) in pairs}
 
 
 def check_networks(options: Options) -> None:

@@ -59,10 +59,7 @@ def spread(values: Iterable[float], digits: int, factor: int | float = 1) -> str
 def table(
     found: Found, columns: Columns, *, size: str = "k", command: Command | None = None
 ) -> str:
-    """A Markdown table with a line for each row and a column for each figure it has.
-
-    `size` is the unit of the parameters; `command` says what computes a row again.
-    """
+    """A Markdown table of rows and figures; `command` says what computes a row."""
     there = {k: c for k, c in columns.items() if any(k in r["figures"] for r in found)}
     titles = ["row", "seeds", "parameters", *(title for title, *_ in there.values())]
     unit, digits = {"k": (1e3, 0), "M": (1e6, 2)}[size]

@@ -111,10 +111,7 @@ def _named(axes: Axes, rows: Sequence[str] | Mapping[str, object]) -> None:
 
 
 def bands(curves: Mapping[str, ArrayLike], *, x: str, y: str) -> Plot:
-    """Curves [seeds, points] by name: their mean, and from least to most as a band.
-
-    Points count from 1. Raises ValueError without a curve.
-    """
+    """Curves [seeds, points] by name, not none: the mean, and a band of the range."""
     if not curves:
         raise ValueError("there is no curve to draw")
     found = {name: np.atleast_2d(curve) for name, curve in curves.items()}

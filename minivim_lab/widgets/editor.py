@@ -9,6 +9,7 @@ editor of it, with the same decoder in the page. Everywhere else it is two pictu
 import json
 from base64 import b64encode
 from collections.abc import Sequence
+from functools import partial
 from html import escape
 
 import ipywidgets
@@ -37,17 +38,11 @@ the {tokens} tokens, give it another code, and the picture is decoded anew.</p>
 class TokenEditor(Page):
     """Codes that can be exchanged one by one, beside the picture decoded from them.
 
-    Args:
-        tokenizer: decodes; the page decodes by itself if it holds the same weights.
-        codes: int [n, N], the codes of n pictures to start from.
-        names: what the n pictures show.
-        patches: [K, p, p, C], the mean patch of each code, to choose it by.
-        counts: [K]; sorts the codes by use, most used first.
-        start: the picture shown first.
-        token: raster index of the token chosen first.
-
-    Raises:
-        ValueError: for arguments that do not fit the tokenizer or each other.
+    codes: int [n, N], of n pictures that show `names`. patches: [K, p, p, C], the mean
+    patch of each code, to choose it by; `counts` [K] sorts them, most used first. The
+    picture `start` and the token at the raster index `token` are chosen at first. A
+    page decodes by itself if it holds the tokenizer's weights. Raises ValueError for
+    arguments that do not fit the tokenizer or each other.
     """
 
     def __init__(
@@ -82,9 +77,8 @@ class TokenEditor(Page):
             raise ValueError(f"no picture {start} or no token {token}")
         cell = ipywidgets.Layout(width="2.9em", height="2.1em", margin="0", padding="0")
         style = ipywidgets.ButtonStyle()  # one for all keeps the saved notebook small
-        self._buttons = [
-            ipywidgets.Button(layout=cell, style=style) for _ in range(tokens)
-        ]
+        button = partial(ipywidgets.Button, layout=cell, style=style)
+        self._buttons = [button() for _ in range(tokens)]
         pictures = [(name, i) for i, name in enumerate(self._names)]
         self._choice = ipywidgets.Dropdown(
             options=pictures, value=start, description="picture"

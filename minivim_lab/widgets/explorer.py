@@ -60,18 +60,12 @@ class Page(ipywidgets.VBox):
 class Explorer(Page):
     """A slider over pictures that were computed beforehand; it needs no kernel.
 
-    Args:
-        frames: one picture per slider position: matplotlib figures, pixel arrays
-            ([H, W] or [H, W, C], uint8 or floats in [0, 1]) or PNG bytes.
-        label: what the slider changes, as shown beside it and read out.
-        values: the value at each position; 0, 1, 2, ... by default.
-        captions: one line under each picture: the numbers behind it, which the strict
-            notebook test compares.
-        text: one sentence saying what the pictures show, for those who cannot see them.
-        start: the position shown first.
-
-    Raises:
-        ValueError: no frames, unequal lengths, `start` out of range, too many bytes.
+    frames: one for each position: matplotlib figures, pixels ([H, W] or [H, W, C] of
+    uint8 or floats in [0, 1]) or PNG bytes. `label` is what the slider changes,
+    `values` its value at each (0, 1, 2, ... by default), `start` the first one shown.
+    `captions` stand below: the numbers behind a picture, which the strict notebook test
+    compares. `text` says what the pictures show to those who cannot see them. Raises
+    ValueError for no frames, unequal lengths, `start` out of range, too many bytes.
     """
 
     def __init__(
