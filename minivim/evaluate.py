@@ -83,15 +83,10 @@ def tokenizer_figures(
     codes = np.concatenate(parts)
     usage = metrics.codebook_usage(codes, num_codes=num_codes)
     apart, real = views.figures("recon", how.seed)
-    figures: Figures = {
-        "images": count,
-        "tokens": tokenizer.config.num_tokens,
-        "codes": num_codes,
-        **{name: float(np.concatenate(x).mean()) for name, x in values.items()},
-        **apart,
-        "usage": usage.usage,
-        "perplexity": usage.perplexity,
-    }
+    tokens = tokenizer.config.num_tokens
+    figures: Figures = {"images": count, "tokens": tokens, "codes": num_codes}
+    figures |= {n: float(np.concatenate(x).mean()) for n, x in values.items()} | apart
+    figures |= {"usage": usage.usage, "perplexity": usage.perplexity}
     if count >= 256:
         figures["usage_256"] = metrics.usage_by_image_batch(codes, num_codes=num_codes)
     networks = {**views.networks, "lpips": how.lpips}
@@ -157,16 +152,12 @@ def judged_figures(
         views.add("samples", images, labels)
     figures: Figures = {"real_images": count}
     if graded:
-        agrees = views.right("judge", "samples")
-        figures |= {
-            "judge_on_real": float(views.right("judge", "real").mean()),
-            "judge_on_recon": float(np.mean(right)),
-            "samples": samples,
-            "judge_agrees": float(agrees.mean()),
-            "judge_agrees_by_class": {
-                str(name): float(agrees[number::classes].mean())
-                for number, name in enumerate(source.class_names[:samples])
-            },
+        agrees, names = views.right("judge", "samples"), source.class_names[:samples]
+        figures["judge_on_real"] = float(views.right("judge", "real").mean())
+        figures |= {"judge_on_recon": float(np.mean(right)), "samples": samples}
+        figures["judge_agrees"] = float(agrees.mean())
+        figures["judge_agrees_by_class"] = {
+            str(name): float(agrees[i::classes].mean()) for i, name in enumerate(names)
         }
     figures["samples"] = samples
     apart, real = views.figures("samples", how.seed, "_samples")
@@ -206,13 +197,10 @@ def draw(
     samples = how.samples or DRAWN
     for first in range(0, samples, DRAWN):
         numbers = np.arange(first, min(first + DRAWN, samples), dtype=np.int32)
-        codes = sample(
-            prior,
-            # The first call has the key itself, as when there was only one.
-            key=jax.random.fold_in(key, first) if first else key,
-            labels=numbers % classes if classes else None,
-            num_samples=None if classes else len(numbers),
-        )
+        # The first call has the key itself, as when there was only one.
+        now = jax.random.fold_in(key, first) if first else key
+        count, labels = (None, numbers % classes) if classes else (len(numbers), None)
+        codes = sample(prior, key=now, labels=labels, num_samples=count)
         images = decode_all(tokenizer, np.asarray(codes), batch_size=how.batch_size)
         yield images, numbers % max(classes, 1)
 
@@ -354,11 +342,8 @@ def _figures(ref: str, kind: str, how: Options, asked: bool) -> Figures:
         figures = _figures_of_prior(model, tokenizer, source, how, opened)
     else:
         figures = tokenizer_figures(model, source, how)
-    figures["provenance"] |= {
-        "split": how.split,
-        "pixels": data.pixel_rule(**shape),
-        "weights": weights.identity(model),
-    }
+    figures["provenance"] |= {"split": how.split, "pixels": data.pixel_rule(**shape)}
+    figures["provenance"]["weights"] = weights.identity(model)
     return figures
 
 

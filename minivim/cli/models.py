@@ -112,7 +112,7 @@ def _plan(options: Namespace) -> int:
     )
     if path:
         write_json(path, found.as_dict())
-    print(plan.table(found) if found.fits else plan.verdict(found))
+    print(plan.table(found))
     return 0 if found.fits else 3
 
 

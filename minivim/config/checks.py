@@ -51,7 +51,7 @@ NOT_HALF = Rule(lambda x: x != "float16", "overflows in the l2 norms and losses"
 
 
 class Config:
-    """Base of all settings: type hints have the words (`Literal`) or rules that hold."""
+    """Base of all settings: type hints have the words (`Literal`) or rules to obey."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]

@@ -213,7 +213,12 @@ def gib(count: int) -> str:
 
 
 def table(answer: Plan) -> str:
-    """The plan for a terminal."""
+    """The plan for a terminal, or what the compiler says of one that does not fit."""
+    available = gib(answer.available_bytes)
+    if refused := [program for program in answer.programs if not program.fits]:
+        needed, state = gib(refused[0].needed), gib(answer.state_bytes)
+        told = f"does not fit: the {refused[0].name} needs {needed} of {available}"
+        return f"{told} on each chip, state {state}\ncompiler: {refused[0].refusal}"
     frozen = ", ".join(f"{k} ({v / 1e6:.1f} M)" for k, v in answer.frozen.items())
     parts = f" in {answer.accumulate} parts" if answer.accumulate > 1 else ""
     rows = {
@@ -226,29 +231,13 @@ def table(answer: Plan) -> str:
         "state": gib(answer.state_bytes),
     }
     for program in answer.programs:
-        text = f"{gib(program.needed)} needed of {gib(answer.available_bytes)}"
-        beside = gib(program.needed - answer.argument_bytes)
-        end = f", {beside} of them beside state and batch"
-        rows[f"memory, {program.name}"] = text + (end if program.fits else ": refused")
-    if answer.fits:
-        rows |= _work(answer)
-    rows["compiled in"] = ", ".join(
-        f"{p.compile_seconds:.0f} s ({p.processor_seconds:.0f} s of processors)"
-        for p in answer.programs
-    )
-    width = max(map(len, rows))
-    title = f"{answer.stage} {answer.recipe} on {answer.chips} x TPU {answer.topology}"
-    return "\n".join([title, *(f"  {k:{width}}  {v}" for k, v in rows.items())])
-
-
-def _work(answer: Plan) -> dict[str, str]:
-    """What a step does, and the time it takes."""
+        more = gib(program.needed - answer.argument_bytes)
+        memory = f"{gib(program.needed)} needed of {available}, {more} of them"
+        rows[f"memory, {program.name}"] = f"{memory} beside state and batch"
     again = answer.flops / answer.model_flops - 1
-    rows = {
-        "FLOPs": f"{answer.flops:.3e}, of the model {answer.model_flops:.3e} "
-        f"({again:+.0%} computed again)",
-        "memory traffic": f"{answer.hbm_bytes / 1e9:.1f} GB",
-    }
+    flops = f"{answer.flops:.3e}, of the model {answer.model_flops:.3e}"
+    rows["FLOPs"] = f"{flops} ({again:+.0%} computed again)"
+    rows["memory traffic"] = f"{answer.hbm_bytes / 1e9:.1f} GB"
     for kind in sorted({kind for p in answer.programs for kind in p.collectives}):
         count, size = answer.exchanged(kind)
         rows[kind] = f"{count:.0f} of {size / 1e9:.2f} GB together"
@@ -256,20 +245,13 @@ def _work(answer: Plan) -> dict[str, str]:
         rows["loops"] = f"{loops} of unknown length, counted once"
     limits = ", ".join(f"{k} {1e3 * v:.1f}" for k, v in answer.limits.items())
     rows["limits, ms a step"] = f"{limits}; {answer.bound} binds"
-    rows[f"at {answer.mfu:.0%} utilisation"] = (
-        f"{1e3 * answer.seconds:.1f} ms a step, {answer.days:.2f} days, "
-        f"{answer.chip_hours:,.0f} chip-hours"
+    step, days = f"{1e3 * answer.seconds:.1f} ms a step", f"{answer.days:.2f} days"
+    hours = f"{answer.chip_hours:,.0f} chip-hours"
+    rows[f"at {answer.mfu:.0%} utilisation"] = f"{step}, {days}, {hours}"
+    rows["compiled in"] = ", ".join(
+        f"{p.compile_seconds:.0f} s ({p.processor_seconds:.0f} s of processors)"
+        for p in answer.programs
     )
-    return rows
-
-
-def verdict(answer: Plan) -> str:
-    """Fits or not, with the compiler's figures, in one or two lines."""
-    available = gib(answer.available_bytes)
-    if answer.fits:
-        return f"fits: {gib(answer.needed_bytes)} of {available} on each chip"
-    refused = next(program for program in answer.programs if not program.fits)
-    return (
-        f"does not fit: the {refused.name} needs {gib(refused.needed)} of {available} "
-        f"on each chip, state {gib(answer.state_bytes)}\ncompiler: {refused.refusal}"
-    )
+    width = max(map(len, rows))
+    title = f"{answer.stage} {answer.recipe} on {answer.chips} x TPU {answer.topology}"
+    return "\n".join([title, *(f"  {k:{width}}  {v}" for k, v in rows.items())])

@@ -260,17 +260,15 @@ def trip_count(loop: Instruction) -> int | None:
             bound = int(op.inside)
         elif op.opcode == "get-tuple-element":
             index = int(op.attribute("index"))
-    if index is None or bound is None:
+    beyond = {"LT": 0, "LE": 1, "NE": 0}.get(compare.attribute("direction"))
+    if index is None or bound is None or beyond is None:
         return None
-    end = {"LT": bound, "LE": bound + 1, "NE": bound}.get(
-        compare.attribute("direction")
-    )
     start = loop.operands[0]
     if start.opcode == "tuple":
         start = start.operands[index]
     start = start.behind(*COPIES)
     first = int(start.inside) if start.opcode == "constant" else 0
-    return None if end is None else max(end - first, 0)
+    return max(bound + beyond - first, 0)
 
 
 def group_size(op: Instruction) -> int:

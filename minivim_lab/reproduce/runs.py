@@ -111,16 +111,11 @@ class Run:
         if file and (pace := stored.read(file, of)):
             figures["images_per_second"] = pace["images_per_second"][self.row.name]
             figures["pace"] = pace["pace"]
-        return {
-            "name": self.row.name,
-            "kind": self.row.about,
-            "seed": self.seed,
-            "hash": self.stages[-1].key,
-            "command": self.command(),
-            "figures": figures,
-            "machine": weights.read_card(self.folder)["machine"],
-            "seconds": round(sum(float(f.read_text()) for f in spent if f.exists())),
-        }
+        record = {"name": self.row.name, "kind": self.row.about, "seed": self.seed}
+        record |= {"hash": self.stages[-1].key, "command": self.command()}
+        machine = weights.read_card(self.folder)["machine"]
+        seconds = round(sum(float(f.read_text()) for f in spent if f.exists()))
+        return record | {"figures": figures, "machine": machine, "seconds": seconds}
 
     def command(self) -> str:
         """What computes this row again."""

@@ -82,13 +82,10 @@ def source(options: Options, split: str) -> Source:
 
 def run(options: Options) -> dict[str, Any]:
     """All figures of a family; what is there of the same weights and images is kept."""
-    origin = {
-        "family": options.family,
-        "of": {name: weights.weights_hash(load(options, name)) for name in WEIGHTS},
-        "data": [source(options, split).fingerprint for split in ("train", "test")],
-        "samples": SAMPLES,
-        "seed": SEED,
-    }
+    hashes = {name: weights.weights_hash(load(options, name)) for name in WEIGHTS}
+    images = [source(options, split).fingerprint for split in ("train", "test")]
+    origin = {"family": options.family, "of": hashes, "data": images}
+    origin |= {"samples": SAMPLES, "seed": SEED}
     file = options.out / options.family / stored.FIGURES
     found = json.loads(file.read_text()) if file.exists() else {}
     if found.get("origin") != origin:

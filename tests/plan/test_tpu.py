@@ -49,6 +49,6 @@ def test_what_does_not_fit_is_said_with_the_compilers_figures():
     found = plan.plan(huge, topology="v4:2x2x1")
     assert not found.fits
     assert found.needed_bytes > found.available_bytes > 30 * 2**30
-    first, second = plan.verdict(found).splitlines()
+    first, second = plan.table(found).splitlines()
     assert first.startswith("does not fit: the step needs ")
     assert "exceeds available HBM (30.75G)" in second
