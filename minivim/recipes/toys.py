@@ -42,17 +42,12 @@ def shapes_tokenizer() -> TokenizerRecipe:
     model = config.TokenizerConfig(
         image_size=32, patch_size=4, encoder=stack, decoder=stack, quantizer=codes
     )
-    return TokenizerRecipe(
-        name="shapes",
-        model=model,
-        optim=OptimConfig(
-            peak_lr=1e-3, warmup_steps=100, final_lr=5e-5, decay_end=4000
-        ),
-        run=config.RunConfig(steps=5000, batch_size=64),
-        # A mean over 8 dimensions weighs 4 times one over the paper's 32, and the
-        # pixels of a toy are soon near-perfect: at 1.0 a few codes take everything.
-        loss=config.LossConfig(vq=0.1),
-    )
+    optim = OptimConfig(peak_lr=1e-3, warmup_steps=100, final_lr=5e-5, decay_end=4000)
+    run = config.RunConfig(steps=5000, batch_size=64)
+    # A mean over 8 dimensions weighs 4 times one over the paper's 32, and the pixels of
+    # a toy are soon near-perfect: at 1.0 a few codes take everything.
+    loss = config.LossConfig(vq=0.1)
+    return TokenizerRecipe(name="shapes", model=model, optim=optim, run=run, loss=loss)
 
 
 def shapes_tokenizer_gan() -> TokenizerRecipe:
@@ -81,14 +76,11 @@ def shapes_prior() -> PriorRecipe:
     `minivim train prior shapes --data shapes --workdir runs/prior`
     """
     stack = StackConfig(blocks=4, heads=4, width=128, hidden=512, unroll=4)
-    return PriorRecipe(
-        name="shapes",
-        model=config.PriorConfig(num_codes=256, grid=8, stack=stack, num_classes=8),
-        optim=OptimConfig(peak_lr=1.5e-3, warmup_steps=100, final_lr=5e-5, b2=0.96),
-        run=config.RunConfig(steps=2500, batch_size=64),
-        tokenizer="shapes/tokenizer",
-        label_dropout=0.1,
-    )
+    model = config.PriorConfig(num_codes=256, grid=8, stack=stack, num_classes=8)
+    optim = OptimConfig(peak_lr=1.5e-3, warmup_steps=100, final_lr=5e-5, b2=0.96)
+    run = config.RunConfig(steps=2500, batch_size=64)
+    recipe = PriorRecipe(name="shapes", model=model, optim=optim, run=run)
+    return replace(recipe, tokenizer="shapes/tokenizer", label_dropout=0.1)
 
 
 def shapes_prior_unlabelled() -> PriorRecipe:
@@ -116,12 +108,10 @@ def shapes_probe() -> config.ProbeRecipe:
 
 def shapes_classifier() -> config.ClassifierRecipe:
     """The labelled network that methods may use."""
-    return config.ClassifierRecipe(
-        name="shapes",
-        model=config.ClassifierConfig(kind="cnn", num_classes=8),
-        optim=OptimConfig(peak_lr=3e-3, warmup_steps=50, weight_decay=1e-2),
-        run=config.RunConfig(steps=800, batch_size=128, seed=1),
-    )
+    model = config.ClassifierConfig(kind="cnn", num_classes=8)
+    optim = OptimConfig(peak_lr=3e-3, warmup_steps=50, weight_decay=1e-2)
+    run = config.RunConfig(steps=800, batch_size=128, seed=1)
+    return config.ClassifierRecipe(name="shapes", model=model, optim=optim, run=run)
 
 
 def shapes_judge() -> config.ClassifierRecipe:

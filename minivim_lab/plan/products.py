@@ -13,19 +13,13 @@ import numpy as np
 from jax.extend import core as jex
 
 
-def window_pairs(
-    axes: Iterable[tuple[int, int, int]],
-    stride: Sequence[int] = (),
-    low: Sequence[int] = (),
-    lhs_dilate: Sequence[int] = (),
-    rhs_dilate: Sequence[int] = (),
-) -> int:
+def window_pairs(axes: Iterable[tuple[int, int, int]], *window: Sequence[int]) -> int:
     """Pairs of result and kernel position of a convolution that meet a number.
 
-    axes: the sizes of data, kernel and result along each axis. The others have a number
-    for each axis, or none where it is the usual one; `low` is the padding before.
+    axes: the sizes of data, kernel and result along each axis. window: strides, padding
+    before, dilations of data and of kernel, each empty where it is the usual one.
     """
-    total, usual = 1, ((stride, 1), (low, 0), (lhs_dilate, 1), (rhs_dilate, 1))
+    total, usual = 1, [*zip(window, (1, 0, 1, 1), strict=True)]
     for axis, (base, kernel, results) in enumerate(axes):
         step, pad, hole, spread = (given[axis] if given else n for given, n in usual)
         place = np.arange(results)[:, None] * step - pad + np.arange(kernel) * spread

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 
-_ARRAY = re.compile(r"([a-z][a-z0-9]*)\[([0-9,<=]*)\](?:\{([^{}]*)\})?")
-_SPACE = re.compile(r"S\((\d+)\)")
+_ARRAY = re.compile(
+    r"([a-z][a-z0-9]*)\[([0-9,<=]*)\](?:\{(?:[^{}]*S\((\d+)\))?[^{}]*\})?"
+)
 _HEAD = re.compile(r"^(ENTRY\s+)?%?([\w.\-]+)\s+\(.*\)\s*->\s*.*\{\s*$")
 _NAMED = re.compile(r"^\s*(ROOT\s+)?%?([\w.\-]+)\s+=\s+(.*)$")
 _OPCODE = re.compile(r"\s*([a-z][\w\-]*)\(")
@@ -133,12 +134,8 @@ def _instruction(within: Computation, name: str, text: str) -> Instruction:
 def _arrays(shape: str) -> tuple[Array, ...]:
     """All arrays of a shape, in order; `<=` marks a size that is only a bound."""
     return tuple(
-        Array(
-            dtype,
-            tuple(int(size.lstrip("<=")) for size in sizes.split(",") if size),
-            int(space[1]) if (space := _SPACE.search(layout)) else 0,
-        )
-        for dtype, sizes, layout in _ARRAY.findall(shape)
+        Array(dtype, tuple(map(int, re.findall(r"\d+", sizes))), int(space or 0))
+        for dtype, sizes, space in _ARRAY.findall(shape)
     )
 
 

@@ -50,13 +50,9 @@ class Options:
 
     def of(self, family: str) -> "Options":
         """What is empty filled in for a study on this family's data."""
-        return replace(
-            self,
-            family=family,
-            data=self.data or weights.DATA[family],
-            judge=self.judge or f"{family}/judge",
-            classifier=self.classifier or f"{family}/classifier",
-        )
+        refs = {n: getattr(self, n) or f"{family}/{n}" for n in ("judge", "classifier")}
+        where = self.data or weights.DATA[family]
+        return replace(self, family=family, data=where, **refs)
 
     def chosen(self, rows: tuple[Any, ...]) -> list[Any]:
         """The rows that `only` names; other text means all names that contain it."""
