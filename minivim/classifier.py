@@ -64,11 +64,9 @@ class Classifier(nnx.Module):
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """`UserError` unless images of shape [H, W, C] can be read."""
         channels = self.config.channels
-        require(
-            shape[2] == channels and not (shape[0] % 8 or shape[1] % 8),
-            f"images of shape {shape} do not fit this classifier; use {channels} "
-            "channels and sides that are multiples of 8",
-        )
+        fits = shape[2] == channels and not (shape[0] % 8 or shape[1] % 8)
+        remedy = f"use {channels} channels and sides that are multiples of 8"
+        require(fits, f"images of shape {shape} do not fit this classifier; {remedy}")
 
 
 class Judge(nnx.Module):

@@ -36,10 +36,8 @@ def join_processes() -> None:
 
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     given = [os.environ.get(name, "") for name in names]
-    remedy = (
-        f"set all of {', '.join(names)}, the last two whole numbers, or none on a TPU "
-        "slice; or leave --distributed out for one process"
-    )
+    remedy = f"set all of {', '.join(names)}, the last two whole numbers, or none on"
+    remedy += " a TPU slice; or leave --distributed out for one process"
     problem = "--distributed cannot join the other processes"
     with explained(problem, remedy, (RuntimeError, ValueError)):
         named: Any = (given[0], *map(int, given[1:])) if any(given) else ()

@@ -188,12 +188,10 @@ class TokenizerConfig(Patches):
             raise UserError(f"{needs}; set code_dim={width} and equal widths")
         for name, size in (("encoder", self.encoder), ("decoder", self.decoder)):
             if isinstance(size, CNNConfig):
-                checks.require(
-                    size.patch_size == self.patch_size,
-                    f"{name}.multipliers={size.multipliers} give patches of "
-                    f"{size.patch_size}, but patch_size={self.patch_size}; give "
-                    "log2(patch_size) + 1 multipliers",
-                )
+                fits = size.patch_size == self.patch_size
+                said = f"{name}.multipliers={size.multipliers} give patches of "
+                said += f"{size.patch_size}, but patch_size={self.patch_size}"
+                checks.require(fits, f"{said}; give log2(patch_size) + 1 multipliers")
             elif size.dropout:
                 said = f"{name}.dropout={size.dropout}: tokenizers of Table 2 have none"
                 raise UserError(f"{said}; set {name}.dropout=0")

@@ -37,11 +37,9 @@ def from_dict(kind: type, values: dict) -> Any:
     """Inverse of `as_dict`; raises `UserError` for a key that `kind` has not."""
     fields = {f.name: f for f in dataclasses.fields(kind)}
     unknown = sorted(set(values) - {*fields, "class"})
-    require(
-        not unknown,
-        f"{kind.__name__} has no {', '.join(unknown)}; the file was written by another "
-        "version of minivim, so install that one",
-    )
+    problem = f"{kind.__name__} has no {', '.join(unknown)}"
+    remedy = "the file was written by another version of minivim, so install that one"
+    require(not unknown, f"{problem}; {remedy}")
     found = {}
     for name in (name for name in values if name in fields and fields[name].init):
         value = values[name]

@@ -122,10 +122,9 @@ def load(ref: str | Path, *, tokenizer: Tokenizer | None = None) -> Any:
         if isinstance(leaf, nnx.BatchStat):
             return leaf.replace(jnp.zeros(leaf.shape, leaf.dtype))
         name = ".".join(map(str, path))
-        require(
-            name in weights and weights[name].shape == leaf.shape,
-            f"{file} does not fit its card at {name!r}; fetch or export both again",
-        )
+        fits = name in weights and weights[name].shape == leaf.shape
+        problem = f"{file} does not fit its card at {name!r}"
+        require(fits, f"{problem}; fetch or export both again")
         # Widened by NumPy: XLA cannot compile it for processors without F16C.
         return leaf.replace(jnp.asarray(np.asarray(weights[name]).astype(np.float32)))
 
@@ -134,11 +133,9 @@ def load(ref: str | Path, *, tokenizer: Tokenizer | None = None) -> Any:
     model.card = card
     known = card.get("tokenizer_hash")
     if tokenizer is not None and known and weights_hash(tokenizer) != known:
-        raise UserError(
-            f"the prior {card.path} was trained on the codes of another tokenizer "
-            f"({card['tokenizer']}, {known[:12]}); load that one, or train a prior on "
-            "this tokenizer"
-        )
+        other = f"another tokenizer ({card['tokenizer']}, {known[:12]})"
+        problem = f"the prior {card.path} was trained on the codes of {other}"
+        raise UserError(f"{problem}; load that one, or train a prior on this tokenizer")
     return model
 
 
@@ -184,10 +181,9 @@ def find(ref: str | Path) -> Path:
     for place in (folder, HERE / ref):
         if (place / CARD).exists():
             return place
-    require(
-        not (folder / "run.json").exists(),
-        f"{ref} is a run that has not finished; start it again with its command",
-    )
+    problem = f"{ref} is a run that has not finished"
+    begun = (folder / "run.json").exists()
+    require(not begun, f"{problem}; start it again with its command")
     remedy = "name the folder of a finished run"
     require(not folder.is_dir(), f"{ref} holds no {CARD}; {remedy}")
     owner, _, name = str(ref).partition("/")

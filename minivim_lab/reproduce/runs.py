@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from minivim import evaluate, weights
+from minivim import data, evaluate, weights
 from minivim.config import PriorRecipe
-from minivim.data import Source
 from minivim.describe import count_parameters
 from minivim.encode import encode_folder
 from minivim.prior import Prior, reject
@@ -59,7 +58,7 @@ class Run:
         """Where the weights and figures of the row are."""
         return self.stages[-1].folder
 
-    def source(self, split: str) -> Source:
+    def source(self, split: str) -> data.Source:
         """A split at the family's image size."""
         return self.options.source(split, image_size=self.family.image_size)
 

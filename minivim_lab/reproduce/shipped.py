@@ -17,7 +17,6 @@ import numpy as np
 
 from minivim import data, evaluate, files, recipes, show, weights
 from minivim.config import with_overrides
-from minivim.data import Source
 from minivim.encode import decode_all, encode_all
 from minivim.errors import UserError
 from minivim.prior import reject
@@ -72,7 +71,7 @@ def load(options: Options, name: str) -> Any:
     return weights.load(f"{options.family}/{name}")
 
 
-def source(options: Options, split: str) -> Source:
+def source(options: Options, split: str) -> data.Source:
     """A split at the tokenizer's image size, with the public name of the data."""
     found = options.source(split, **load(options, "tokenizer").config.image_shape)
     # Where a copy of the images lies is not written into the figures.

@@ -149,25 +149,17 @@ class TokenEditor(Page):
         tiles = np.pad(self._patches, padding, constant_values=1)
         whole = rearrange(tiles, "(r s) p q c -> (r p) (s q) c", s=COLUMNS)
         sprite = b64encode(to_png(whole, width=1)).decode("ascii")
-        data = {
-            **identity(self._tokenizer),
-            "codes": self._originals.tolist(),
-            "names": self._names,
-            "picture": self._picture,
-            "token": self._token,
-            "order": self._order.tolist(),
-            "colours": "".join(to_hex(colour)[1:] for colour in colours),
-            "patches": f"data:image/png;base64,{sprite}",
-        }
+        codes, order = self._originals.tolist(), self._order.tolist()
+        data = {**identity(self._tokenizer), "codes": codes, "names": self._names}
+        data |= {"picture": self._picture, "token": self._token, "order": order}
+        data["colours"] = "".join(to_hex(colour)[1:] for colour in colours)
+        data["patches"] = f"data:image/png;base64,{sprite}"
         name, codes = self._names[self._picture], self._originals[self._picture]
-        shown = to_png(plots.code_map(codes, cell=32)), to_png(self._decoded[0])
-        pictures = [
-            figure_html(shown[0], f"the codes of: {name}", "the codes"),
-            figure_html(shown[1], f"{name}, decoded", "decoded from them"),
-        ]
+        grid, decoded = to_png(plots.code_map(codes, cell=32)), to_png(self._decoded[0])
+        before = figure_html(grid, f"the codes of: {name}", "the codes")
+        after = figure_html(decoded, f"{name}, decoded", "decoded from them")
         text = escape(json.dumps(data, separators=(",", ":")))
-        shown = "\n".join(pictures)
-        return _PAGE.format(data=text, pictures=shown, tokens=len(codes))
+        return _PAGE.format(data=text, pictures=f"{before}\n{after}", tokens=len(codes))
 
     def __repr__(self) -> str:
         codes = self._originals[self._picture].reshape(self._grid, self._grid)

@@ -224,7 +224,9 @@ def test_another_refusal_of_the_compiler_is_one_line(here, monkeypatch):
         raise jax.errors.JaxRuntimeError("INTERNAL: Mosaic failed\nat line 3")
 
     monkeypatch.setattr(jax.stages.Lowered, "compile", compile_)
-    with pytest.raises(UserError, match="refuses the step .INTERNAL: Mosaic failed.; try another"):
+    with pytest.raises(
+        UserError, match="refuses the step .INTERNAL: Mosaic failed.; try another"
+    ):
         plan.plan(PRIOR, topology="v4:4x4x4")
 
 
