@@ -113,10 +113,9 @@ def linear_probe(
     labels, or labels out of range.
     """
     if prior.config.num_classes:
-        raise UserError(
-            f"this prior was trained with {prior.config.num_classes} labels, which the "
-            "probe must not have seen; load one trained without labels"
-        )
+        told = f"this prior was trained with {prior.config.num_classes} labels, which"
+        told += " the probe must not have seen"
+        raise UserError(f"{told}; load one trained without labels")
     # Paper, section 5.3: no perceptual loss behind codes that are probed
     if seen := card_of(tokenizer).labels_seen:
         problem = f"the tokenizer {tokenizer.card.path} has seen labels through {seen}"
@@ -152,10 +151,9 @@ def _check_labels(labels: np.ndarray, num_classes: int, images: int) -> None:
         problem = f"{images} images came with labels of shape {labels.shape}"
         raise UserError(f"{problem}; give each one")
     if found[0] < 0 or found[-1] >= num_classes:
-        raise UserError(
-            f"labels run from {found[0]} to {found[-1]}, but must lie between 0 and "
-            f"{num_classes - 1}; check the label column and num_classes"
-        )
+        problem = f"labels run from {found[0]} to {found[-1]}, but must lie between 0"
+        remedy = "check the label column and num_classes"
+        raise UserError(f"{problem} and {num_classes - 1}; {remedy}")
 
 
 def probe_features(

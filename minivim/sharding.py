@@ -55,10 +55,8 @@ class MeshShape:
     def __post_init__(self) -> None:
         sizes = (self.data, self.fsdp, self.tensor)
         if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
-            raise UserError(
-                f"mesh {self}: give every axis a whole number above zero, one of them "
-                "may be -1 for all devices that are left"
-            )
+            rule = "give every axis a whole number above zero, one of them may be -1"
+            raise UserError(f"mesh {self}: {rule} for all devices that are left")
 
     def __str__(self) -> str:
         return ",".join(f"{axis}={getattr(self, axis)}" for axis in AXES)
@@ -70,10 +68,8 @@ class MeshShape:
         for part in text.split(","):
             axis, _, size = part.strip().partition("=")
             if axis not in AXES or not re.fullmatch(r"-?\d+", size) or axis in found:
-                raise UserError(
-                    f"--mesh {text}: write axis=number for some of {', '.join(AXES)}, "
-                    "such as data=4,fsdp=2"
-                )
+                rule = f"write axis=number for some of {', '.join(AXES)}"
+                raise UserError(f"--mesh {text}: {rule}, such as data=4,fsdp=2")
             found[axis] = int(size)
         return cls(**{"data": 1 if -1 in found.values() else -1, **found})
 

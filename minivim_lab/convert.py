@@ -169,10 +169,8 @@ def _stack(
     if grid**2 != tokens or width % 4:
         raise UserError(f"{side}.{table} is of no square grid; {OTHER_LAYOUT}")
     if np.abs(positions - sincos_positions(grid, width)).max() > 1e-4:
-        raise UserError(
-            f"{side}.{table} differs from the fixed sin-cos table, as if it had been "
-            "trained; only fixed positions can be converted"
-        )
+        problem = f"{side}.{table} differs from the fixed sin-cos table, as if trained"
+        raise UserError(f"{problem}; only fixed positions can be converted")
     layers = f"{side}.transformer.layers."
     count = len({k.split(".")[3] for k in theirs if k.startswith(layers)})
     if not count:

@@ -20,10 +20,8 @@ from minivim.training import read_metrics
 TOKENIZER_STEPS, PRIOR_STEPS = 450, 350
 # The `shapes` recipes cut down to minutes on two cores.
 TOKENIZER = [f"steps={TOKENIZER_STEPS}", "eval_every=150", "optim.decay_end=0"]
-PRIOR = [
-    f"steps={PRIOR_STEPS}", "eval_every=350", "blocks=3", "heads=4", "width=96",
-    "hidden=384", "unroll=3",
-]  # fmt: skip
+PRIOR = [f"steps={PRIOR_STEPS}", "eval_every=350", "blocks=3", "heads=4"]
+PRIOR += ["width=96", "hidden=384", "unroll=3"]
 SAMPLES_PER_CLASS = 8
 
 

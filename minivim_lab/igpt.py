@@ -124,10 +124,8 @@ def kmeans_plus_plus(
         total = np.cumsum(distance)
         if not total[-1] > 0:
             fewer = f" or --set num_codes={len(chosen)}" if len(chosen) > 1 else ""
-            raise UserError(
-                f"these images have {len(chosen)} colours, fewer than num_codes={k}; "
-                f"use more images{fewer}"
-            )
+            told = f"these images have {len(chosen)} colours, fewer than num_codes={k}"
+            raise UserError(f"{told}; use more images{fewer}")
         # In (0, total]: a sum above zero, so that no point is chosen twice.
         drawn = total[-1] * (1 - rng.random())
         chosen.append(points[np.searchsorted(total, drawn)])

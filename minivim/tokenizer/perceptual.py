@@ -37,10 +37,10 @@ class PerceptualConfig:
     convs: tuple[int, ...] = (2, 2, 3, 3, 3)
 
     def __post_init__(self) -> None:
+        widths, convs = self.widths, self.convs
+        fits = 0 < len(widths) == len(convs) and min(*widths, *convs) > 0
         require(
-            0 < len(self.widths) == len(self.convs)
-            and min(*self.widths, *self.convs) > 0,
-            f"{self}: both are as many numbers above zero; use those of VGG16",
+            fits, f"{self}: both are as many numbers above zero; use those of VGG16"
         )
 
 
@@ -74,11 +74,10 @@ class LPIPS(nnx.Module):
         x, y = unit_pair(recon, target)
         _, height, width, channels = x.shape
         least = 2 ** (len(self.config.widths) - 1)
-        require(
-            min(height, width) >= least and channels in (1, 3),
-            f"LPIPS cannot read {height} x {width} pixels of {channels} channels; use "
-            f"{least} x {least} or more of 1 or 3, or a classifier as perceptual_net",
-        )
+        fits = min(height, width) >= least and channels in (1, 3)
+        problem = f"LPIPS cannot read {height} x {width} pixels of {channels} channels"
+        remedy = f"use {least} x {least} or more of 1 or 3, or a classifier as"
+        require(fits, f"{problem}; {remedy} perceptual_net")
         weights = [jax.lax.stop_gradient(head[...]) for head in self.heads]
         return weighted_distance(self.features(x), self.features(y), weights)
 

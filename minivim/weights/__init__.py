@@ -187,11 +187,10 @@ def find(ref: str | Path) -> Path:
     remedy = "name the folder of a finished run"
     require(not folder.is_dir(), f"{ref} holds no {CARD}; {remedy}")
     owner, _, name = str(ref).partition("/")
-    require(
-        bool(name) and "/" not in name and owner not in (*NO_OWNERS, *DATA),
-        f"there are no weights at {str(ref)!r}; shipped are {', '.join(shipped())}; or "
-        "give the folder of a finished run, or a hub id owner/name",
-    )
+    hub = bool(name) and "/" not in name and owner not in (*NO_OWNERS, *DATA)
+    told = f"there are no weights at {str(ref)!r}; shipped are {', '.join(shipped())}"
+    remedy = "or give the folder of a finished run, or a hub id owner/name"
+    require(hub, f"{told}; {remedy}")
     from huggingface_hub import snapshot_download
 
     name, _, revision = str(ref).partition("@")

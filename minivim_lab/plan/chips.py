@@ -65,10 +65,8 @@ class Slice:
             raise UserError(f"{problem}, with a chip of {', '.join(CHIPS)}")
         where = cls(text, chip, tuple(map(int, match[2].split("x"))))
         if len(where.sizes) != chip.axes or 0 in where.sizes:
-            raise UserError(
-                f"--topology {text}: chips of {chip.name} lie in a grid of "
-                f"{chip.axes} axes; write {where.example}"
-            )
+            rule = f"chips of {chip.name} lie in a grid of {chip.axes} axes"
+            raise UserError(f"--topology {text}: {rule}; write {where.example}")
         return where
 
     @property

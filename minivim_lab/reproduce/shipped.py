@@ -59,11 +59,9 @@ def check_there(family: str) -> None:
     """Raises `UserError` where one of a family's weights is not in the package."""
     needed = [f"{family}/{name}" for name in WEIGHTS]
     if missing := [name for name in needed if name not in weights.shipped()]:
-        raise UserError(
-            f"{', '.join(missing)} is not shipped; make it with python -m "
-            f"minivim_lab.make_weights {' '.join(missing)}, or name another family by "
-            "--only"
-        )
+        problem = f"{', '.join(missing)} is not shipped; make it with"
+        command = f"python -m minivim_lab.make_weights {' '.join(missing)}"
+        raise UserError(f"{problem} {command}, or name another family by --only")
 
 
 def load(options: Options, name: str) -> Any:
@@ -244,10 +242,8 @@ def _known(family: Mapping[str, Any]) -> dict[str, Any]:
 def by_class(samples: Mapping[str, Any]) -> str:
     """Agreement of every class before and after rejection."""
     sides = [samples[side]["judge_agrees_by_class"] for side in ("before", "after")]
-    lines = (
-        [name, *(f"{100 * side[name]:.0f}" for side in sides)] for name in sides[0]
-    )
-    return markdown_table(("class", "before, %", "after, %"), lines)
+    rows = ([n, *(f"{100 * side[n]:.0f}" for side in sides)] for n in sides[0])
+    return markdown_table(("class", "before, %", "after, %"), rows)
 
 
 def write_page(families: Sequence[Options], *, page: Path) -> None:

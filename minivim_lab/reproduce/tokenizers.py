@@ -1,8 +1,7 @@
 """Tokenizers compared, as data: `losses`, `terms` and `cifar10`.
 
 A study is a list of rows, a row is a recipe with settings. Every run has a folder of
-its own, continues where it stopped, and leaves its figures beside its weights. What has
-been computed for the same recipe and data (see `stored`) is not computed again.
+its own, continues where it stopped, and leaves its figures beside its weights.
 """
 
 import time

@@ -90,10 +90,8 @@ class Explorer(Page):
         if not 0 <= start < count:
             raise ValueError(f"start={start} is not one of the {count} positions")
         if (size := sum(map(len, pngs))) > LIMIT:
-            raise ValueError(
-                f"{count} frames take {size / 1000:.0f} kB, more than "
-                f"{LIMIT / 1000:.0f}: use fewer or smaller ones"
-            )
+            problem = f"{count} frames take {size / 1000:.0f} kB, more than"
+            raise ValueError(f"{problem} {LIMIT / 1000:.0f}: use fewer or smaller ones")
         self._pngs, self._start = pngs, start
         self._label, self._names, self._lines = label, names, lines
         self._text = text or label
