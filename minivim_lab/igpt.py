@@ -146,9 +146,8 @@ def lloyd(
     while True:
         norms, before = np.square(centres).sum(-1), nearest
         parts = (points[i : i + CHUNK] for i in range(0, len(points), CHUNK))
-        nearest = np.concatenate(
-            [(norms - 2 * x @ centres.T).argmin(-1) for x in parts]
-        )
+        found = [(norms - 2 * x @ centres.T).argmin(-1) for x in parts]
+        nearest = np.concatenate(found)
         objective.append(float(np.square(points - centres[nearest]).sum(-1).mean()))
         if len(objective) > steps or np.array_equal(before, nearest):
             return centres, objective

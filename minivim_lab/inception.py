@@ -144,9 +144,8 @@ class InceptionConfig(Config):
 class Inception(nnx.Module):
     """Logits without bias, and the map whose mean FID reads.
 
-    `aux["features"]` is the last map, [B, 8, 8, 2048]; its mean is what FID compares.
-    The head has no bias, as the Inception Score was first computed. All products are
-    in full float32.
+    `aux["features"]` is the last map, [B, 8, 8, 2048]. The head is as the Inception
+    Score was first computed, and all products are in full float32.
     """
 
     def __init__(self, config: InceptionConfig, *, rngs: nnx.Rngs):

@@ -39,9 +39,8 @@ class PerceptualConfig:
     def __post_init__(self) -> None:
         widths, convs = self.widths, self.convs
         fits = 0 < len(widths) == len(convs) and min(*widths, *convs) > 0
-        require(
-            fits, f"{self}: both are as many numbers above zero; use those of VGG16"
-        )
+        rule = "both are as many numbers above zero"
+        require(fits, f"{self}: {rule}; use those of VGG16")
 
 
 # Paper, section 3.3: the perceptual loss, on features of a VGG

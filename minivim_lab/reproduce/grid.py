@@ -160,13 +160,10 @@ def prior_recipe(
     """Stage 2 of a row over the codes of its tokenizer, which is in `folder`."""
     assert row.prior is not None
     base: Any = recipes.recipe("prior", family.name)
-    model = replace(
-        base.model,
-        num_codes=tokenizer.model.quantizer.num_codes,
-        grid=tokenizer.model.grid,
-        stack=family.priors[row.prior],
-        num_classes=base.model.num_classes if row.labels else 0,
-    )
+    sizes = {"num_codes": tokenizer.model.quantizer.num_codes}
+    sizes |= {"grid": tokenizer.model.grid, "stack": family.priors[row.prior]}
+    classes = base.model.num_classes if row.labels else 0
+    model = replace(base.model, num_classes=classes, **sizes)
     # The paper has no guidance, for which training would drop labels.
     changes = {"tokenizer": folder, "label_dropout": 0.0}
     found = replace(base, name=f"grid {row.name}", model=model, **changes)

@@ -87,19 +87,15 @@ def compared(
     curves = _curves(recipe.run, parts, codes, walks, quiet)
     large = nnx.state(build_abstract(recipes.vim_large()), nnx.Param)
     count = count_parameters(parts.model)
-    return [
-        {
-            "row": name,
-            "seed": recipe.run.seed,
-            "of": steps,
-            "held_out": parts.evaluate(nnx.merge(graph, walk.params), held_out)["nll"],
-            "held_out_images": recipe.run.eval_size,
-            "bytes_per_weight": state_bytes(walk.config, start) / count,
-            "vim_large_gib": state_bytes(walk.config, large) / 2**30,
-            **curves[name],
-        }
-        for name, walk in walks.items()
-    ]
+    records = []
+    for name, walk in walks.items():
+        record: dict[str, Any] = {"row": name, "seed": recipe.run.seed, "of": steps}
+        nats = parts.evaluate(nnx.merge(graph, walk.params), held_out)["nll"]
+        record |= {"held_out": nats, "held_out_images": recipe.run.eval_size}
+        record["bytes_per_weight"] = state_bytes(walk.config, start) / count
+        record["vim_large_gib"] = state_bytes(walk.config, large) / 2**30
+        records.append(record | curves[name])
+    return records
 
 
 def state_bytes(config: OptimConfig, params: Any) -> int:

@@ -141,14 +141,10 @@ def _probe(options: Options, prior: str | Path = "") -> dict[str, Any]:
     ref = prior or f"{options.family}/prior-unlabelled"
     found = stored.probed(ref, PROBE[options.family], options)
     card = weights.read_card(ref)
-    return {
-        **{name: card[name] for name in ("parameters", "train_seconds", "steps")},
-        "images": [found.n_train, found.n_test],
-        "block": found.block + 1,
-        "accuracy": found.accuracy,
-        "blocks": list(found.block_accuracy),
-        **{name: pair[1] for name, pair in found.baselines.items()},
-    }
+    figures = {name: card[name] for name in ("parameters", "train_seconds", "steps")}
+    figures |= {"images": [found.n_train, found.n_test], "block": found.block + 1}
+    figures |= {"accuracy": found.accuracy, "blocks": list(found.block_accuracy)}
+    return figures | {name: pair[1] for name, pair in found.baselines.items()}
 
 
 def _igpt(options: Options) -> dict[str, Any]:

@@ -135,10 +135,8 @@ def measured(folder: Path, test: Source, judge: str) -> dict[str, Any]:
     rows = read_metrics(folder)
     if "right_on_fake" in rows[-1]:
         found["health"] = show.gan_health(rows).alt
-    return found | {
-        "parameters": count_parameters(tokenizer),
-        "train_seconds": round(train_seconds(rows), 1),
-    }
+    seconds = round(train_seconds(rows), 1)
+    return found | {"parameters": count_parameters(tokenizer), "train_seconds": seconds}
 
 
 def in_turns(

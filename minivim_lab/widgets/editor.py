@@ -164,7 +164,6 @@ class TokenEditor(Page):
     def __repr__(self) -> str:
         codes = self._originals[self._picture].reshape(self._grid, self._grid)
         rows = "\n".join("".join(f"{code:5}" for code in row) for row in codes)
-        return (
-            f"TokenEditor of {', '.join(self._names)}: {codes.size} tokens, "
-            f"{self._num_codes} codes\n{self._names[self._picture]}:\n{rows}"
-        )
+        size = f"{codes.size} tokens, {self._num_codes} codes"
+        title = f"TokenEditor of {', '.join(self._names)}: {size}"
+        return f"{title}\n{self._names[self._picture]}:\n{rows}"
