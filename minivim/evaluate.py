@@ -311,8 +311,7 @@ def check_fits(
 
 
 def _reads(network: Any, shape: dict[str, int]) -> bool:
-    same = shape["channels"] == network.config.channels
-    return same and shape["image_size"] % 8 == 0
+    return shape["channels"] == network.config.channels and shape["image_size"] % 8 == 0
 
 
 def _figures(ref: str, kind: str, how: Options, asked: bool) -> Figures:

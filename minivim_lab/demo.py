@@ -105,6 +105,5 @@ def _report(
     rows = show.samples_by_class(decode_all(tokenizer, drawn), labels, shapes.CLASSES)
     says = "One row per class, temperature 1, no filter, as in the paper."
     report.heading("Samples").paragraph(says).figure(rows)
-    blocks = result.block_accuracy
-    curve = show.probe_curve(blocks, baselines, chosen=result.block)
+    curve = show.probe_curve(result.block_accuracy, baselines, chosen=result.block)
     return report.heading("Linear probe").figure(curve)

@@ -20,8 +20,7 @@ def full_loss(recipe: TokenizerRecipe, *, perceptual_net: str) -> TokenizerRecip
     """
     settings = "output=laplace l2=1 logit_laplace=0.1 loss.perceptual=0.1"
     critic = "adversarial=0.1 discriminator.width=32 max_width=64"
-    net = f"perceptual_net={perceptual_net}"
-    return _with(recipe, f"{settings} {critic}", net)
+    return _with(recipe, f"{settings} {critic}", f"perceptual_net={perceptual_net}")
 
 
 def as_vq_vae(recipe: TokenizerRecipe, *, name: str) -> TokenizerRecipe:

@@ -119,8 +119,7 @@ def refusal(error: BaseException) -> Refusal | None:
         round(float(number) * 1024 ** " KMGT".index(unit or " "))
         for number, unit in (match.group(1, 2), match.group(3, 4))
     )
-    words = line.removeprefix("RESOURCE_EXHAUSTED: ").strip()
-    return Refusal(needed, available, words)
+    return Refusal(needed, available, line.removeprefix("RESOURCE_EXHAUSTED: ").strip())
 
 
 def available_bytes(devices: list[Any]) -> int:

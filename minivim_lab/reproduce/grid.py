@@ -149,8 +149,7 @@ def tokenizer_recipe(row: Row, family: Family, seed: int, *, classifier: str) ->
         settings += family.full_loss
     if row.kind == "vq-vae":
         found = recipes.as_vq_vae(found, name=found.name)
-    width = family.sizes["B"].width
-    settings += [text.format(width=width) for text in row.settings]
+    settings += [text.format(width=family.sizes["B"].width) for text in row.settings]
     return with_overrides(found, [*settings, f"run.seed={seed}"])
 
 
