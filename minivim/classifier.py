@@ -170,8 +170,7 @@ def accuracy(
 ) -> float:
     """Share of images whose largest logit is the label's, in [0, 1].
 
-    images: uint8, or float in [0, 1], [N, H, W, C]. Raises `ValueError` unless there is
-    one label for each.
+    images: uint8, or float in [0, 1], [N, H, W, C]; `ValueError` for unequal lengths.
     """
     classes, labels = predict(model, images, batch_size=batch_size), np.asarray(labels)
     if classes.shape != labels.shape:

@@ -126,8 +126,7 @@ def judged_figures(
 
     With training images, the median distance of the first 1,024 samples from the
     nearest of these, by `how.neighbours` (by default pixels), beside that of as many
-    real images, reconstructed: blurred images are nearer to any. `neighbours_nearer`
-    is `share_nearer` of the two.
+    reconstructed ones (blurred images are nearer); `neighbours_nearer` compares both.
     """
     reading, classes = how.reading(source), prior.config.num_classes
     count, samples = reading["count"], how.samples or DRAWN

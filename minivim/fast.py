@@ -1,7 +1,6 @@
 """Operations in the form that one kind of device runs faster, all in one place.
 
-The models need not ask where they run: on a platform that is not in `OURS` each is the
-library's plain operation.
+Models need not ask where they run: on a platform not in `OURS` each is the library's.
 """
 
 from collections.abc import Callable, Sequence

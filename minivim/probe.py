@@ -109,8 +109,7 @@ def linear_probe(
 
     train, test: "image" uint8 or float in [0, 1], [n, H, W, C], and "label" int [n] in
     [0, num_classes); without `num_classes`, one more than the largest training label.
-    Raises `UserError` for a prior or tokenizer that has seen labels, fewer than two
-    labels, or labels out of range.
+    Raises `UserError` for networks that have seen labels, and too few or wrong ones.
     """
     if prior.config.num_classes:
         told = f"this prior was trained with {prior.config.num_classes} labels, which"
@@ -163,8 +162,7 @@ def probe_features(
 
     images: uint8 or float in [0, 1], [n, H, W, C]. Returns "pixels" [n, H W C] (at most
     32 a side), "latents" [n, code_dim], the mean code vector, "encoder" [n, width], the
-    mean output before the projection to codes, if there is one, and "blocks"
-    [L, n, width].
+    mean output before the projection to codes, if any, and "blocks" [L, n, width].
     """
 
     def features(batch: Any) -> dict[str, Array]:

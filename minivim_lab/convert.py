@@ -114,8 +114,7 @@ def tokenizer_from_torch(state: Weights) -> Tokenizer:
     gradient to the vector before normalisation. Its encoder reads pixels in [0, 1],
     ours `2 x - 1`: `W x + b = (W / 2) (2 x - 1) + (b + W 1 / 2)`. Training state under
     `loss.` is left out. The shapes do not tell of Gumbel or residual codes: none are
-    assumed. Raises `UserError` for another layout, for trained positions and for widths
-    that are not `64 heads`.
+    assumed. Raises `UserError` for other layouts, trained positions, heads not of 64.
     """
     theirs = {k: v for k, v in state.items() if not k.startswith("loss.")}
     name = "encoder.to_patch_embedding.0"

@@ -54,8 +54,7 @@ class Flat(nnx.Module):
 class Palette(Tokenizer):
     """Stage 1 without a network: `encode` shrinks and rounds, `decode` paints.
 
-    `c_i = argmin_k |mean(patch_i) - e_k|^2`. Images come back at their own size, every
-    patch in one colour.
+    `c_i = argmin_k |mean(patch_i) - e_k|^2`; back come patches of one colour.
     """
 
     def __init__(self, config: PaletteConfig, *, rngs: nnx.Rngs):
@@ -112,8 +111,7 @@ def kmeans_plus_plus(
     """Initial centres: points drawn one by one, those far from the others more likely.
 
     The next centre is `x` with probability `D(x)^2 / sum D^2`, where `D` is the
-    distance to the nearest centre so far. Raises `UserError` for fewer than `k`
-    different points.
+    distance to the nearest centre so far. Raises `UserError` for too few points.
     """
     rng = np.random.default_rng(seed)
     points = np.asarray(points, np.float64)
@@ -138,8 +136,7 @@ def lloyd(
     """k-means: every point to its nearest centre, every centre to its points' mean.
 
     Neither half can raise `mean_x min_k |x - e_k|^2`, which is returned for the start
-    and after every step. Stops early once no point changes its centre; a centre without
-    points stays where it is.
+    and after every step. Ends where no point moves; centres without points stay.
     """
     points, centres = np.asarray(points, np.float64), np.array(centres, np.float64)
     nearest, objective = np.empty(0, np.int64), []

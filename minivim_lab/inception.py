@@ -2,8 +2,7 @@
 
 The network of 2015 that defined both metrics, in the layout of its PyTorch port
 (pytorch-fid): its average pools leave padding out of the mean, its last block pools by
-the maximum, and it has 1008 classes. Another Inception, such as torchvision's own,
-gives other figures.
+the maximum, and it has 1008 classes. Torchvision's Inception gives other figures.
 """
 
 from __future__ import annotations

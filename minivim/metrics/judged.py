@@ -162,8 +162,7 @@ def frechet_distance(
 
     The symmetric form: its eigenvalues are those of S1 S2, but real and not negative
     even where a covariance is singular (Heusel et al. 2017, arXiv 1706.08500; the
-    paper's metric over Inception, Table 3). Means [D], covariances [D, D]. Raises
-    `ValueError` for unequal shapes.
+    paper's metric over Inception, Table 3). Means [D], covariances [D, D], all equal.
     """
     m1, s1, m2, s2 = (np.asarray(x, np.float64) for x in (mean1, cov1, mean2, cov2))
     if not m1.shape * 2 == m2.shape * 2 == s1.shape == s2.shape:
@@ -205,8 +204,7 @@ def inception_score(
     probabilities: [N, K]. Each of `splits` parts has its own marginal (Salimans et al.
     2016, arXiv 1606.03498, section 4, and its code); `parts` are the numbers of the
     rows' parts, by default consecutive, so rows should not be sorted by class. Of n
-    images the score cannot exceed n: compare equal numbers only. Raises `UserError`
-    where a part is empty.
+    images it is at most n: compare equal numbers. An empty part is a `UserError`.
     """
     rows = np.asarray(probabilities, np.float64)
     if parts is None:

@@ -55,9 +55,8 @@ def _stage_1(name: str, encoder: Any, decoder: Any, **changes: Any) -> Tokenizer
 def _stage_2(name: str, stack: StackConfig, num_classes: int) -> PriorRecipe:
     """Stage 2 as in section 5.2: 450k steps of 1024, Adam(.9, .96).
 
-    Its second moment is factored and its first one int8. Silent in the paper: weight
-    decay and clipping, which are those of DALL-E and Parti; the augmentation, here a
-    mirror image.
+    Its second moment is factored and its first one int8. The paper is silent on weight
+    decay and clipping, here of DALL-E and Parti, and augmentation, here a mirror image.
     """
     return PriorRecipe(
         name=name,

@@ -15,8 +15,7 @@ def _with(recipe: Any, settings: str, *more: str) -> Any:
 def full_loss(recipe: TokenizerRecipe, *, perceptual_net: str) -> TokenizerRecipe:
     """The recipe with the paper's weights of the terms beside L_VQ (section 3.3).
 
-    The discriminator is the smallest that keeps a step below three times the plain
-    one's on a CPU.
+    The discriminator is the smallest with a step below three plain ones on a CPU.
     """
     settings = "output=laplace l2=1 logit_laplace=0.1 loss.perceptual=0.1"
     critic = "adversarial=0.1 discriminator.width=32 max_width=64"

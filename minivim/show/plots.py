@@ -264,8 +264,7 @@ def attention_map(
 ) -> Plot:
     """How much one position attends to each: [N] of a square without class, or [h, w].
 
-    `query`, the raster index of the attending position, is outlined; beside the map
-    stands the image [H, W, C].
+    `query`, the raster index that attends, is outlined; the image [H, W, C] is beside.
     """
     weights = _on_grid(weights)
     most = np.unravel_index(weights.argmax(), weights.shape)

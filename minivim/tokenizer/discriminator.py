@@ -96,8 +96,7 @@ def minibatch_stddev(x: Maps, group: int, eps: float = 1e-8) -> Maps:
 class StyleGAN2Discriminator(nnx.Module):
     """Residual blocks down to 4 x 4, minibatch stddev, one logit per image.
 
-    `width` channels at the image's size, twice as many at each half, at most
-    `max_width`.
+    `width` channels at the image's size, twice as many at each half up to `max_width`.
     """
 
     def __init__(

@@ -1,7 +1,6 @@
 """The objective of stage 1: all terms of the loss together (paper section 3.3).
 
-One scalar trains both networks: each term's gradient reaches one of them only, and one
-step is one update of each.
+One scalar trains both networks, since each term's gradient reaches one of them only.
 """
 
 from collections.abc import Callable

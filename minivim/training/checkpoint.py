@@ -176,8 +176,7 @@ class Workdir(AbstractContextManager):
 
         Arrays come back with the shardings of `like`, whatever those were that saved
         them. Damaged checkpoints are moved aside with a warning, and `metrics.jsonl` is
-        cut back to the step. Raises `UserError` if there are checkpoints and all are
-        damaged.
+        cut back to the step. Raises `UserError` if all checkpoints are damaged.
         """
         self.wait()
         damaged: dict[int, str] = {}

@@ -32,8 +32,7 @@ def product_flops(jaxpr: Any) -> int:
     """Two for each pair of numbers that a product or a convolution multiplies.
 
     Loops in full, through `jit`, `checkpoint` and derivatives of custom functions; of a
-    condition the largest branch. Raises `ValueError` for a loop of unknown length that
-    holds a product.
+    condition the largest branch. `ValueError` for products in a loop of unknown length.
     """
     return sum(map(_equation, getattr(jaxpr, "jaxpr", jaxpr).eqns))
 

@@ -17,8 +17,7 @@ from minivim_lab.reproduce.tokenizers import STUDIES
 def main(study: str, options: Options) -> str:
     """Run the rows of a study that are still missing; returns its table.
 
-    Raises `UserError` for an unknown study or row, and for an option that a study does
-    not have.
+    Raises `UserError` for a study, a row or an option that there is not.
     """
     own = {"grid": page.main, "optimiser": optimiser.main, "shipped": shipped.main}
     studies = own | {name: partial(tokenizers.main, name) for name in STUDIES}

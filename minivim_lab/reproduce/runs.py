@@ -1,8 +1,7 @@
 """Trains and measures the rows of the grid, each stage once.
 
 Rows that begin alike share their first stage. Interrupted runs continue where they
-stopped. A seed is part of every folder's name: processes with different seeds may work
-at once, without locks.
+stopped. Every folder's name has the seed: processes with other seeds may run beside.
 """
 
 import shlex

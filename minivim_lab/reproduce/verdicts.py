@@ -130,8 +130,7 @@ def judged(claim: Claim, found: Found) -> dict[str, str]:
 def gain(claim: Claim, found: Found) -> list[float]:
     """By how many doublings `better` is ahead, seed by seed; below zero it is behind.
 
-    The base-2 logarithm of the ratio of both figures; 3 dB of PSNR halve the squared
-    error.
+    The base-2 logarithm of the figures' ratio; 3 dB of PSNR halve the squared error.
     """
     one, other = map(np.array, sides(claim, found))
     if "psnr" in claim.figures:

@@ -21,8 +21,7 @@ def dots(
     """A line for every row: a dot for each seed, a tick for their mean.
 
     `rows` maps a name to the values `x` of the seeds and to the kind of row, which has
-    a colour. Values beyond `limit` are drawn at the edge, as arrows. Raises ValueError
-    without a row.
+    a colour. Values beyond `limit` are arrows at the edge. ValueError without a row.
     """
     if not rows:
         raise ValueError("there is no row to draw")
@@ -52,9 +51,8 @@ def seeds(
 ) -> Plot:
     """One line for each row: a dot for each seed, a stroke at their mean.
 
-    Beside it, on a scale of its own, the paper's figure of the rows that have one: the
-    two measure different things, so only their order compares. Raises ValueError
-    without a value.
+    Beside it, on a scale of its own, the paper's figure of the rows that have one: only
+    the order compares, not what they measure. Raises ValueError without a value.
     """
     found = {name: np.ravel(values) for name, values in ours.items()}
     if not any(map(len, found.values())):
