@@ -114,7 +114,7 @@ def check_batch(mesh: Mesh | AbstractMesh, *, batch_size: int, accumulate: int) 
 
 
 def spec_of(path: str, shape: Sequence[int], mesh: Mesh | AbstractMesh) -> P:
-    """Axes of an array by the first rule for its path; what none divides is whole."""
+    """Axes of an array by its path's first rule, whole where the mesh does not fit."""
     axes = next((axes for rule, axes in RULES if re.search(rule, path)), ())
     last = ((None,) * len(shape) + axes)[len(axes) :]
     pairs = zip(last, shape, strict=True)

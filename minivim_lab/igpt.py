@@ -54,7 +54,7 @@ class Flat(nnx.Module):
 class Palette(Tokenizer):
     """Stage 1 without a network: `encode` shrinks and rounds, `decode` paints.
 
-    `c_i = argmin_k |mean(patch_i) - e_k|^2`; back come patches of one colour.
+    `c_i = argmin_k |mean(patch_i) - e_k|^2`; images come back in plain patches.
     """
 
     def __init__(self, config: PaletteConfig, *, rngs: nnx.Rngs):

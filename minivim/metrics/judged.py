@@ -161,8 +161,8 @@ def frechet_distance(
         |m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1^1/2 S2 S1^1/2)^1/2
 
     The symmetric form: its eigenvalues are those of S1 S2, but real and not negative
-    even where a covariance is singular (Heusel et al. 2017, arXiv 1706.08500; the
-    paper's metric over Inception, Table 3). Means [D], covariances [D, D], all equal.
+    even where a covariance is singular (Heusel et al. 2017, arXiv 1706.08500; Table 3
+    over Inception). Raises `ValueError` unless means are [D], covariances [D, D].
     """
     m1, s1, m2, s2 = (np.asarray(x, np.float64) for x in (mean1, cov1, mean2, cov2))
     if not m1.shape * 2 == m2.shape * 2 == s1.shape == s2.shape:

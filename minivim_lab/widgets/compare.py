@@ -109,7 +109,7 @@ def _named(axes: Axes, rows: Sequence[str] | Mapping[str, object]) -> None:
 
 
 def bands(curves: Mapping[str, ArrayLike], *, x: str, y: str) -> Plot:
-    """Curves [seeds, points] by name, not none: the mean, and a band of the range."""
+    """Curves [seeds, points] by name: the mean, and a band from least to most."""
     if not curves:
         raise ValueError("there is no curve to draw")
     found = {name: np.atleast_2d(curve) for name, curve in curves.items()}
