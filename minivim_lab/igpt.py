@@ -6,6 +6,7 @@ after training it has learnt itself: the baseline of the paper's Table 7.
 """
 
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -65,7 +66,7 @@ class Palette(Tokenizer):
 
 
 def train_palette(
-    recipe: PaletteRecipe, *, spec: str, workdir: str | Path
+    recipe: PaletteRecipe, *, spec: Any, workdir: str | Path
 ) -> tuple[Palette, dict[str, float]]:
     """Fit the colours by k-means, for `load`; the palette and its held-out figures."""
     folder, shape = Path(workdir), recipe.model.image_shape
