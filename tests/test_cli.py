@@ -115,7 +115,8 @@ def test_training_with_labels_ends_with_their_names(home, capsys, monkeypatch):
     network = tiny.build(classifier.build, config)
     network.card = {"class_names": ["n01440764", "shark, white"]}
     monkeypatch.setattr("minivim.train.train", lambda *a, **o: (network, []))
-    command = ["train", "classifier", "shapes", "--data", "x", "--workdir", "y"]
+    workdir = ["--workdir", str(home / "prior")]
+    command = ["train", "classifier", "shapes", "--data", "x", *workdir]
     assert cli.main(command) == 0
     line = capsys.readouterr().out.splitlines()[1]
     assert line.startswith("classes: 0 n01440764; 1 shark, white; 2 2; ")
