@@ -96,7 +96,7 @@ def test_composed_and_decomposed_letters_are_one_name():
 def test_names_in_no_known_encoding_can_be_asked_for_and_shown():
     name = b"caf\xe9".decode("utf-8", "surrogateescape")
     assert numbers([name], [name, "b", "c"]) == [0]
-    assert class_names(prior([name, "b", "c"])) == ["caf?", "b", "c"]
+    assert class_names(prior([name, "b", "c"])) == [r"caf\xe9", "b", "c"]
 
 
 @pytest.mark.parametrize(
@@ -154,6 +154,7 @@ def home(tmp_path, monkeypatch):
     weights.save(tmp_path / "tok", tiny.tokenizer(), kind="tokenizer", card={})
     card = {"tokenizer": str(tmp_path / "tok")}
     kinds = {"named": NAMES, "digits": ["0", "10", "20"], "few": ["$a$ or $b"]}
+    kinds["accents"] = ["\u00e9te\u0301, hiver", "\u00e9", "a"]
     for name, names in kinds.items():
         given = card | {"class_names": names}
         weights.save(tmp_path / name, tiny.prior(), kind="prior", card=given)
@@ -190,6 +191,7 @@ def run(home, command, model, *options):
         ("named", ["owl, great horned"], [2]),
         ("named", ["owl, great horned", "cat , 1"], [0, 1, 2]),
         ("named", ["0,2"], [0, 2]),
+        ("accents", ["e\u0301t\u00e9, hiver", "a,\u00e9"], [0, 1, 2]),
         ("digits", ["10"], [1]),
         ("digits", ["20,0"], [0, 2]),
         ("bare", ["2", "1"], [1, 2]),

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from minivim import data, metrics, prior, weights
 from minivim.cli import arguments as args
 from minivim.cli.arguments import command, option
+from minivim.data.layout import composed
 from minivim.encode import decode_all, encode_all
 from minivim.errors import UserError
 from minivim.files import write
@@ -78,7 +79,7 @@ def _sample(options: Namespace) -> None:
     names = args.show_classes(model)
     wanted = range(len(names))
     if options.labels:
-        split = [[w] if w in names else w.split(",") for w in options.labels]
+        split = [[w] if composed(w) in names else w.split(",") for w in options.labels]
         words = [word.strip() for part in split for word in part]
         wanted = prior.check_labels(model, words)
     labels = np.repeat(wanted, options.count) if len(wanted) else None

@@ -39,8 +39,7 @@ def unit_images(images: Any, *, shape: Shape = None, keep_bytes: bool = False) -
     processes are not looked at. Raises `UserError` for all that is something else.
     """
     host = not isinstance(images, jax.Array)
-    kinds, doubt = (ValueError, TypeError, RuntimeError), "are they of one size?"
-    with explained("images make no array", f"{doubt} {WANTED}", kinds):
+    with explained("images make no array", f"are they of one size? {WANTED}"):
         images = np.asarray(images) if host else images
     kind, floats = images.dtype, jnp.issubdtype(images.dtype, jnp.floating)
     told = f"images of type {kind} have no known range"
@@ -120,7 +119,8 @@ class ArraySource(Source):
         class_names: Sequence[str] = (),
         description: str = "arrays",
     ):
-        self.class_names, self.description = tuple(class_names), description
+        self.class_names = tuple(map(str, class_names))
+        self.description = description
         # Without names nobody knows how many classes there are.
         labels = partial(whole_labels, count=self.num_classes or 2**31, least=-1)
         check = {"image": partial(unit_images, keep_bytes=True), "label": labels}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from minivim.config import PriorConfig
 from minivim.config.checks import require
 from minivim.context import NO_CONTEXT, Context
 from minivim.data.arrays import whole_labels
+from minivim.data.layout import composed
 from minivim.errors import UserError
 from minivim.transformer import Cache, Stack, Token, at_least_float32, dropout, linear
 
@@ -118,17 +118,12 @@ def class_names(model: Any) -> list[str]:
     """What a model's card calls its classes; their numbers where it says nothing."""
     count, card = getattr(model.config, "num_classes", 0), getattr(model, "card", None)
     names = ((card or {}).get("class_names") or [])[:count]
-    return [*map(printable, names), *map(str, range(len(names), count))]
-
-
-def printable(name: str) -> str:
-    """Composed, and without the bytes of other encodings."""
-    return unicodedata.normalize("NFC", name).encode(errors="replace").decode()
+    return [*map(composed, names), *map(str, range(len(names), count))]
 
 
 def class_number(model: Any, name: str) -> int:
     """The class of a name, or else of its number; others raise `UserError`."""
-    names, name = class_names(model), printable(name)
+    names, name = class_names(model), composed(name)
     require(names.count(name) < 2, f"several classes are called {name}; give a number")
     if name in names:
         return names.index(name)
