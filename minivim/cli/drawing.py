@@ -79,9 +79,8 @@ def _sample(options: Namespace) -> None:
     names = args.show_classes(model)
     wanted = range(len(names))
     if options.labels:
-        split = [[w] if composed(w) in names else w.split(",") for w in options.labels]
-        words = [word.strip() for part in split for word in part]
-        wanted = prior.check_labels(model, words)
+        words = [[w] if composed(w) in names else w.split(",") for w in options.labels]
+        wanted = prior.check_labels(model, [w.strip() for part in words for w in part])
     labels = np.repeat(wanted, options.count) if len(wanted) else None
     rejecting = options.classifier or options.acceptance is not None
     images = (_rejected if rejecting else _drawn)(options, model, tokenizer, labels)

@@ -92,12 +92,9 @@ def _misshapen(found: tuple[int, ...], wanted: Shape) -> str:
 
 def whole_labels(labels: Any, count: int, least: int = 0) -> Int[np.ndarray, " n"]:
     """Labels from `least` to `count - 1` as int32; others raise `UserError`."""
-    labels = np.asarray(labels)
-    require(
-        labels.ndim == 1 and labels.dtype.kind in "iu",
-        f"labels of type {labels.dtype} and shape {labels.shape} are invalid; give one "
-        "whole number for each image, such as [0, 1]",
-    )
+    labels, remedy = np.asarray(labels), "give one whole number for each image"
+    told = f"labels of type {labels.dtype} and shape {labels.shape} are invalid"
+    require(labels.ndim == 1 and labels.dtype.kind in "iu", f"{told}; {remedy}")
     for label in np.unique(labels).tolist():
         told = f"label {label} is out of range; use {least} to {count - 1}"
         require(least <= label < count, told)

@@ -154,7 +154,8 @@ def require_labels(source: Source | Stream) -> None:
     if source.num_classes < 2:
         known = f"one label ({source.class_names[0]})" if source.class_names else "none"
         told = f"this needs images of at least two labels, and {source.description} has"
-        remedy = "put each class in a folder of its own, a label column, or class_names"
+        remedy = "put each class in a folder of its own, or give a label column"
+        remedy += " (with arrays in memory, class_names)"
         raise UserError(f"{told} {known}: {remedy}")
 
 
