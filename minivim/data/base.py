@@ -34,6 +34,7 @@ class Source(Images):
     """Labelled images by index; subclasses implement `__len__` and `take`."""
 
     in_memory: bool = False  # whether taking some is too quick to be worth a thread
+    has_files: bool = False  # whether `files` says where the pictures are
     labels: Int[np.ndarray, " n"] | None = None  # of all rows, where they are at hand
 
     def __len__(self) -> int:
@@ -65,6 +66,7 @@ class Pictures(Source):
     """Pictures that are decoded when they are taken; subclasses say where they are."""
 
     labels: Int[np.ndarray, " n"]
+    has_files = True
 
     def __init__(
         self,
@@ -133,7 +135,8 @@ class Subset(Source):
     ):
         self.source, self.rows, self.unreadable = source, rows, unreadable
         self.labels = None if source.labels is None else source.labels[rows]
-        self.in_memory, self.class_names = source.in_memory, source.class_names
+        self.in_memory, self.has_files = source.in_memory, source.has_files
+        self.class_names = source.class_names
         self.description, self.summary = f"{source.description}{what}", source.summary
         # Whether pictures may be left out is asked beside the fingerprint.
         parts = (source.fingerprint, what, len(rows))

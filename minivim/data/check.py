@@ -27,7 +27,7 @@ def checked(
     Decodes every picture, or reads `headers` alone. Raises `UserError` that names
     unreadable pictures, all in one, unless they are skipped or none is left.
     """
-    if not hasattr(source, "files"):
+    if not source.has_files:
         return source  # Arrays, or pictures that somebody else reads.
     bad, several = [], 0
     for row, found in _looked_at(source, headers, quiet):
@@ -62,6 +62,8 @@ def checked(
 
 def _name(source: Any, row: int) -> str:
     ((_, where),) = source.files(np.array([row]))
+    while isinstance(source, Subset):
+        source = source.source
     return where.removeprefix(f"{source.root}{os.sep}")
 
 

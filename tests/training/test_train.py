@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
+import datasets
 import pytest
 from flax import nnx
+from PIL import Image
 
 from minivim import train, weights
 from minivim.config import DiscriminatorConfig, LossConfig
@@ -30,6 +32,33 @@ def test_what_refuses_a_loaded_model_refuses_a_trained_one(tmp_path):
     weights.load(tmp_path / "prior", tokenizer=models["tok"])
     with pytest.raises(UserError, match="prior was trained on the codes of another"):
         weights.load(tmp_path / "prior", tokenizer=tiny.tokenizer(seed=3))
+
+
+@pytest.mark.parametrize("kind", ["source", "dataset", "splits"])
+def test_data_of_ones_own_with_resume_and_card(tmp_path, kind, capsys):
+    source = tiny.source(30)
+    images = [Image.fromarray(image) for image in source.arrays["image"]]
+    rows = {"image": images, "label": source.labels}
+    table = datasets.Dataset.from_dict(rows)
+    spec = {
+        "source": source,
+        "dataset": table,
+        "splits": {"train": table, "test": table.select(range(9))},
+    }[kind]
+    recipe = replace(tiny.TOKENIZER_RECIPE, run=replace(tiny.RUN, steps=4))
+    how = {"workdir": tmp_path / "run", "quiet": True}
+    model, rows = train.train(recipe, spec=spec, **how)
+    assert rows
+    card = weights.load(tmp_path / "run").card
+    held = "30 train, 9 test" if kind == "splits" else "27 train, 3 held out to test"
+    assert held in card["data_read"] and held in capsys.readouterr().err
+    again, rows = train.train(recipe, spec=spec, **how)
+    assert rows == []
+    assert weights.weights_hash(again) == weights.weights_hash(model)
+    other = {"train": source, "test": tiny.source(30, seed=2)}
+    with pytest.raises(UserError, match="its pictures have changed"):
+        train.train(recipe, spec=tiny.source(30, seed=1), **how)
+    train.train(recipe, spec=other, workdir=tmp_path / "both", quiet=True)
 
 
 @pytest.mark.parametrize(("gamma", "every"), [(0.0, 0), (10.0, 3)])
