@@ -54,9 +54,9 @@ def test_sigterm_saves_and_the_same_command_goes_on(ended):
     assert process.returncode == 143, said
     step = faults.newest(workdir)
     assert 50 <= step < PLAN.steps
-    assert said.splitlines() == [
-        f"minivim: stopped at step {step}, saved; the same command goes on"
-    ]
+    found, last = said.splitlines()
+    assert "27 train, 3 held out to test" in found
+    assert last == f"minivim: stopped at step {step}, saved; the same command goes on"
     assert not (workdir / "model.safetensors").exists()
     faults.finish(command)
     assert faults.outcome(workdir) == faults.outcome(folder / "whole")
