@@ -61,7 +61,10 @@ def checked(
 
 
 def _name(source: Any, row: int) -> str:
-    ((_, where),) = source.files(np.array([row]))
+    try:
+        ((_, where),) = source.files(np.array([row]))
+    except UserError:  # A cell that is empty or leads out of the folder.
+        return f"row {row}"
     while isinstance(source, Subset):
         source = source.source
     return where.removeprefix(f"{source.root}{os.sep}")

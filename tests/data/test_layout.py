@@ -606,6 +606,17 @@ def test_broken_pictures_are_left_out(damaged):
     )
 
 
+def test_a_missing_cell_is_named_and_left_out(tmp_path):
+    cell = {"bytes": png(), "path": None}
+    rows = {"image": [cell, None, cell, {"bytes": None, "path": "../x.png"}] * 2}
+    pq.write_table(pa.table(rows), tmp_path / "x.parquet")
+    text = message(lambda: checked(open_source(tmp_path), headers=True))
+    assert "4 of 8 pictures" in text and "row 1 of" in text and "has no image" in text
+    source = open_source(DataSpec(tmp_path, skip_unreadable=True), image_size=4)
+    assert len(stack(source)["image"]) == 4
+    assert source.unreadable == ("row 1", "row 3", "row 5", "row 7")
+
+
 def test_dark_pictures_and_animations_are_remarked_on(tmp_path):
     tree(tmp_path, *grid("train", "test"))
     for file in tmp_path.glob("train/*.png"):
