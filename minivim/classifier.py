@@ -20,6 +20,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from minivim.batched import in_batches
+from minivim.card import Carded
 from minivim.config import ClassifierConfig
 from minivim.config.checks import require
 from minivim.context import NO_CONTEXT, Context
@@ -34,7 +35,7 @@ Images = Float[Array, "B H W C"]
 Features = tuple[Float[Array, "B classes"], dict[str, Any]]
 
 
-class Classifier(nnx.Module):
+class Classifier(Carded):
     """A plain CNN: four 3 x 3 convolutions, each with GroupNorm and ReLU, then a mean.
 
     Channels w, 2w, 2w, 4w at 1/2, 1/4, 1/4, 1/8 of the image's side: the first reads
@@ -69,7 +70,7 @@ class Classifier(nnx.Module):
         require(fits, f"images of shape {shape} do not fit this classifier; {remedy}")
 
 
-class Judge(nnx.Module):
+class Judge(Carded):
     """A residual network on 4 x 4 patches: `x + Conv3x3(SiLU(LN(x)))`, three times.
 
     The width is 2w throughout; `aux["features"]` are the outputs of the three blocks.

@@ -355,7 +355,7 @@ def _figures_of_prior(
     if prior.config.num_classes or source.num_classes < 2:
         return figures
     # Such codes are not probed (section 5.3); all else is still to be known.
-    if seen := weights.card_of(tokenizer).labels_seen:
+    if seen := tokenizer.card.labels_seen:
         said = f"left out, the tokenizer has seen labels through {seen}"
     else:
         recipe = ProbeRecipe(name="evaluate", prior="", tokenizer="")

@@ -2,10 +2,53 @@
 
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from minivim.errors import UserError
+
+
+def regular(path: str | Path) -> int:
+    """The size of a file; `ValueError` for pipes and devices, which may have no end."""
+    info = os.stat(path)
+    if not stat.S_ISREG(info.st_mode):
+        raise ValueError("it is no regular file")
+    return info.st_size
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """A dictionary of at most 1 MB; raises `ValueError` or `OSError` for all else."""
+    if regular(path) > 2**20:
+        raise ValueError("it has more than 1 MB")
+    try:
+        value = json.loads(Path(path).read_text())
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(value, dict):
+        raise ValueError("it holds no dictionary")
+    return value
+
+
+def lock(folder: Path) -> IO[str]:
+    """Keep other processes out of a folder until the file is closed or this one ends.
+
+    Raises `UserError` where another process has it.
+    """
+    file = open(folder / ".lock", "w")  # noqa: SIM115
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        told = f"{folder} is in use by another command"
+        raise UserError(f"{told}; wait for it or choose another folder") from error
+    except (ImportError, OSError):
+        pass  # Neither Windows nor every network's file system has such locks.
+    return file
 
 
 def beside(path: str | Path) -> Path:

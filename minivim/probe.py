@@ -26,7 +26,6 @@ from jaxtyping import Array, Float, Int, Shaped
 from minivim.batched import in_batches
 from minivim.data import unit_images
 from minivim.errors import UserError
-from minivim.weights import card_of
 
 L2_GRID = (1e-1, 1e-2, 1e-3, 1e-4)
 MAX_STEPS = 300  # of L-BFGS
@@ -116,7 +115,7 @@ def linear_probe(
         told += " the probe must not have seen"
         raise UserError(f"{told}; load one trained without labels")
     # Paper, section 5.3: no perceptual loss behind codes that are probed
-    if seen := card_of(tokenizer).labels_seen:
+    if seen := tokenizer.card.labels_seen:
         problem = f"the tokenizer {tokenizer.card.path} has seen labels through {seen}"
         raise UserError(f"{problem}; probe one that was trained with loss.perceptual=0")
     labels, test_labels = np.asarray(train["label"]), np.asarray(test["label"])

@@ -19,6 +19,7 @@ from einops import rearrange, repeat
 from flax import nnx
 from jaxtyping import Array, Float
 
+from minivim.card import Carded
 from minivim.config.checks import Config, Count, Rule
 from minivim_lab.convert import Weights, take
 
@@ -140,7 +141,7 @@ class InceptionConfig(Config):
     divisor: Annotated[int, Rule(lambda x: x in (1, 2, 4, 8, 16), "must divide 16")] = 1
 
 
-class Inception(nnx.Module):
+class Inception(Carded):
     """Logits without bias, and the map whose mean FID reads.
 
     `aux["features"]` is the last map, [B, 8, 8, 2048]. The head is as the Inception

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from minivim import classifier, cli, show, weights
+from minivim.card import Card
 from minivim.config import ClassifierConfig
 from minivim.errors import UserError
 from minivim.prior import check_labels, complete, reject, sample
@@ -21,7 +22,7 @@ NAMES = ["cat", "golden retriever", "owl, great horned"]
 
 def prior(names=NAMES, count=3):
     model = tiny.prior(num_classes=count)
-    model.card = {"class_names": names}
+    model.card = Card("", {"class_names": names})
     return model
 
 
@@ -111,7 +112,7 @@ def test_names_in_no_known_encoding_can_be_asked_for_and_shown():
 )
 def test_cards_with_fewer_names_or_none(card, names):
     model = tiny.prior()
-    model.card = card
+    model.card = Card("", card or {})
     assert class_names(model) == names
     assert check_labels(model, names).tolist() == [0, 1, 2]
     assert class_names(tiny.prior(num_classes=0)) == class_names(tiny.tokenizer()) == []

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from minivim import classifier, cli, show, weights
+from minivim.card import Card
 from minivim.cli import arguments, drawing
 from minivim.config import ClassifierConfig, ProbeRecipe
 from minivim.data import open_source, shapes, stack
@@ -113,7 +114,7 @@ def test_training_with_labels_ends_with_their_names(home, capsys, monkeypatch):
     assert "\nclasses: 0 class0; 1 class1; 2 class2\n" in capsys.readouterr().out
     config = ClassifierConfig(kind="cnn", num_classes=25, width=4)
     network = tiny.build(classifier.build, config)
-    network.card = {"class_names": ["n01440764", "shark, white"]}
+    network.card = Card("", {"class_names": ["n01440764", "shark, white"]})
     monkeypatch.setattr("minivim.train.train", lambda *a, **o: (network, []))
     workdir = ["--workdir", str(home / "prior")]
     command = ["train", "classifier", "shapes", "--data", "x", *workdir]

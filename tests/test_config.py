@@ -141,7 +141,7 @@ IMPOSSIBLE = {
         ("lr_ratio=0", "set lr_ratio=1"),
         ("beta1=1", r"beta1=1.0 is not in \[0, 1\)"),
         ("peak_lr=0", "peak_lr=0.0 must be above zero"),
-        ("peak_lr=nan", "must be above zero"),
+        ("peak_lr=nan", "is not a finite number"),
         ("b2=1", r"b2=1.0 is not in \[0, 1\)"),
         ("warmup_steps=-5", "must not be negative"),
         ("clip_norm=-1", "must not be negative"),

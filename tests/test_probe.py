@@ -6,17 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from minivim import probe as probe_module
 from minivim import weights
+from minivim.card import Carded
 from minivim.errors import UserError
 from minivim.probe import SoftmaxProbe, fit_probe, linear_probe, probe_features
 
 CLASSES = 3
 
 
-class FakeTokenizer(nnx.Module):
+class FakeTokenizer(Carded):
     """Codes are brightness levels of 4 x 4 patches; the code vectors are one-hot."""
 
     def __init__(self, *, encoder: bool = True):

@@ -33,7 +33,7 @@ CORE = [
 
 # Lines at most: of the package, its core, both packages together, and any module.
 # Raising one needs a reason in the commit.
-PACKAGE, READ, ALL, MODULE = 10_500, 3_300, 15_200, 450
+PACKAGE, READ, ALL, MODULE = 10_700, 3_300, 15_300, 450
 
 STAGES = {"tokenizer", "prior", "probe", "classifier"}
 ABOVE = {"show", "cli", "train", "encode", "evaluate"}

@@ -139,7 +139,7 @@ def test_a_missing_tensor_is_named(saved):
     tensors = load_file(str(saved / weights.WEIGHTS))
     del tensors["quantizer.codebook"]
     save_file(tensors, str(saved / weights.WEIGHTS))
-    with pytest.raises(UserError, match=r"at 'quantizer\.codebook'"):
+    with pytest.raises(UserError, match=r"it lacks 'quantizer\.codebook'"):
         weights.load(saved)
 
 

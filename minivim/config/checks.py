@@ -1,6 +1,8 @@
 """Rules for settings, written into type hints, and the one checker of them all."""
 
 import dataclasses
+import math
+import numbers
 import typing
 from collections.abc import Callable
 from functools import cache
@@ -50,6 +52,30 @@ Share = Annotated[float, Rule(lambda x: 0 < x <= 1, "is not in (0, 1]")]
 NOT_HALF = Rule(lambda x: x != "float16", "overflows in the l2 norms and losses")
 
 
+WORDS = {
+    int: "a whole number",
+    float: "a finite number",
+    bool: "true or false",
+    str: "text",
+    tuple[int, ...]: "a list of whole numbers",
+}
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a value is of one of the types of `WORDS`; NumPy's numbers count."""
+    if kind == tuple[int, ...]:
+        return isinstance(value, tuple) and all(_is(x, int) for x in value)
+    if kind in (int, float) and isinstance(value, bool):
+        return False
+    if kind is float:
+        return isinstance(value, numbers.Real) and math.isfinite(value)
+    return isinstance(value, numbers.Integral if kind is int else kind)
+
+
+def _is_config(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Config)
+
+
 class Config:
     """Base of all settings: type hints have the words (`Literal`) or rules to obey."""
 
@@ -61,6 +87,9 @@ class Config:
             # As `--set` takes it.
             known = ",".join(map(str, known)) if isinstance(known, tuple) else known
             default = "" if known is dataclasses.MISSING else f"; set {name}={known}"
+            kind = hint.__origin__ if rules else hint
+            if (words := WORDS.get(kind)) is not None:
+                require(_is(value, kind), f"{said} is not {words}{default}")
             for rule in rules:
                 if isinstance(rule, Rule):
                     require(rule.holds(value), f"{said} {rule.says}{default}")
@@ -68,10 +97,12 @@ class Config:
                 whole = getattr(self, rule.other)
                 why = f"{said} does not divide {rule.other}={whole}"
                 require(whole % value == 0, f"{why}; choose {name} so that it does")
-            kind = hint.__origin__ if rules else hint
             if typing.get_origin(kind) is typing.Literal:
                 words = typing.get_args(kind)
                 require(value in words, f"{said} is unknown; use {' or '.join(words)}")
+            classes = [k for k in typing.get_args(kind) or (kind,) if _is_config(k)]
+            if classes and not isinstance(value, tuple(classes)):
+                raise UserError(f"{said} is no {classes[0].__name__}; give one")
 
 
 @cache

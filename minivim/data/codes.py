@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from minivim.config.checks import Config
 from minivim.data.base import Batch, Source, hash_of
 from minivim.errors import Stopped, UserError, explained
+from minivim.files import read_json
 
 CARD = "codes.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CodesCard:
+class CodesCard(Config):
     """Where codes come from: the tokenizer, the images, how these were augmented."""
 
     tokenizer: str  # a shipped name, a folder or a hub id, for a prior's card
@@ -73,7 +75,7 @@ def open_codes(folder: str | os.PathLike[str], split: str = "train") -> CodeSour
 
     path = Path(folder).expanduser()
     with explained(f"{folder} cannot be read as codes", "encode them again"):
-        card = CodesCard(**json.loads((path / CARD).read_text()))
+        card = CodesCard(**read_json(path / CARD))
         tables: Any = datasets.load_from_disk(str(path))
         found = [name for name in tables if "codes" in tables[name].features]
     if split not in found:

@@ -179,6 +179,7 @@ def read(request: Request, streaming: bool = False) -> Read:
     """The splits of parquet files, of a saved dataset or of one of the hub."""
     import datasets
     import pyarrow.parquet as pq
+    from datasets import config as settings
 
     name, root = request.name, request.root or Path()
     if request.kind == "hub":
@@ -206,6 +207,7 @@ def read(request: Request, streaming: bool = False) -> Read:
     features = _same_columns(groups, name)
     escaped = {split: list(map(glob.escape, group)) for split, group in groups.items()}
     remedy = "check that its files agree in column types and that the disk has room"
+    settings.HF_UPDATE_DOWNLOAD_COUNTS = False  # It would ask the hub.
     with explained(f"{name} cannot be read as one dataset", remedy):
         load: Any = datasets.load_dataset
         how = {"data_files": escaped, "features": features, "streaming": streaming}

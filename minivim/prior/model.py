@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from minivim import fast
+from minivim.card import Carded
 from minivim.config import PriorConfig
 from minivim.config.checks import require
 from minivim.context import NO_CONTEXT, Context
@@ -25,7 +26,7 @@ from minivim.transformer import Cache, Stack, Token, at_least_float32, dropout, 
 
 
 # Paper, section 4: a causal Transformer over codes in raster order
-class Prior(nnx.Module):
+class Prior(Carded):
     """`p(c_1, ..., c_N | class) = prod_i p(c_i | class, c_<i)`.
 
     Codes and classes have tables of their own, so no code can be taken for a class. The
@@ -116,8 +117,8 @@ class Prior(nnx.Module):
 
 def class_names(model: Any) -> list[str]:
     """What a model's card calls its classes; their numbers where it says nothing."""
-    count, card = getattr(model.config, "num_classes", 0), getattr(model, "card", None)
-    names = ((card or {}).get("class_names") or [])[:count]
+    count = getattr(model.config, "num_classes", 0)
+    names = (model.card.get("class_names") or [])[:count]
     return [*map(composed, names), *map(str, range(len(names), count))]
 
 
@@ -158,7 +159,7 @@ def knows_null(prior: Prior) -> bool:
 
     A labelled prior learns it from dropped labels alone.
     """
-    recipe = (getattr(prior, "card", None) or {}).get("recipe", {})
+    recipe = prior.card.get("recipe", {})
     return not prior.config.num_classes or recipe.get("label_dropout") != 0
 
 

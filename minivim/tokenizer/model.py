@@ -13,6 +13,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from minivim.card import Carded
 from minivim.config import CNNConfig, StackConfig, TokenizerConfig
 from minivim.config.checks import require
 from minivim.data import unit_images
@@ -25,7 +26,7 @@ ENCODERS: dict[type, Any] = {StackConfig: Encoder, CNNConfig: CNNEncoder}
 DECODERS: dict[type, Any] = {StackConfig: Decoder, CNNConfig: CNNDecoder}
 
 
-class Tokenizer(nnx.Module):
+class Tokenizer(Carded):
     """Stage 1: images `[B, H, W, C]` in [0, 1] to codes `[B, N]` and back."""
 
     def __init__(self, config: TokenizerConfig, *, rngs: nnx.Rngs):

@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from minivim import fast
+from minivim.card import Carded
 from minivim.classifier import require_classifier
 from minivim.config.checks import require
 from minivim.data.arrays import unit_pair
@@ -44,7 +45,7 @@ class PerceptualConfig:
 
 
 # Paper, section 3.3: the perceptual loss, on features of a VGG
-class LPIPS(nnx.Module):
+class LPIPS(Carded):
     """Distance between the VGG features of two images, weighted by linear heads.
 
         d = sum_l mean_hw sum_c w_lc (u_lc - v_lc)^2,   u_l = f_l / (|f_l| + eps)

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, redirect_stderr, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import Array, UInt32
 
 from minivim.errors import UserError, brief, explained
-from minivim.files import write, write_json
+from minivim.files import lock, read_json, write, write_json
 from minivim.training.processes import agreed, on_first
 from minivim.training.step import TrainState
 
@@ -107,7 +107,12 @@ class Workdir(AbstractContextManager):
         self.path = Path(path).absolute()
         self.metrics_path = self.path / "metrics.jsonl"
         self._checkpoints = self.path / "checkpoints"
-        on_first(lambda: self._identify(json.loads(json.dumps(identity))))
+        self._lock: IO[str] | None = None
+        try:
+            on_first(lambda: self._identify(json.loads(json.dumps(identity))))
+        except UserError:
+            self._free()
+            raise
         options = ocp.CheckpointManagerOptions(max_to_keep=keep)
         self._manager = ocp.CheckpointManager(self._checkpoints, options=options)
         self._failed = ""
@@ -115,6 +120,7 @@ class Workdir(AbstractContextManager):
 
     def _identify(self, identity: dict[str, Any]) -> None:
         check_writable(self.path)
+        self._lock = lock(self.path)
         # What a kill left half written. Orbax would remove it in a thread of its own,
         # which nobody waits for where a run ends before its first checkpoint.
         for part in self._checkpoints.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
@@ -124,7 +130,7 @@ class Workdir(AbstractContextManager):
             write_json(file, identity)
             return
         with explained(f"{file} is damaged", "choose another --workdir", ValueError):
-            old = dict(json.loads(file.read_text()))
+            old = read_json(file)
         # A run may leave out more pictures than when it began, but not fewer.
         if set(old.get("unreadable", ())) < set(identity.get("unreadable", ())):
             old["unreadable"] = identity["unreadable"]
@@ -255,6 +261,10 @@ class Workdir(AbstractContextManager):
             with self.metrics_path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
 
+    def _free(self) -> None:
+        if self._lock:
+            self._lock.close()
+
     def close(self) -> None:
         """Wait for the last checkpoint, or raise its `UserError`; used no more."""
         self.__exit__(None)
@@ -264,15 +274,18 @@ class Workdir(AbstractContextManager):
             self.settle() if kind else self.wait()
         finally:
             self._manager.close()
+            self._free()
             logging.getLogger("absl").removeFilter(_not_orbax)
 
 
 def read_metrics(workdir: str | Path) -> list[Row]:
-    """Rows of a run's `metrics.jsonl`; a line that a kill cut short is left out."""
+    """Rows of a run's `metrics.jsonl`; a line that is none, or was cut, is left out."""
     rows = []
-    for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines():
-        with suppress(json.JSONDecodeError):
-            rows.append(json.loads(line))
+    text = (Path(workdir) / "metrics.jsonl").read_text(errors="replace")
+    for line in text.splitlines():
+        with suppress(ValueError, RecursionError):
+            row = json.loads(line)
+            rows += [row] if isinstance(row, dict) and "step" in row else []
     return rows
 
 

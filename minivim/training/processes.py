@@ -47,7 +47,7 @@ def on_first(act: Callable[[], object]) -> None:
 
 @contextmanager
 def stop_signal(active: bool = True) -> Iterator[Asked]:
-    """Inside, SIGTERM and the first SIGINT are noted; `asked(step)` says which came.
+    """Inside, SIGTERM, SIGHUP and the first SIGINT are noted; `asked` says which came.
 
     The second SIGINT raises `KeyboardInterrupt` at once, and so does leaving after one
     that nobody asked for, as after the last step. SIGINT is taken only from Python's
@@ -70,7 +70,10 @@ def stop_signal(active: bool = True) -> Iterator[Asked]:
         came.append(number)
 
     ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    taken = (signal.SIGTERM, signal.SIGINT) if ours else (signal.SIGTERM,)
+    taken = [signal.SIGTERM, *([signal.SIGINT] if ours else [])]
+    # Not under nohup, which ignores it.
+    closed = getattr(signal, "SIGHUP", None)
+    taken += [closed] if closed and signal.getsignal(closed) == signal.SIG_DFL else []
     before = {number: signal.signal(number, note) for number in taken}
     try:
         yield lambda step: came[0] if came else 0

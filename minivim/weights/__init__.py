@@ -7,7 +7,6 @@ and what the package ships. A prior is refused over another tokenizer's codes.
 import hashlib
 import json
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -16,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors import SafetensorError
-from safetensors.flax import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.flax import save_file
 
 from minivim import files
+from minivim.card import Card
 from minivim.config import as_dict, from_dict
 from minivim.config.checks import require
 from minivim.errors import UserError, explained
@@ -31,7 +31,12 @@ HERE = Path(__file__).parent
 DATA = {"shapes": "shapes", "cifar10": "uoft-cs/cifar10"}
 # First parts of a path that cannot be a hub owner: a missing runs/x is not fetched.
 NO_OWNERS = ("", ".", "..", "~", "runs")
-WEIGHTS, CARD = "model.safetensors", "card.json"
+WEIGHTS, CARD, FORMAT = "model.safetensors", "card.json", 1
+# Types of what is read of a card, where it is there; the model has rules of its own.
+SCHEMA: dict[str, type] = {"format": int, "class_names": list}
+SCHEMA |= dict.fromkeys(("kind", "tokenizer", "tokenizer_hash", "labels_seen"), str)
+SCHEMA |= dict.fromkeys(("model", "recipe", "figures"), dict)
+STORED = ("F16", "BF16", "F32", "F64")
 LPIPS, INCEPTION = "minivim.tokenizer.perceptual", "minivim_lab.inception"
 # Settings and model of each kind; a module is imported when its kind is built.
 KINDS = {
@@ -42,26 +47,6 @@ KINDS = {
     "perceptual": (f"{LPIPS}:PerceptualConfig", f"{LPIPS}:LPIPS"),
     "inception": (f"{INCEPTION}:InceptionConfig", f"{INCEPTION}:Inception"),
 }
-
-
-@dataclass(frozen=True, eq=False)
-class Card:
-    """What is known of a set of weights. Compared by identity, never by content."""
-
-    path: str
-    values: dict[str, Any] = field(repr=False)
-
-    def __getitem__(self, name: str) -> Any:
-        return self.values[name]
-
-    def get(self, name: str, default: Any = None) -> Any:
-        return self.values.get(name, default)
-
-    @property
-    def labels_seen(self) -> str:
-        """How labels took part in the training, "" if not; old cards tell by recipe."""
-        perceptual = self.get("recipe", {}).get("loss", {}).get("perceptual")
-        return self.get("labels_seen", "a perceptual loss" if perceptual else "")
 
 
 def abstract(kind: str, config: Any) -> Any:
@@ -94,7 +79,7 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: x.astype(storage) for name, x in flat_weights(model).items()}
     count = sum(x.size for x in weights.values())
-    values = {"format": 1, "kind": kind, "model": as_dict(model.config)}
+    values = {"format": FORMAT, "kind": kind, "model": as_dict(model.config)}
     values |= {"parameters": count, "storage": storage, **card}
     with files.whole(folder / WEIGHTS, folder / CARD) as [weights_file, card_file]:
         save_file(weights, str(weights_file))
@@ -113,22 +98,20 @@ def load(ref: str | Path, *, tokenizer: Tokenizer | None = None) -> Any:
     """
     card = read_card(ref)
     kind, file = card["kind"], Path(card.path) / WEIGHTS
-    with _reading(Path(card.path) / CARD):
-        config = from_dict(resolve_name(KINDS[kind][0]), card["model"])
-    with _reading(file):
-        weights = load_file(str(file))
+    try:
+        with _reading(Path(card.path) / CARD):
+            config = from_dict(resolve_name(KINDS[kind][0]), card["model"])
+    except UserError as error:
+        problem = f"{Path(card.path) / CARD} describes no model: {error}"
+        raise UserError(problem) from error
+    graph, state = nnx.split(abstract(kind, config))
+    found = _read(file, state)
 
     def fill(path: tuple, leaf: Any) -> Any:
         if isinstance(leaf, nnx.BatchStat):
             return leaf.replace(jnp.zeros(leaf.shape, leaf.dtype))
-        name = ".".join(map(str, path))
-        fits = name in weights and weights[name].shape == leaf.shape
-        problem = f"{file} does not fit its card at {name!r}"
-        require(fits, f"{problem}; fetch or export both again")
-        # Widened by NumPy: XLA cannot compile it for processors without F16C.
-        return leaf.replace(jnp.asarray(np.asarray(weights[name]).astype(np.float32)))
+        return leaf.replace(jnp.asarray(found[".".join(map(str, path))]))
 
-    graph, state = nnx.split(abstract(kind, config))
     model = nnx.merge(graph, nnx.map_state(fill, state))
     model.card = card
     known = card.get("tokenizer_hash")
@@ -137,6 +120,36 @@ def load(ref: str | Path, *, tokenizer: Tokenizer | None = None) -> Any:
         problem = f"the prior {card.path} was trained on the codes of {other}"
         raise UserError(f"{problem}; load that one, or train a prior on this tokenizer")
     return model
+
+
+def _read(file: Path, state: nnx.State) -> dict[str, np.ndarray]:
+    """The parameters of an abstract model, read once the header is seen to fit."""
+    wanted = {
+        ".".join(map(str, path)): tuple(leaf.shape)
+        for path, leaf in nnx.to_flat_state(state)
+        if not isinstance(leaf, nnx.BatchStat)
+    }
+    arrays, remedy = {}, "fetch or export both again"
+    with _reading(file):
+        files.regular(file)
+    with _reading(file), safe_open(str(file), "flax") as opened:
+        names = set(opened.keys())
+        for name in sorted(wanted.keys() ^ names)[:1]:
+            what = "lacks" if name in wanted else "has besides"
+            told = f"{file} does not fit its card: it {what} {name!r}"
+            raise UserError(f"{told}; {remedy}")
+        for name, shape in wanted.items():
+            told = opened.get_slice(name)
+            fits = tuple(told.get_shape()) == shape and told.get_dtype() in STORED
+            problem = f"{file} does not fit its card at {name!r}"
+            require(fits, f"{problem}; {remedy}")
+        for name in wanted:
+            # Widened by NumPy: XLA cannot compile it for processors without F16C.
+            array = np.asarray(opened.get_tensor(name)).astype(np.float32)
+            problem = f"{name!r} of {file} holds NaN or infinity; {remedy}"
+            require(bool(np.isfinite(array).all()), problem)
+            arrays[name] = array
+    return arrays
 
 
 def load_pair(
@@ -155,14 +168,9 @@ def load_pair(
     return tokenizer, load(card.path, tokenizer=tokenizer)
 
 
-def card_of(model: nnx.Module) -> Card:
-    """The card that a loaded model carries; an empty one for a model that was built."""
-    return getattr(model, "card", Card("", {}))
-
-
-def identity(model: nnx.Module) -> dict[str, str]:
+def identity(model: Any) -> dict[str, str]:
     """The name of shipped weights, a folder or the type of a built model; the hash."""
-    path = Path(card_of(model).path)
+    path = Path(getattr(model, "card", Card("", {})).path)
     if path.is_relative_to(HERE):
         path = path.relative_to(HERE)
     name = path.as_posix() if path.name else type(model).__name__
@@ -204,9 +212,17 @@ def read_card(ref: str | Path) -> Card:
     """The card of what `load` would read; no model is loaded."""
     folder = find(ref)
     with _reading(folder / CARD):
-        values = json.loads((folder / CARD).read_text())
+        values = files.read_json(folder / CARD)
+        for name, kind in SCHEMA.items():
+            if not isinstance(values.get(name, kind()), kind):
+                raise ValueError(f"its {name} is no {kind.__name__}")
+        if not all(isinstance(name, str) for name in values.get("class_names", ())):
+            raise ValueError("its class_names are not all text")
         if values["kind"] not in KINDS:
             raise ValueError(f"a {values['kind']} is no kind of weights")
+    newer = values.get("format", 1) > FORMAT
+    told = f"{folder / CARD} is of format {values.get('format')}, newer than {FORMAT}"
+    require(not newer, f"{told}; install a newer minivim")
     return Card(str(folder), values)
 
 

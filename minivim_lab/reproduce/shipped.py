@@ -112,7 +112,7 @@ def _prior(options: Options) -> dict[str, Any]:
 def _drawn(options: Options, count: int) -> tuple[Any, np.ndarray, list[str]]:
     """A rejection whose first `count` candidates are the samples without it."""
     tokenizer, prior = weights.load_pair(f"{options.family}/prior")
-    names = list(weights.card_of(prior)["class_names"])
+    names = list(prior.card["class_names"])
     labels = np.arange(count, dtype=np.int32) % len(names)
     found = reject(
         prior, tokenizer, load(options, "classifier"), key=jax.random.key(SEED),
@@ -254,7 +254,7 @@ def pictures(options: Options) -> dict[str, show.Plot]:
     tokenizer = load(options, "tokenizer")
     images = data.stack(source(options, "test"), 2 * PICTURES)["image"]
     recon = decode_all(tokenizer, encode_all(tokenizer, images))
-    classes = len(weights.card_of(load(options, "prior"))["class_names"])
+    classes = len(load(options, "prior").card["class_names"])
     drawn, labels, names = _drawn(options, PICTURES * classes)
     plain, chosen = drawn.images[: len(labels)], drawn.images[drawn.chosen]
     name = f"shipped-{options.family}"

@@ -150,8 +150,9 @@ def test_rows_without_any_checkpoint_are_cut_away(workdir):
     assert read_metrics(workdir.path) == []
 
 
-def test_another_run_is_refused(workdir):
-    run(workdir)
+def test_another_run_is_refused(tmp_path):
+    with Workdir(tmp_path / "run", {"stage": "toy"}) as workdir:
+        run(workdir)
     Workdir(workdir.path, {"stage": "toy"}).close()  # the same is not
     with pytest.raises(UserError) as error:
         Workdir(workdir.path, {"stage": "toy", "model.width": 32})

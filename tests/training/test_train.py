@@ -24,11 +24,11 @@ def test_what_refuses_a_loaded_model_refuses_a_trained_one(tmp_path):
         models[name], _ = train.train(
             recipe, spec=spec, workdir=tmp_path / name, quiet=True
         )
-        card = weights.card_of(models[name])
+        card = models[name].card
         assert card.path == str(tmp_path / name)
         assert card.values == weights.load(tmp_path / name).card.values
     # What the probe asks for its guard.
-    assert weights.card_of(models["tok"]).labels_seen == ""
+    assert models["tok"].card.labels_seen == ""
     weights.load(tmp_path / "prior", tokenizer=models["tok"])
     with pytest.raises(UserError, match="prior was trained on the codes of another"):
         weights.load(tmp_path / "prior", tokenizer=tiny.tokenizer(seed=3))
