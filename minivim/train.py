@@ -86,8 +86,8 @@ def train(
             source, held_out = check(source), check(held_out)
         if first:
             data.announce(source)
-        if stream and first:
-            print(f"minivim: note: {data.CAVEAT}", file=sys.stderr)
+            if stream:
+                print(f"minivim: note: {data.CAVEAT}", file=sys.stderr)
         rows_from, test = coded(
             recipe, network, source, held_out, workers=workers, quiet=quiet
         )

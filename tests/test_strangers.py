@@ -15,6 +15,7 @@ from minivim import data, weights
 from minivim.errors import UserError
 from minivim.training import read_metrics
 from tests import tiny
+from tests.tiny import message
 
 LONG = "[" * 20_000
 CASES = [
@@ -47,13 +48,6 @@ def prior(tmp_path):
     return tmp_path / "p"
 
 
-def refused(call) -> str:
-    with pytest.raises(UserError) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
 def changed(folder, path, value):
     card = json.loads((folder / "card.json").read_text())
     *parents, last = path.split(".")
@@ -82,20 +76,20 @@ def test_settings_and_cards_of_wrong_types(told_of_cards, case):
 )
 def test_cards_that_are_none(prior, text):
     (prior / "card.json").write_text(text)
-    assert "card.json cannot be read" in refused(lambda: weights.load(prior))
+    assert "card.json cannot be read" in message(lambda: weights.load(prior))
 
 
 @pytest.mark.parametrize("name", ["card.json", "model.safetensors"])
 def test_pipes_are_not_waited_for(prior, name):
     (prior / name).unlink()
     os.mkfifo(prior / name)
-    assert "it is no regular file" in refused(lambda: weights.load(prior))
+    assert "it is no regular file" in message(lambda: weights.load(prior))
 
 
 def test_a_card_without_an_end(prior):
     (prior / "card.json").unlink()
     os.symlink("/dev/zero", prior / "card.json")
-    assert "it is no regular file" in refused(lambda: weights.load(prior))
+    assert "it is no regular file" in message(lambda: weights.load(prior))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -103,8 +97,8 @@ def test_weights_that_are_no_numbers(prior, value):
     arrays = load_file(prior / "model.safetensors")
     arrays["codes"][0, 0] = value
     save_file(arrays, prior / "model.safetensors")
-    assert "'codes' of" in refused(lambda: weights.load(prior))
-    assert "holds NaN or infinity" in refused(lambda: weights.load(prior))
+    assert "'codes' of" in message(lambda: weights.load(prior))
+    assert "holds NaN or infinity" in message(lambda: weights.load(prior))
 
 
 @pytest.mark.parametrize("kind", [np.int32, np.uint8, np.bool_, np.complex64])
@@ -112,17 +106,17 @@ def test_weights_of_other_types(prior, kind):
     arrays = load_file(prior / "model.safetensors")
     arrays["codes"] = arrays["codes"].astype(kind)
     save_file(arrays, prior / "model.safetensors")
-    assert "does not fit its card at 'codes'" in refused(lambda: weights.load(prior))
+    assert "does not fit its card at 'codes'" in message(lambda: weights.load(prior))
 
 
 def test_weights_with_others_besides(prior):
     arrays = load_file(prior / "model.safetensors")
     many = {f"extra{i}": np.zeros(0, np.float32) for i in range(10_000)}
     save_file(arrays | many, prior / "model.safetensors")
-    assert "it has besides 'extra0'" in refused(lambda: weights.load(prior))
+    assert "it has besides 'extra0'" in message(lambda: weights.load(prior))
     del arrays["codes"]
     save_file(arrays, prior / "model.safetensors")
-    assert "it lacks 'codes'" in refused(lambda: weights.load(prior))
+    assert "it lacks 'codes'" in message(lambda: weights.load(prior))
 
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16", "float32"])
@@ -148,9 +142,9 @@ def test_records_of_codes(tmp_path):
     folder = tmp_path / "codes"
     data.write_codes(folder, splits, data.CodesCard(**card))
     (folder / "codes.json").write_text(json.dumps(card | {"extra": 1}))
-    assert "cannot be read as codes" in refused(lambda: data.open_codes(folder))
+    assert "cannot be read as codes" in message(lambda: data.open_codes(folder))
     shutil.copy("/dev/null", folder / "codes.json")
-    assert "cannot be read as codes" in refused(lambda: data.open_codes(folder))
+    assert "cannot be read as codes" in message(lambda: data.open_codes(folder))
 
 
 def main(folder) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 from PIL import Image
 
@@ -25,6 +26,7 @@ from minivim.config import (
     TokenizerRecipe,
 )
 from minivim.data import ArraySource
+from minivim.errors import UserError
 from minivim.prior import Prior
 from minivim.tokenizer import Tokenizer
 from minivim.training import fit, make_step, new_state
@@ -100,6 +102,15 @@ def assert_same(a: Any, b: Any) -> None:
     assert jax.tree.structure(a) == jax.tree.structure(b)
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+def message(call: Any) -> str:
+    """What a refusal says, in one line."""
+    with pytest.raises(UserError) as caught:
+        call()
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
 
 
 def images(count: int = 24, size: int = 8, seed: int = 0) -> np.ndarray:

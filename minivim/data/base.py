@@ -35,6 +35,7 @@ class Source(Images):
 
     in_memory: bool = False  # whether taking some is too quick to be worth a thread
     has_files: bool = False  # whether `files` says where the pictures are
+    is_checked: bool = False  # whether `checked` has looked at all pictures
     labels: Int[np.ndarray, " n"] | None = None  # of all rows, where they are at hand
 
     def __len__(self) -> int:

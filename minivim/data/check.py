@@ -27,8 +27,8 @@ def checked(
     Decodes every picture, or reads `headers` alone. Raises `UserError` that names
     unreadable pictures, all in one, unless they are skipped or none is left.
     """
-    if not source.has_files:
-        return source  # Arrays, or pictures that somebody else reads.
+    if not source.has_files or source.is_checked:
+        return source  # Arrays, pictures that somebody else reads, or known ones.
     bad, several = [], 0
     for row, found in _looked_at(source, headers, quiet):
         several += found is True
@@ -57,6 +57,7 @@ def checked(
             )
             notes.append(f"{told}: are these all their bits?")
     source.summary += "".join(f"; {note}" for note in notes)
+    source.is_checked = True
     return source
 
 

@@ -23,7 +23,7 @@ from minivim.data import (
     open_stream,
     stack,
 )
-from minivim.errors import UserError
+from tests.tiny import message
 
 
 @pytest.fixture(autouse=True)
@@ -64,14 +64,6 @@ def counts(spec, split):
     source = open_source(spec, split=split, image_size=4)
     names = (*source.class_names, None)
     return dict(Counter(names[label] for label in stack(source)["label"]))
-
-
-def message(call) -> str:
-    with pytest.raises(UserError) as caught:
-        call()
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
 
 
 # --- splits ------------------------------------------------------------------------
@@ -590,6 +582,12 @@ def test_broken_pictures_are_named_in_one_go(damaged):
     assert "2 of 24 pictures" in text and "a/3.png" in text and "b/4.png" in text
     text = message(lambda: checked(open_source(damaged), headers=True))
     assert "1 of 24 pictures" in text and "b/4.png" not in text
+
+
+def test_pictures_are_looked_at_once(damaged):
+    source = open_source(DataSpec(damaged, skip_unreadable=True))
+    summary = source.summary
+    assert checked(source, headers=True) is source and source.summary == summary
 
 
 def test_broken_pictures_are_left_out(damaged):

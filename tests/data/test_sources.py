@@ -22,6 +22,7 @@ from minivim.data.base import hash_of
 from minivim.data.layout import hold_out
 from minivim.data.pixels import PIXELS, to_pixels
 from minivim.errors import UserError
+from tests.tiny import message
 
 
 def picture(seed: int, size=(20, 14), mode="RGB") -> Image.Image:
@@ -260,14 +261,6 @@ def test_shapes_open_at_any_size():
 
 
 # -- what users are told ------------------------------------------------------------
-
-
-def message(call) -> str:
-    with pytest.raises(UserError) as caught:
-        call()
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
 
 
 def test_a_spec_that_does_not_exist():

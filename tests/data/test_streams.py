@@ -10,8 +10,8 @@ from PIL import Image
 
 from minivim.data import batches, open_source, open_stream, require_labels, stack
 from minivim.data import streams as module
-from minivim.errors import UserError
 from minivim.training import processes
+from tests.tiny import message
 
 NAMES = ["no", "yes"]
 SHARDS, EACH = 4, 15
@@ -235,14 +235,6 @@ def test_the_hub_is_streamed_at_the_commit_it_resolves(monkeypatch, folder):
 
 
 # --- what users are told -----------------------------------------------------------
-
-
-def message(call) -> str:
-    with pytest.raises(UserError) as caught:
-        call()
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
 
 
 def test_files_that_processes_cannot_share(folder):
