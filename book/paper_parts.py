@@ -104,6 +104,10 @@ EXPLAINED = {
         "03_vit_tokenizer",
         "With SL one buys better pictures",
     ),
+    "VIM-Large without dropout for the probe": (
+        "08_probe",
+        "trained without dropout (Large)",
+    ),
     "a two-layer tanh network at the output of the blocks": (
         "03_vit_tokenizer",
         "## The tanh head",

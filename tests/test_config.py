@@ -575,7 +575,7 @@ RUN = {
 ON = ("loss.adversarial=0.1",)
 PERCEPTUAL = ("perceptual_net=shapes/classifier",)
 CRITIC = {
-    "kind": Change("patchgan", shapes, ON),
+    "kind": Change("patchgan", shapes, (*ON, "image_size=32")),
     "width": Change(8, shapes, ON),
     "max_width": Change(8, shapes, (*ON, "discriminator.width=8")),
     "stddev_group": Change(0, shapes, ON),

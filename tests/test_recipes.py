@@ -1,5 +1,8 @@
 """C12: sizes of the paper, counted, by closed form, and as it prints them."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from minivim import recipes, weights
@@ -103,6 +106,23 @@ def test_stage_2_settings_of_the_paper(name):
     assert (optim.warmup_steps, optim.decay_start) == (5_000, 80_000)
     assert (optim.b1, optim.b2, optim.schedule) == (0.9, 0.96, "exponential")
     assert (optim.first_moment, optim.second_moment) == ("int8", "factored")
+
+
+@pytest.mark.parametrize("name, dropout", [("base", 0.1), ("large", 0.0)])
+@pytest.mark.paper("VIM-Large without dropout for the probe")
+def test_priors_of_table_7(name, dropout):
+    recipe = recipes.recipe("prior", f"vim-{name}-probe")
+    plain = recipes.recipe("prior", f"vim-{name}")
+    stack = replace(plain.model.stack, dropout=dropout)
+    assert recipe.model == replace(plain.model, stack=stack)
+    source = recipes.recipe("tokenizer", Path(recipe.tokenizer).name)
+    assert source.loss.perceptual == 0 and recipe.model.num_classes == 0
+
+
+@pytest.mark.parametrize("name", ["vit-vqgan-ss", "vit-vqgan-bb", "vit-vqgan-sl"])
+def test_r1_of_the_paper_is_stylegan2s_by_our_pixels(name):
+    """Gradients by pixels in [0, 1] are twice those in [-1, 1]: four times squared."""
+    assert 4 * recipes.recipe("tokenizer", name).discriminator.r1_gamma == 10
 
 
 @pytest.mark.paper("a small encoder may have a large decoder")

@@ -295,14 +295,15 @@ class DiscriminatorConfig(Config):
     """
 
     kind: Literal["stylegan2", "patchgan"] = "stylegan2"
-    # Channels at the image's size; twice as many at each half of it.
+    # Channels at the image's size; twice as many at each half of it. At 256 pixels
+    # StyleGAN2's configuration F has 128, its smaller ones (A to E) 64.
     width: Annotated[checks.Count, checks.multiple_of(4)] = 64
     max_width: checks.Count = 512
     stddev_group: checks.Natural = 4  # samples whose spread one sample sees; 0: none
     # "logistic": softplus, non-saturating; "hinge": PatchGAN's in VQGAN.
     loss: Literal["logistic", "hinge"] = "logistic"
     # R1 = gamma / 2 |grad D|^2 on every `r1_interval`-th step, times the interval;
-    # gamma 0: none.
+    # gamma 0: none. By pixels in [0, 1]: StyleGAN2, by [-1, 1], would say 40 for 10.
     r1_gamma: checks.NotNegative = 10.0
     r1_interval: checks.Count = 16
     # First step of both adversarial losses; by second-hand advice of the authors 0.

@@ -102,10 +102,11 @@ class TokenizerRecipe(Config):
             raise UserError("loss.logit_laplace needs scales; set model.output=laplace")
         if self.loss.perceptual and not self.perceptual_net:
             raise UserError("loss.perceptual needs a net; set perceptual_net=FOLDER")
-        size = self.model.image_size
-        if self.loss.adversarial and (size < 8 or size & (size - 1)):
-            why = f"image_size={size}: the discriminator halves images down to 4 x 4"
-            remedy = "use a power of two from 8 on, or loss.adversarial=0"
+        size, kind = self.model.image_size, self.discriminator.kind
+        least = 32 if kind == "patchgan" else 8
+        if self.loss.adversarial and (size < least or size & (size - 1)):
+            why = f"image_size={size}: the discriminator halves images again and again"
+            remedy = f"use a power of two from {least} on, or loss.adversarial=0"
             raise UserError(f"{why}; {remedy}")
 
     # Paper, section 5.1: the same Adam for the discriminator

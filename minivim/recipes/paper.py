@@ -16,6 +16,7 @@ CNN = CNNConfig(channels=128, multipliers=(1, 1, 2, 4))
 LARGE = StackConfig(blocks=32, heads=16, width=1280, hidden=5120, remat="full")
 VIM_BASE = replace(LARGE, blocks=24, heads=16, width=1536, hidden=6144, dropout=0.1)
 VIM_LARGE = replace(VIM_BASE, blocks=36, heads=32, width=2048, hidden=8192)
+PROBED = "runs/vit-vqgan-ss-probe"  # the tokenizer of Table 7
 
 # How often the runs of both stages report.
 _OFTEN = {"log_every": 100, "eval_every": 10_000, "checkpoint_every": 5_000}
@@ -41,6 +42,8 @@ def _stage_1(name: str, encoder: Any, decoder: Any, **changes: Any) -> Tokenizer
         loss=config.LossConfig(
             vq=1.0, l2=1.0, logit_laplace=0.1, perceptual=0.1, adversarial=0.1
         ),
+        # StyleGAN2's gamma 10, whose pixels are in [-1, 1] where ours are in [0, 1]
+        discriminator=config.DiscriminatorConfig(r1_gamma=2.5),
         perceptual_net="runs/lpips",
         optim=config.OptimConfig(
             peak_lr=1e-4, warmup_steps=50_000, schedule="cosine", final_lr=5e-5,
@@ -136,6 +139,18 @@ def vim_base_class() -> PriorRecipe:
 def vim_large() -> PriorRecipe:
     """VIM-Large without class token. Not run here."""
     return _stage_2("vim-large", VIM_LARGE, 0)
+
+
+def vim_base_probe() -> PriorRecipe:
+    """VIM-Base for Table 7, over the tokenizer that saw no labels. Not run here."""
+    return replace(_stage_2("vim-base-probe", VIM_BASE, 0), tokenizer=PROBED)
+
+
+# Paper, Table 7: VIM-Large without dropout for the probe
+def vim_large_probe() -> PriorRecipe:
+    """VIM-Large for Table 7: no dropout, and the same tokenizer. Not run here."""
+    stack = replace(VIM_LARGE, dropout=0.0)
+    return replace(_stage_2("vim-large-probe", stack, 0), tokenizer=PROBED)
 
 
 # Paper, Table 6: VIM-Large with ImageNet's class token

@@ -5,6 +5,7 @@ Karras et al. 2020 (arXiv 1912.04958, appendix B) and Isola et al. 2017.
 """
 
 import math
+from functools import partial
 from itertools import pairwise
 
 import jax
@@ -81,10 +82,11 @@ class ResidualBlock(nnx.Module):
 def minibatch_stddev(x: Maps, group: int, eps: float = 1e-8) -> Maps:
     """Append `mean_{h,w,c} sqrt(var_g x + eps)` of each sample's group as a channel.
 
-    As in StyleGAN2 group `m` of `M`, each of `gcd(group, B)`, is m, m + M, m + 2M, ...
+    As in StyleGAN2 group `m` of `M` is m, m + M, m + 2M, ... Its size is the largest
+    divisor of B that is at most `group`.
     """
     batch, height, width, _ = x.shape
-    size = math.gcd(group, batch)
+    size = max(n for n in range(1, group + 1) if batch % n == 0)
     groups = rearrange(x, "(g m) h w c -> g m h w c", g=size)
     variance = jnp.mean(jnp.square(groups - groups.mean(axis=0)), axis=0)
     spread = reduce(jnp.sqrt(variance + eps), "m h w c -> m", "mean")
@@ -130,18 +132,20 @@ class StyleGAN2Discriminator(nnx.Module):
 class PatchGAN(nnx.Module):
     """4 x 4 convolutions; one logit for each overlapping patch, `[B, h w]`.
 
-    GroupNorm, where the original has BatchNorm: a fake must not depend on its batch.
+    Padded by 1 as in the original: 30 x 30 logits at 256 x 256 pixels. GroupNorm, where
+    the original has BatchNorm: a fake must not depend on its batch.
     """
 
     def __init__(self, config: DiscriminatorConfig, *, channels: int, rngs: nnx.Rngs):
         w = config.width
+        conv = partial(nnx.Conv, kernel_size=(4, 4), padding=1, rngs=rngs)
         widths = [channels, *(min(w * 2**i, config.max_width) for i in range(4))]
         self.convs = nnx.List(
-            nnx.Conv(a, b, (4, 4), strides=2 if i < 3 else 1, use_bias=i < 1, rngs=rngs)
+            conv(a, b, strides=2 if i < 3 else 1, use_bias=i < 1)
             for i, (a, b) in enumerate(pairwise(widths))
         )
         self.norms = nnx.List(nnx.GroupNorm(b, 4, rngs=rngs) for b in widths[2:])
-        self.out = nnx.Conv(widths[-1], 1, (4, 4), rngs=rngs)
+        self.out = conv(widths[-1], 1)
 
     def __call__(self, images: Maps) -> Float[Array, "B P"]:
         first, *rest = self.convs

@@ -92,7 +92,7 @@ def hinge_generator_loss(*, fake: Values) -> Scalar:
 
 
 def hinge_discriminator_loss(*, real: Values, fake: Values) -> Scalar:
-    """`(mean max(0, 1 - D(x)) + mean max(0, 1 + D(x_hat))) / 2`."""
+    """`(mean max(0, 1 - D(x)) + mean max(0, 1 + D(x_hat))) / 2`, with VQGAN's half."""
     return (jnp.mean(jax.nn.relu(1 - real)) + jnp.mean(jax.nn.relu(1 + fake))) / 2
 
 
@@ -100,8 +100,9 @@ def hinge_discriminator_loss(*, real: Values, fake: Values) -> Scalar:
 def r1_penalty(discriminator: Callable[[Array], Array], images: Images) -> Scalar:
     """`mean_b |d/dx_b sum D(x)|^2` at real images; the loss is `gamma / 2` times it.
 
-    Evaluated only every `k`-th step, it is multiplied by `k` (Karras et al. 2020). The
-    sum matters: with minibatch stddev the scores of a group depend on each other.
+    Pixels are in [0, 1], StyleGAN2's in [-1, 1]: our `gamma` 2.5 is its 10. Evaluated
+    only every `k`-th step, it is multiplied by `k` (Karras et al. 2020). The sum
+    matters: with minibatch stddev the scores of a group depend on each other.
     """
     slopes = jax.grad(lambda x: jnp.sum(discriminator(x)))(images)
     return jnp.mean(jnp.sum(jnp.square(slopes), axis=(1, 2, 3)))

@@ -30,11 +30,11 @@ from minivim.tokenizer.losses import (
 from tests import tiny
 
 SMALL = DiscriminatorConfig(width=8, max_width=16)
-X = jax.random.uniform(jax.random.key(1), (4, 16, 16, 3))
+X = jax.random.uniform(jax.random.key(1), (4, 32, 32, 3))
 
 
 def made(**changes):
-    return build(replace(SMALL, **changes), image_size=16, rngs=nnx.Rngs(0))
+    return build(replace(SMALL, **changes), image_size=32, rngs=nnx.Rngs(0))
 
 
 @nnx.jit
@@ -58,14 +58,19 @@ def test_depth_and_width_follow_the_image(size, widths):
 
 @pytest.mark.paper("PatchGAN as the other discriminator")
 def test_patchgan_judges_patches():
-    assert logits(made(kind="patchgan"), X).shape == (4, 4)
+    config = DiscriminatorConfig(kind="patchgan")
+    model = nnx.eval_shape(lambda: build(config, image_size=256, rngs=nnx.Rngs(0)))
+    out = nnx.eval_shape(lambda m, x: m(x), model, jnp.zeros((2, 256, 256, 3)))
+    assert out.shape == (2, 30 * 30)
 
 
-@pytest.mark.parametrize("size", [4, 24])
-def test_a_size_that_cannot_be_halved_is_refused(size):
+@pytest.mark.parametrize("kind, size", [("", 4), ("", 24), ("patchgan", 16)])
+def test_a_size_that_cannot_be_halved_is_refused(kind, size):
+    critic = DiscriminatorConfig(kind=kind or "stylegan2")
+    changes = {"loss": LossConfig(adversarial=0.1), "discriminator": critic}
     model = replace(tiny.TOKENIZER, image_size=size)
-    with pytest.raises(UserError, match="power of two from 8"):
-        replace(tiny.TOKENIZER_RECIPE, model=model, loss=LossConfig(adversarial=0.1))
+    with pytest.raises(UserError, match=f"power of two from {32 if kind else 8}"):
+        replace(tiny.TOKENIZER_RECIPE, model=model, **changes)
 
 
 def test_a_width_without_groups_is_refused():
@@ -153,6 +158,14 @@ def test_stddev_equals_a_loop():
         np.testing.assert_allclose(found[members], want, rtol=1e-4)
 
 
+@pytest.mark.parametrize("batch, size", [(1, 1), (3, 3), (5, 1), (6, 3), (8, 4)])
+def test_groups_of_a_batch_that_four_does_not_divide(batch, size):
+    x = np.random.default_rng(1).standard_normal((batch, 2, 2, 3)).astype(np.float32)
+    groups = x.reshape(size, batch // size, -1)
+    want = np.tile(np.sqrt(groups.var(axis=0) + 1e-8).mean(axis=-1), size)
+    np.testing.assert_allclose(spread(x, 4), want, rtol=1e-5)
+
+
 def leaks(stddev) -> bool:
     """Whether another group's sample changes what this group sees."""
     changed = BATCH.copy()
@@ -179,7 +192,7 @@ def test_tiled_groups_would_leak(monkeypatch):
 
 
 def test_group_that_does_not_divide_the_batch_shrinks():
-    np.testing.assert_allclose(spread(BATCH, 4), spread(BATCH, 2))
+    np.testing.assert_allclose(spread(BATCH, 4), spread(BATCH, 3))
     assert spread(BATCH[:1], 4) == pytest.approx(0, abs=1e-3)
 
 
