@@ -57,22 +57,19 @@ def figures_table(found: dict[str, dict[str, Any]]) -> str:
             if row in real and row != "images":
                 line = f"{line:{width + 12}}  real images: {_shown(real[row])}"
             lines.append(line)
-        lines += _origin(figures["provenance"], real)
+        origin = figures["provenance"]
+        said = [f"the first {origin['images']} of {origin['of']} of {origin['data']}"]
+        said += [f"{k}: {origin[k]}" for k in ("pixels", "probe") if k in origin]
+        if "train" in origin:
+            said.append(f"neighbours among {origin['train']}")
+        if "images" in real:
+            halves = " and ".join(map(str, real["halves"]))
+            apart = f"distances between sets of {halves}; {origin['score_parts']} parts"
+            said.append(f"real images: scores of {real['images']}, {apart}")
+        for role, network in origin["networks"].items():
+            said.append(f"{role}: {network['name']} ({network['hash'][:12]})")
+        lines += [f"  {line}" for line in [*said, f"seed {origin['seed']}"]]
     return "\n".join(lines)
-
-
-def _origin(origin: dict[str, Any], real: dict[str, Any]) -> list[str]:
-    lines = [f"the first {origin['images']} of {origin['of']} of {origin['data']}"]
-    lines += [f"{key}: {origin[key]}" for key in ("pixels", "probe") if key in origin]
-    if "train" in origin:
-        lines.append(f"neighbours among {origin['train']}")
-    if "images" in real:
-        halves = " and ".join(map(str, real["halves"]))
-        apart = f"distances between sets of {halves}; {origin['score_parts']} parts"
-        lines.append(f"real images: scores of {real['images']}, {apart}")
-    for role, network in origin["networks"].items():
-        lines.append(f"{role}: {network['name']} ({network['hash'][:12]})")
-    return [f"  {line}" for line in [*lines, f"seed {origin['seed']}"]]
 
 
 def _shown(value: Any) -> str:

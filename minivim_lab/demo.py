@@ -1,7 +1,6 @@
 """`minivim demo`: both stages and the probe on embedded data, then a report."""
 
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -23,6 +22,17 @@ TOKENIZER = [f"steps={TOKENIZER_STEPS}", "eval_every=150", "optim.decay_end=0"]
 PRIOR = [f"steps={PRIOR_STEPS}", "eval_every=350", "blocks=3", "heads=4"]
 PRIOR += ["width=96", "hidden=384", "unroll=3"]
 SAMPLES_PER_CLASS = 8
+# Rows of the report's table, and the figures in them by their names on cards.
+FIGURES = {
+    "PSNR, dB": "psnr",
+    "codes used by 256 images": "usage_256",
+    "codes used by 2,048 images": "usage",
+    "perplexity of the codes": "perplexity",
+    "prior, nats per token": "nll",
+    "judge agrees with samples": "judge_agrees",
+    "probe, chosen block": "chosen",
+    "probe, raw pixels": "probe, pixels",
+}
 
 
 def demo(out: str | Path, *, seed: int = 0) -> Path:
@@ -46,17 +56,18 @@ def demo(out: str | Path, *, seed: int = 0) -> Path:
     result = probe(recipes.shapes_probe(), unlabelled, tokenizer, **splits)
     test = splits["test"]
     how = evaluate.Options(judge=weights.load("shapes/judge"))
-    found = evaluate.tokenizer_figures(tokenizer, test)
-    found |= evaluate.prior_figures(prior, tokenizer, test)
-    found |= evaluate.judged_figures(prior, tokenizer, test, how)
-    ours = _named(found, result.accuracy, result.baselines["pixels"][1])
-    names = (f"shapes/{name}" for name in ("tokenizer", "prior", "prior-unlabelled"))
-    first, second, probed = (weights.read_card(name)["figures"] for name in names)
-    chosen = next(value for name, value in probed.items() if "chosen" in name)
-    theirs = _named(first | second, chosen, probed["probe, pixels"])
+    ours = {f"probe, {name}": value for name, _, value in result.rows()}
+    ours |= evaluate.tokenizer_figures(tokenizer, test)
+    ours |= evaluate.prior_figures(prior, tokenizer, test)
+    ours |= evaluate.judged_figures(prior, tokenizer, test, how)
+    theirs = {}
+    for name, *_ in reversed(stages):  # the labelled prior's nats count
+        theirs |= weights.read_card(f"shapes/{name}")["figures"]
+    for figures in (ours, theirs):
+        figures["chosen"] = next(figures[key] for key in figures if "chosen" in key)
     table = [
-        {"figure": name, "this run": ours[name], "shipped model": theirs[name]}
-        for name in ours
+        {"figure": title, "this run": ours[name], "shipped model": theirs[name]}
+        for title, name in FIGURES.items()
     ]
     report = _report(tokenizer, prior, result, table, seed)
     curves = show.loss_curves(read_metrics(out / "tokenizer"), keys=("loss", "usage"))
@@ -64,20 +75,6 @@ def demo(out: str | Path, *, seed: int = 0) -> Path:
     path = out / "report.html"
     with explained(f"cannot write {path}", "choose another --out", OSError):
         return report.write(path)
-
-
-def _named(found: dict[str, Any], chosen: float, pixels: float) -> dict[str, float]:
-    """The rows of the report's table."""
-    return {
-        "PSNR, dB": found["psnr"],
-        "codes used by 256 images": found["usage_256"],
-        "codes used by 2,048 images": found["usage"],
-        "perplexity of the codes": found["perplexity"],
-        "prior, nats per token": found["nll"],
-        "judge agrees with samples": found["judge_agrees"],
-        "probe, chosen block": chosen,
-        "probe, raw pixels": pixels,
-    }
 
 
 def _report(

@@ -7,10 +7,10 @@ the maximum, and it has 1008 classes. Torchvision's Inception gives other figure
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -29,101 +29,6 @@ NORM_EPS = 1e-3  # of the batch norms, which are folded into the kernels here
 REMEDY = "give pt_inception-2015-12-05-6726825d.pth of pytorch-fid"
 
 
-class Conv(NamedTuple):
-    """A convolution, by its name in the file, and its ReLU."""
-
-    name: str
-    width: int
-    kernel: tuple[int, int] = (1, 1)
-    stride: int = 1
-    padding: str = "SAME"
-
-
-class Branches:
-    """Paths from the same input, whose channels are concatenated."""
-
-    def __init__(self, block: str, *paths: Path):
-        # The name of the block precedes those of its convolutions.
-        self.block, self.paths = block, paths
-
-
-# A convolution, branches, or a pool of `POOLS` by its name.
-Path = Sequence[Conv | Branches | str]
-
-
-def _row(name: str, *steps: tuple[int, int, int]) -> list[Conv]:
-    """Convolutions (channels, kernel height, kernel width), numbered from 1."""
-    return [Conv(f"{name}_{i}", c, (h, w)) for i, (c, h, w) in enumerate(steps, 1)]
-
-
-def _halving(name: str, width: int) -> Conv:
-    return Conv(name, width, (3, 3), stride=2, padding="VALID")
-
-
-def _a(block: str, pooled: int) -> Branches:
-    return Branches(
-        f"{block}.",
-        [Conv("branch1x1", 64)],
-        _row("branch5x5", (48, 1, 1), (64, 5, 5)),
-        _row("branch3x3dbl", (64, 1, 1), (96, 3, 3), (96, 3, 3)),
-        ["average", Conv("branch_pool", pooled)],
-    )
-
-
-def _c(block: str, c: int) -> Branches:
-    return Branches(
-        f"{block}.",
-        [Conv("branch1x1", 192)],
-        _row("branch7x7", (c, 1, 1), (c, 1, 7), (192, 7, 1)),
-        _row("branch7x7dbl", (c, 1, 1), (c, 7, 1), (c, 1, 7), (c, 7, 1), (192, 1, 7)),
-        ["average", Conv("branch_pool", 192)],
-    )
-
-
-def _e(block: str, pool: str) -> Branches:
-    def fork(name: str) -> Branches:
-        one, other = Conv(f"{name}a", 384, (1, 3)), Conv(f"{name}b", 384, (3, 1))
-        return Branches("", [one], [other])
-
-    return Branches(
-        f"{block}.",
-        [Conv("branch1x1", 320)],
-        [Conv("branch3x3_1", 384), fork("branch3x3_2")],
-        [*_row("branch3x3dbl", (448, 1, 1), (384, 3, 3)), fork("branch3x3dbl_3")],
-        [pool, Conv("branch_pool", 192)],
-    )
-
-
-NETWORK: Path = (
-    Conv("Conv2d_1a_3x3", 32, (3, 3), stride=2, padding="VALID"),
-    Conv("Conv2d_2a_3x3", 32, (3, 3), padding="VALID"),
-    Conv("Conv2d_2b_3x3", 64, (3, 3)),
-    "halved",
-    Conv("Conv2d_3b_1x1", 80),
-    Conv("Conv2d_4a_3x3", 192, (3, 3), padding="VALID"),
-    "halved",
-    _a("Mixed_5b", 32),
-    _a("Mixed_5c", 64),
-    _a("Mixed_5d", 64),
-    Branches(
-        "Mixed_6a.",
-        [_halving("branch3x3", 384)],
-        [*_row("branch3x3dbl", (64, 1, 1), (96, 3, 3)), _halving("branch3x3dbl_3", 96)],
-        ["halved"],
-    ),
-    *map(_c, ("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"), (128, 160, 160, 192)),
-    Branches(
-        "Mixed_7a.",
-        [Conv("branch3x3_1", 192), _halving("branch3x3_2", 320)],
-        [
-            *_row("branch7x7x3", (192, 1, 1), (192, 1, 7), (192, 7, 1)),
-            _halving("branch7x7x3_4", 192),
-        ],
-        ["halved"],
-    ),
-    _e("Mixed_7b", "average"),
-    _e("Mixed_7c", "largest"),
-)
 POOLS = {
     "average": partial(
         nnx.avg_pool, window_shape=(3, 3), padding="SAME", count_include_pad=False
@@ -131,6 +36,70 @@ POOLS = {
     "largest": partial(nnx.max_pool, window_shape=(3, 3), padding="SAME"),
     "halved": partial(nnx.max_pool, window_shape=(3, 3), strides=(2, 2)),
 }
+
+
+def network(x: Any, conv: Callable, pool: Callable, join: Callable) -> Any:
+    """All layers but the head, by three functions: once of widths, once of maps.
+
+    conv(name, x, width, kernel, ...) names a convolution as the file does; pool(kind,
+    x) is one of `POOLS`; join(x, ...) concatenates channels.
+    """
+
+    def row(name: str, x: Any, *steps: tuple[int, int, int]) -> Any:
+        """Convolutions (channels, kernel height, kernel width), numbered from 1."""
+        for i, (width, *kernel) in enumerate(steps, 1):
+            x = conv(f"{name}_{i}", x, width, tuple(kernel))
+        return x
+
+    halving = partial(conv, kernel=(3, 3), strides=2, padding="VALID")
+    x = halving("Conv2d_1a_3x3", x, 32)
+    x = conv("Conv2d_2a_3x3", x, 32, (3, 3), padding="VALID")
+    x = pool("halved", conv("Conv2d_2b_3x3", x, 64, (3, 3)))
+    x = conv("Conv2d_3b_1x1", x, 80)
+    x = pool("halved", conv("Conv2d_4a_3x3", x, 192, (3, 3), padding="VALID"))
+    for letter, pooled in zip("bcd", (32, 64, 64), strict=True):
+        branch = f"Mixed_5{letter}.branch"
+        x = join(
+            conv(f"{branch}1x1", x, 64),
+            row(f"{branch}5x5", x, (48, 1, 1), (64, 5, 5)),
+            row(f"{branch}3x3dbl", x, (64, 1, 1), (96, 3, 3), (96, 3, 3)),
+            conv(f"{branch}_pool", pool("average", x), pooled),
+        )
+    double = row("Mixed_6a.branch3x3dbl", x, (64, 1, 1), (96, 3, 3))
+    x = join(
+        halving("Mixed_6a.branch3x3", x, 384),
+        halving("Mixed_6a.branch3x3dbl_3", double, 96),
+        pool("halved", x),
+    )
+    for letter, c in zip("bcde", (128, 160, 160, 192), strict=True):
+        branch = f"Mixed_6{letter}.branch"
+        high = (c, 7, 1), (c, 1, 7), (c, 7, 1), (192, 1, 7)
+        x = join(
+            conv(f"{branch}1x1", x, 192),
+            row(f"{branch}7x7", x, (c, 1, 1), (c, 1, 7), (192, 7, 1)),
+            row(f"{branch}7x7dbl", x, (c, 1, 1), *high),
+            conv(f"{branch}_pool", pool("average", x), 192),
+        )
+    three = conv("Mixed_7a.branch3x3_1", x, 192)
+    seven = row("Mixed_7a.branch7x7x3", x, (192, 1, 1), (192, 1, 7), (192, 7, 1))
+    x = join(
+        halving("Mixed_7a.branch3x3_2", three, 320),
+        halving("Mixed_7a.branch7x7x3_4", seven, 192),
+        pool("halved", x),
+    )
+    for letter, kind in (("b", "average"), ("c", "largest")):
+        branch = f"Mixed_7{letter}.branch"
+        three = conv(f"{branch}3x3_1", x, 384)
+        double = row(f"{branch}3x3dbl", x, (448, 1, 1), (384, 3, 3))
+        x = join(
+            conv(f"{branch}1x1", x, 320),
+            conv(f"{branch}3x3_2a", three, 384, (1, 3)),
+            conv(f"{branch}3x3_2b", three, 384, (3, 1)),
+            conv(f"{branch}3x3dbl_3a", double, 384, (1, 3)),
+            conv(f"{branch}3x3dbl_3b", double, 384, (3, 1)),
+            conv(f"{branch}_pool", pool(kind, x), 192),
+        )
+    return x
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,43 +120,33 @@ class Inception(Carded):
     def __init__(self, config: InceptionConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.convs = nnx.Dict({})
-        width = self._build(NETWORK, 3, rngs)
-        self.head = nnx.Linear(width, config.classes, use_bias=False, rngs=rngs)
 
-    def _build(self, path: Path, width: int, rngs: nnx.Rngs, block: str = "") -> int:
-        """Add the convolutions of a path; returns the width of its output."""
-        for step in path:
-            if isinstance(step, Branches):
-                name = block + step.block
-                width = sum(self._build(p, width, rngs, name) for p in step.paths)
-            elif isinstance(step, Conv):
-                outputs = step.width // self.config.divisor
-                self.convs[block + step.name] = nnx.Conv(
-                    width, outputs, step.kernel, strides=step.stride,
-                    padding=step.padding, precision=HIGHEST, rngs=rngs,
-                )  # fmt: skip
-                width = outputs
-        return width
+        def conv(
+            name: str, inputs: int, width: int, kernel: Any = (1, 1), **how
+        ) -> int:
+            how |= {"precision": HIGHEST, "rngs": rngs}
+            outputs = width // config.divisor
+            self.convs[name] = nnx.Conv(inputs, outputs, kernel, **how)
+            return outputs
+
+        width = network(3, conv, lambda kind, x: x, lambda *widths: sum(widths))
+        self.head = nnx.Linear(width, config.classes, use_bias=False, rngs=rngs)
 
     def __call__(
         self, images: Float[Array, "B H W C"]
     ) -> tuple[Float[Array, "B classes"], dict[str, Any]]:
         """images: float in [0, 1], of any size, with 1 or 3 channels."""
-        x = self._run(NETWORK, prepared(images))
+
+        def conv(name: str, x: Array, *_, **__) -> Array:
+            return jax.nn.relu(self.convs[name](x))
+
+        def join(*maps: Array) -> Array:
+            return jnp.concatenate(maps, axis=-1)
+
+        x = network(prepared(images), conv, lambda kind, x: POOLS[kind](x), join)
         pooled = x.mean(axis=(1, 2))
         logits = jnp.dot(pooled, self.head.kernel[...], precision=HIGHEST)
         return logits, {"features": [x]}
-
-    def _run(self, path: Path, x: Float[Array, "B h w C"], block: str = "") -> Array:
-        for step in path:
-            if isinstance(step, Branches):
-                parts = [self._run(p, x, block + step.block) for p in step.paths]
-                x = jnp.concatenate(parts, axis=-1)
-            elif isinstance(step, Conv):
-                x = jax.nn.relu(self.convs[block + step.name](x))
-            else:
-                x = POOLS[step](x)
-        return x
 
 
 def prepared(images: Float[Array, "B H W C"]) -> Float[Array, "B 299 299 3"]:

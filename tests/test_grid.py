@@ -489,18 +489,21 @@ def test_tables_and_pictures_of_a_part(tmp_path):
 def test_a_page_of_little_and_of_nothing(tmp_path, monkeypatch, small):
     here, folder = place(tmp_path / "runs"), tmp_path / "page"
     with pytest.raises(UserError, match="no row is finished"):
-        page.write([], options=here, folder=folder)
+        page.write([], here, folder)
     assert not folder.exists()
     folder.mkdir()
     (folder / "grid.png").write_bytes(b"of an earlier page")
-    page.write([record("code dim 2", 1, psnr=20.0)], options=here, folder=folder)
+    page.write([record("code dim 2", 1, psnr=20.0)], here, folder)
     assert {file.name for file in folder.iterdir()} == {"grid.json", "grid.md"}
     assert ".png" not in (folder / "grid.md").read_text("utf-8")
     # The seeds asked for are those of the page.
     monkeypatch.setattr(
         Run, "read", lambda run: record(run.row.name, run.seed) if run.seed else None
     )
-    found = page.collected(here, (0, 4))
+    monkeypatch.setattr(runs, "run_rows", lambda *_: [])
+    monkeypatch.setattr(page, "samples_picture", lambda *_: None)
+    reproduce.main("grid", Options(seeds=(0, 4), page=folder))
+    found = json.loads((folder / "grid.json").read_text())["rows"]
     assert [r["seed"] for r in found] == [4] * len(ROWS)
 
 

@@ -1,6 +1,7 @@
 """What comes with the package, measured: on a family of tiny weights."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -61,7 +62,7 @@ def place(tmp_path_factory):
         patch.setattr(stored.data, "open_source", lambda _, split, **__: source(
             *{"train": (48, 1), "test": (258, 2)}[split]
         ))  # fmt: skip
-        out = tmp_path_factory.mktemp("runs")
+        out = tmp_path_factory.mktemp("runs") / "shipped"
         patch.setattr(shipped, "SAMPLES", 12)
         # As many for three classes, so that no other program is compiled.
         patch.setattr(shipped, "PICTURES", 4)
@@ -88,7 +89,8 @@ def test_rejection_is_measured_beside_the_plain_draw(place, found):
         assert set(side["judge_agrees_by_class"]) == set(NAMES)
 
 
-def test_other_images_are_measured_anew(place, found, monkeypatch):
+def test_other_images_are_measured_anew(place, found, monkeypatch, tmp_path):
+    place = replace(place, out=shutil.copytree(place.out, tmp_path / "runs"))
     monkeypatch.setattr(shipped, "_tokenizer", lambda _: {"psnr": 1.0})
     for part in ("_prior", "_samples", "_probe", "_igpt"):
         monkeypatch.setattr(shipped, part, lambda _: {})
@@ -96,7 +98,6 @@ def test_other_images_are_measured_anew(place, found, monkeypatch):
     monkeypatch.setattr(shipped, "SEED", 1)
     other = shipped.run(place)
     assert other["tokenizer"] == {"psnr": 1.0} and other["origin"]["seed"] == 1
-    (place.out / "tiny/figures.json").write_text(json.dumps(found))
 
 
 def test_igpt_is_trained_once_and_probed_alike(place, found, monkeypatch):
@@ -109,7 +110,8 @@ def test_igpt_is_trained_once_and_probed_alike(place, found, monkeypatch):
 
 
 def test_the_page_is_what_the_figures_say(place, found, tmp_path):
-    shipped.write_page([place], page=tmp_path)
+    options = Options(only=("tiny",), out=place.out.parent, page=tmp_path)
+    assert reproduce.main("shipped", options) == shipped.summary([found])
     assert json.loads((tmp_path / "shipped.json").read_text()) == [found]
     text = (tmp_path / "shipped.md").read_text()
     for name in ("reconstructions", "samples", "chosen"):
@@ -121,9 +123,10 @@ def test_the_page_is_what_the_figures_say(place, found, tmp_path):
     assert any(f"{agrees:.1f} %" in line for line in lines)
 
 
-def test_what_is_not_shipped_is_said_before_anything_runs():
+def test_what_is_not_shipped_is_said_before_anything_runs(monkeypatch):
+    monkeypatch.setitem(weights.DATA, "nothing", "nothing")
     with pytest.raises(reproduce.UserError, match="nothing/judge is not shipped; make"):
-        shipped.check_there("nothing")
+        reproduce.main("shipped", Options(only=("nothing",)))
 
 
 def test_options_that_it_does_not_have_are_refused():

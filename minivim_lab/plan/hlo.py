@@ -116,7 +116,10 @@ def _products(op: Instruction, total: Costs) -> None:
         for inner in _fused(op).instructions.values():
             _products(inner, total)
     elif kind == "dot":
-        total.flops += dot_flops(op)
+        sizes = op.operands[0].shape[0].sizes
+        axes = re.findall(r"\d+", op.attribute("lhs_contracting_dims"))
+        contracted = math.prod(sizes[int(axis)] for axis in axes)
+        total.flops += 2 * math.prod(op.shape[0].sizes) * contracted
     elif kind == "convolution":
         total.flops += convolution_flops(op)
     elif kind in COLLECTIVES:
@@ -124,9 +127,7 @@ def _products(op: Instruction, total: Costs) -> None:
 
 
 def _exchanged(kind: str, op: Instruction) -> dict[str, Traffic]:
-    if not (count := group_size(op)):
-        raise ValueError(f"cannot read the groups of {op.name}")
-    share = 1 - 1 / count
+    share = 1 - 1 / group_size(op)
     wire = {"all-reduce": 2 * share, "collective-permute": 1.0}.get(kind, share)
     sizes: dict[str, int] = {}
     if kind == "all-reduce":
@@ -272,7 +273,7 @@ def trip_count(loop: Instruction) -> int | None:
 
 
 def group_size(op: Instruction) -> int:
-    """Chips that exchange with each other; 0 where the text does not say.
+    """Chips that exchange with each other; `ValueError` where the text is not known.
 
     Groups are written `{{0,1},{2,3}}`, `[2,4]<=[8]` (two groups of four) or as axes of
     a mesh, `mesh['a'=2,'b'=4] {'b'}`, of which an axis may be a part, `'b':(1)2`.
@@ -289,15 +290,7 @@ def group_size(op: Instruction) -> int:
         return math.prod(int(part) if part else sizes[name] for name, part in axes)
     if match := re.search(r"replica_groups=\{\{([\d,]*)\}", text):
         return len(match[1].split(","))
-    return 0
-
-
-def dot_flops(op: Instruction) -> int:
-    """`2 * results * contracted`."""
-    left = op.operands[0].shape[0]
-    axes = re.findall(r"\d+", op.attribute("lhs_contracting_dims"))
-    contracted = math.prod(left.sizes[int(axis)] for axis in axes)
-    return 2 * math.prod(op.shape[0].sizes) * contracted
+    raise ValueError(f"cannot read the groups of {op.name}")
 
 
 def convolution_flops(op: Instruction) -> int:

@@ -55,14 +55,9 @@ def main(options: Options) -> str:
     runs.check_networks(options)
     found = runs.run_rows(rows, seeds, options)
     if options.page:
-        write(collected(options, seeds), options=options, folder=options.page)
+        done = (Run(row, seed, options).read() for row in ROWS for seed in seeds)
+        write([record for record in done if record], options, options.page)
     return "\n\n".join(tables(found).values())
-
-
-def collected(options: Options, seeds: Sequence[int] = SEEDS) -> list[dict[str, Any]]:
-    """The records of all rows that are finished with these seeds, row by row."""
-    found = (Run(row, seed, options).read() for row in ROWS for seed in seeds)
-    return [record for record in found if record]
 
 
 def as_json(found: Found, pictures: Sequence[str] = ()) -> dict[str, Any]:
@@ -71,7 +66,7 @@ def as_json(found: Found, pictures: Sequence[str] = ()) -> dict[str, Any]:
     return {"rows": list(found), "claims": claims, "pictures": list(pictures)}
 
 
-def write(found: Found, *, options: Options, folder: Path) -> None:
+def write(found: Found, options: Options, folder: Path) -> None:
     """`grid.json`, `grid.md`, pictures; raises `UserError` without a finished row."""
     if not found:
         raise UserError("no row is finished, so there is no page; leave out --page")

@@ -5,7 +5,6 @@ rejection. The probe of the prior without labels stands beside iGPT of the same 
 which is trained here first and continues where it stopped.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from minivim import data, evaluate, files, recipes, show, weights
+from minivim import data, evaluate, recipes, show, weights
 from minivim.config import with_overrides
 from minivim.encode import decode_all, encode_all
 from minivim.errors import UserError
@@ -44,24 +43,20 @@ def main(options: Options) -> str:
     # The data of all families are opened before minutes are spent on the first.
     chosen = []
     for family in [name for name in weights.DATA if name in families]:
-        check_there(family)
+        needed = [f"{family}/{name}" for name in WEIGHTS]
+        if missing := [name for name in needed if name not in weights.shipped()]:
+            problem = f"{', '.join(missing)} is not shipped; make it with"
+            command = f"python -m minivim_lab.make_weights {' '.join(missing)}"
+            raise UserError(f"{problem} {command}, or name another family by --only")
         own = options if family == "cifar10" else replace(options, data="")
         chosen.append(replace(own.of(family), out=options.out / "shipped"))
         for split in ("train", "test"):
             source(chosen[-1], split)
     found = [run(each) for each in chosen]
     if options.page:
-        write_page(chosen, page=options.page)
+        drawn = {k: v for each in chosen for k, v in pictures(each).items()}
+        stored.write_page(options.page, "shipped", found, markdown(found), drawn)
     return summary(found)
-
-
-def check_there(family: str) -> None:
-    """Raises `UserError` where one of a family's weights is not in the package."""
-    needed = [f"{family}/{name}" for name in WEIGHTS]
-    if missing := [name for name in needed if name not in weights.shipped()]:
-        problem = f"{', '.join(missing)} is not shipped; make it with"
-        command = f"python -m minivim_lab.make_weights {' '.join(missing)}"
-        raise UserError(f"{problem} {command}, or name another family by --only")
 
 
 def load(options: Options, name: str) -> Any:
@@ -83,18 +78,13 @@ def run(options: Options) -> dict[str, Any]:
     images = [source(options, split).fingerprint for split in ("train", "test")]
     origin = {"family": options.family, "of": hashes, "data": images}
     origin |= {"samples": SAMPLES, "seed": SEED}
-    file = options.out / options.family / stored.FIGURES
-    found = json.loads(file.read_text()) if file.exists() else {}
-    if found.get("origin") != origin:
-        found = {"origin": origin}
     parts = {"tokenizer": _tokenizer, "prior": _prior, "samples": _samples}
     parts |= {"probe": _probe, "igpt": _igpt}
+    folder, found = options.out / options.family, {"origin": origin}
     for name, measure in parts.items():
-        if name not in found:
-            found[name] = measure(options)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            files.write_json(file, found)
-    return json.loads(file.read_text())
+        file = folder / f"{name}.json"
+        found[name] = stored.measured(file, origin, partial(measure, options))
+    return found
 
 
 def _tokenizer(options: Options) -> dict[str, Any]:
@@ -148,7 +138,6 @@ def _probe(options: Options, prior: str | Path = "") -> dict[str, Any]:
 
 
 def _igpt(options: Options) -> dict[str, Any]:
-    """Palette, prior over its pixels, and the same probe."""
     name, runs = f"{options.family}-igpt", options.out / options.family
     palette, prior = runs / "igpt-palette", runs / "igpt"
     stored.trained(recipes.recipe("tokenizer", name), palette, options)  # type: ignore[arg-type]
@@ -194,8 +183,10 @@ def markdown(found: Sequence[Mapping[str, Any]]) -> str:
     """The section of the results page, from `shipped.json` alone."""
     parts = ["## The shipped weights", summary(found)]
     for family in found:
-        name, samples = family["origin"]["family"], family["samples"]
-        count = samples["before"]["samples"]
+        name, sides = family["origin"]["family"], family["samples"]
+        count = sides["before"]["samples"]
+        agree = [sides[side]["judge_agrees_by_class"] for side in ("before", "after")]
+        rows = ([n, *(f"{100 * side[n]:.0f}" for side in agree)] for n in agree[0])
         parts += [
             f"### {name}",
             f"![test images of {name} above their reconstructions]"
@@ -207,46 +198,28 @@ def markdown(found: Sequence[Mapping[str, Any]]) -> str:
             "class:",
             f"![the same after rejection](./shipped-{name}-chosen.png)",
             f"The judge's agreement by class, of {count:,} samples:",
-            by_class(samples),
+            markdown_table(("class", "before, %", "after, %"), rows),
         ]
     return "\n\n".join(parts) + "\n"
 
 
 def summary(found: Sequence[Mapping[str, Any]]) -> str:
     """One line for each figure, one column for each family."""
-    titles = ["figure", *(family["origin"]["family"] for family in found)]
-    columns = [_known(family) for family in found]
+    titles, columns = ["figure"], []
+    for family in found:
+        titles.append(family["origin"]["family"])
+        columns.append({**family, **family["samples"]})
+        for name, prior in (("vim", family["probe"]), ("igpt", family["igpt"])):
+            columns[-1][name] = prior | {
+                "depth": len(prior["blocks"]),
+                "millions": prior["parameters"] / 1e6,
+                "minutes": prior["train_seconds"] / 60,
+            }
     lines = (
         [title, *(text.format(**c).replace("%", " %") for c in columns)]
         for title, text in SUMMARY.items()
     )
     return markdown_table(titles, lines)
-
-
-def _known(family: Mapping[str, Any]) -> dict[str, Any]:
-    """What the texts of `SUMMARY` speak of."""
-    found = {**family, **family["samples"]}
-    for name, prior in (("vim", family["probe"]), ("igpt", family["igpt"])):
-        found[name] = prior | {
-            "depth": len(prior["blocks"]),
-            "millions": prior["parameters"] / 1e6,
-            "minutes": prior["train_seconds"] / 60,
-        }
-    return found
-
-
-def by_class(samples: Mapping[str, Any]) -> str:
-    """Agreement of every class before and after rejection."""
-    sides = [samples[side]["judge_agrees_by_class"] for side in ("before", "after")]
-    rows = ([n, *(f"{100 * side[n]:.0f}" for side in sides)] for n in sides[0])
-    return markdown_table(("class", "before, %", "after, %"), rows)
-
-
-def write_page(families: Sequence[Options], *, page: Path) -> None:
-    """`shipped.json`, `shipped.md` and the pictures, in the folder `page`."""
-    found = [run(options) for options in families]
-    drawn = {k: v for options in families for k, v in pictures(options).items()}
-    stored.write_page(page, "shipped", found, markdown(found), drawn)
 
 
 def pictures(options: Options) -> dict[str, show.Plot]:

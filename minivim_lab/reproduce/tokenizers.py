@@ -197,28 +197,21 @@ def verdict(found: Found, one: Row, other: Row) -> str:
     return f"Better in every seed, by figure. {'; '.join(lines)}."
 
 
-def picture(study: Study, found: Found, options: Options) -> show.Plot:
-    """Test images, and under them each row's reconstructions with the first seed."""
-    seed = found[0]["seed"]
-    ran = {f["row"] for f in found if f["seed"] == seed}
+def drawn(name: str, found: Found, options: Options) -> dict[str, show.Plot]:
+    """The page's pictures by name: reconstructions from the first seed, one game."""
+    study, seed = STUDIES[name], found[0]["seed"]
+    ran = [f["row"] for f in found if f["seed"] == seed]
+    folders = {r.name: folder_of(r, study, seed, options) for r in study.rows}
     shape = recipe_of(study.rows[0], study, seed).model.image_shape
     source = options.source("test", **shape)
     test = data.stack(source, PICTURES)["image"].astype(np.float32) / 255
     strips = {"original": test}
-    for row in (row for row in study.rows if row.name in ran):
-        tokenizer = weights.load(folder_of(row, study, seed, options))
-        strips[row.name] = np.asarray(tokenizer.reconstruct(test))
-    return stored.strips(strips)
-
-
-def drawn(name: str, found: Found, options: Options) -> dict[str, show.Plot]:
-    """The pictures of the page, by their names."""
-    study = STUDIES[name]
-    pictures = {name: picture(study, found, options)}
-    for played in _played(found):
-        [row] = [row for row in study.rows if row.name == played["row"]]
-        folder = folder_of(row, study, played["seed"], options)
-        pictures[f"{name}-health"] = show.gan_health(read_metrics(folder))
+    for row in ran:
+        strips[row] = np.asarray(weights.load(folders[row]).reconstruct(test))
+    pictures = {name: stored.strips(strips)}
+    for run in _played(found):
+        rows = read_metrics(folders[run["row"]])
+        pictures[f"{name}-health"] = show.gan_health(rows)
     return pictures
 
 

@@ -134,9 +134,16 @@ class Explorer(Page):
 
 
 class Live(ipywidgets.VBox):
-    """The widget that `live` returns: controls above a picture they recompute."""
+    """A picture that is computed anew whenever a control moves; it needs a kernel.
 
-    def __init__(self, function: Callable[..., Picture | str], controls: dict):
+    Tag its cell `nbval-ignore-output` and `remove-output`: a static page would show
+    controls that do nothing. `function` gets a keyword for each control and returns a
+    picture (figure, pixels or PNG bytes) or a string; later errors of it are shown in
+    place of the picture. Controls are widgets or ipywidgets' short forms such as
+    `(low, high)`, a list or dict of choices, a bool; ValueError for anything else.
+    """
+
+    def __init__(self, function: Callable[..., Picture | str], **controls):
         self._function, self._picture = function, ipywidgets.HTML()
         self._controls = {name: _control(name, c) for name, c in controls.items()}
         self._update()
@@ -164,6 +171,9 @@ class Live(ipywidgets.VBox):
         return f"Live({', '.join(self._controls)}): needs a kernel"
 
 
+live = Live
+
+
 def _control(name: str, short) -> Any:
     widget = ipywidgets.interactive.widget_from_abbrev(short)
     if not isinstance(widget, ipywidgets.DOMWidget) or not widget.has_trait("value"):
@@ -174,15 +184,3 @@ def _control(name: str, short) -> Any:
         widget.set_trait("continuous_update", False)
     widget.set_trait("style", {"description_width": "initial"})
     return widget
-
-
-def live(function: Callable[..., Picture | str], **controls) -> Live:
-    """A picture that is computed anew whenever a control moves; it needs a kernel.
-
-    Tag its cell `nbval-ignore-output` and `remove-output`: a static page would show
-    controls that do nothing. `function` gets a keyword for each control and returns a
-    picture (figure, pixels or PNG bytes) or a string; later errors of it are shown in
-    place of the picture. Controls are widgets or ipywidgets' short forms such as
-    `(low, high)`, a list or dict of choices, a bool; ValueError for anything else.
-    """
-    return Live(function, controls)
