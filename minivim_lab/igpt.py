@@ -26,6 +26,7 @@ from minivim.training.checkpoint import check_writable
 CHUNK = 8192  # points whose distances are in memory at once
 EVAL_SIZE = 512  # held-out images that the figures are measured on
 Images = Float[np.ndarray, "n H W C"]
+Points = Float[np.ndarray, "_ d"]
 
 
 class Means(nnx.Module):
@@ -98,17 +99,14 @@ def fit_palette(
     Raises `UserError` where the shrunk images have fewer colours than the palette.
     """
     palette = Palette(config, rngs=nnx.Rngs(0))
-    pixels = np.asarray(palette.encoder(jnp.asarray(images)))
-    pixels = pixels.reshape(-1, config.channels)
+    pixels = np.reshape(palette.encoder(jnp.asarray(images)), (-1, config.channels))
     first = kmeans_plus_plus(pixels, config.num_codes, seed=seed)
     colours, objective = lloyd(pixels, first, steps=steps)
     palette.quantizer.codebook[...] = jnp.asarray(colours, jnp.float32)
     return palette, objective
 
 
-def kmeans_plus_plus(
-    points: Float[np.ndarray, "M d"], k: int, *, seed: int = 0
-) -> Float[np.ndarray, "k d"]:
+def kmeans_plus_plus(points: Points, k: int, *, seed: int = 0) -> Points:
     """Initial centres: points drawn one by one, those far from the others more likely.
 
     The next centre is `x` with probability `D(x)^2 / sum D^2`, where `D` is the
@@ -131,9 +129,7 @@ def kmeans_plus_plus(
     return np.stack(chosen)
 
 
-def lloyd(
-    points: Float[np.ndarray, "M d"], centres: Float[np.ndarray, "k d"], *, steps: int
-) -> tuple[Float[np.ndarray, "k d"], list[float]]:
+def lloyd(points: Points, centres: Points, *, steps: int) -> tuple[Points, list[float]]:
     """k-means: every point to its nearest centre, every centre to its points' mean.
 
     Neither half can raise `mean_x min_k |x - e_k|^2`, which is returned for the start

@@ -100,12 +100,10 @@ def _rows(items, columns: int) -> list[list]:
     return [list(items[i : i + columns]) for i in range(0, len(items), columns)]
 
 
-def image_grid(
-    images, *, columns: int, titles: Iterable[object] | None = None, scale: int = 3
-) -> Plot:
+def image_grid(images, *, columns: int, titles: Iterable = (), scale: int = 3) -> Plot:
     """Images in reading order, enlarged without smoothing; a title above each."""
-    lines = [str(title) for title in titles or ()]
-    if titles is not None and len(lines) != len(images):
+    lines = [str(title) for title in titles]
+    if lines and len(lines) != len(images):
         raise ValueError(f"{len(images)} images, but {len(lines)} titles")
     alt = f"{len(images)} images in rows of {columns}"
     rows, words = _rows(images, columns), _rows(lines, columns)

@@ -180,9 +180,7 @@ def without_remat(recipe: TrainableRecipe) -> TrainableRecipe:
     return with_overrides(recipe, [f"{name}=none" for name in names])
 
 
-def compiled(
-    given: Inputs, name: str, *, due: bool, share: float, quick: bool
-) -> Program:
+def compiled(given: Inputs, name: str, due: bool, share: float, quick: bool) -> Program:
     """Compile; out of memory is an answer, any other refusal a `UserError`."""
     traced = given.trace(due)
     wall, processor = time.perf_counter(), time.process_time()

@@ -28,7 +28,6 @@ from minivim.train import probe, train
 from minivim_lab.igpt import train_palette
 
 FIGURES = "figures.json"
-Pictures = Mapping[str, show.Plot | None]
 PICTURES = 12  # images in a strip of a picture
 StageRecipe = TokenizerRecipe | PaletteRecipe | PriorRecipe
 
@@ -164,14 +163,12 @@ def metered(file: Path) -> Iterator[None]:
         file.write_text(f"{before + time.process_time() - began:.1f}\n")
 
 
-def write_page(
-    folder: Path, name: str, figures: Any, text: str, pictures: Pictures
-) -> None:
-    """Write `NAME.json`, `NAME.md` and the pictures; delete a picture that is None."""
+def write_page(folder: Path, name: str, figures: Any, text: str, plots: dict) -> None:
+    """Write `NAME.json`, `NAME.md` and plots by name; delete a picture that is None."""
     folder.mkdir(parents=True, exist_ok=True)
     files.write_json(folder / f"{name}.json", figures)
     files.write(folder / f"{name}.md", text)
-    for title, plot in pictures.items():
+    for title, plot in plots.items():
         file = folder / f"{title}.png"
         if plot is None:
             file.unlink(missing_ok=True)

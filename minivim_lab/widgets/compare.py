@@ -11,13 +11,7 @@ from minivim.show import plots
 from minivim.show.plots import BLUE, COLOURS, GREY, INK, ORANGE, Plot
 
 
-def dots(
-    rows: Mapping[str, tuple[Sequence[float], str]],
-    *,
-    x: str,
-    limit: float,
-    colours: Mapping[str, str],
-) -> Plot:
+def dots(rows: Mapping[str, tuple], *, x: str, limit: float, colours: Mapping) -> Plot:
     """A line for every row: a dot for each seed, a tick for their mean.
 
     `rows` maps a name to the values `x` of the seeds and to the kind of row, which has
@@ -43,11 +37,7 @@ def dots(
 
 
 def seeds(
-    ours: Mapping[str, ArrayLike],
-    paper: Mapping[str, float | int] | None = None,
-    *,
-    title: str,
-    paper_title: str = "the paper",
+    ours: Mapping, paper: Mapping = {}, *, title: str, paper_title: str = "the paper"
 ) -> Plot:
     """One line for each row: a dot for each seed, a stroke at their mean.
 
@@ -57,7 +47,7 @@ def seeds(
     found = {name: np.ravel(values) for name, values in ours.items()}
     if not any(map(len, found.values())):
         raise ValueError("there is no value to draw")
-    printed = {name: value for name, value in (paper or {}).items() if name in ours}
+    printed = {name: value for name, value in paper.items() if name in ours}
     alt = f"{title}: {'; '.join(f'{n} {_spread(v)}' for n, v in found.items())}"
     words = ", ".join(f"{name} {value:g}" for name, value in printed.items())
     alt += f". {paper_title}: {words}" if words else ""
@@ -88,9 +78,7 @@ def _spread(values: np.ndarray) -> str:
     return f"{values.mean():.4g} ({values.min():.4g} to {values.max():.4g})"
 
 
-def _line(
-    axes: Axes, at: int, values: ArrayLike, *, colour: str, limit: float = np.inf
-) -> None:
+def _line(axes: Axes, at: int, values: ArrayLike, colour: str, limit: float = np.inf):
     """A dot for each seed, an arrow at the edge for one beyond, a tick for the mean."""
     values = np.ravel(values)
     middle = np.clip(values.mean(), -limit, limit)

@@ -8,7 +8,6 @@ editor of it, with the same decoder in the page. Everywhere else it is two pictu
 
 import json
 from base64 import b64encode
-from collections.abc import Sequence
 from functools import partial
 from html import escape
 
@@ -46,19 +45,12 @@ class TokenEditor(Page):
     """
 
     def __init__(
-        self,
-        tokenizer: Tokenizer,
-        codes,
-        *,
-        names: Sequence[str],
-        patches,
-        counts=None,
-        start: int = 0,
-        token: int = 0,
+        self, tokenizer, codes, *, names, patches, counts=None, start=0, token=0
     ):
         config = tokenizer.config
         self._grid, self._num_codes = config.grid, config.quantizer.num_codes
-        self._tokenizer, self._names = tokenizer, list(map(str, names))
+        self._tokenizer: Tokenizer = tokenizer
+        self._names = list(map(str, names))
         self._originals = np.array(codes, np.int32)
         self._patches = np.asarray(patches)
         uses = np.zeros(self._num_codes) if counts is None else np.asarray(counts)

@@ -7,7 +7,7 @@ and where no widgets exist the same output carries a small HTML page of its own.
 """
 
 from base64 import b64encode
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from html import escape
 from typing import Any
 
@@ -69,14 +69,7 @@ class Explorer(Page):
     """
 
     def __init__(
-        self,
-        frames: Iterable[Picture],
-        *,
-        label: str,
-        values: Iterable[object] | None = None,
-        captions: Iterable[str] | None = None,
-        text: str | None = None,
-        start: int = 0,
+        self, frames, *, label: str, values=None, captions=None, text="", start: int = 0
     ):
         pngs = [to_png(frame) for frame in frames]
         count = len(pngs)
