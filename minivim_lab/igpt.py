@@ -99,7 +99,8 @@ def fit_palette(
     Raises `UserError` where the shrunk images have fewer colours than the palette.
     """
     palette = Palette(config, rngs=nnx.Rngs(0))
-    pixels = np.reshape(palette.encoder(jnp.asarray(images)), (-1, config.channels))
+    means = np.asarray(palette.encoder(jnp.asarray(images)))
+    pixels = means.reshape(-1, config.channels)
     first = kmeans_plus_plus(pixels, config.num_codes, seed=seed)
     colours, objective = lloyd(pixels, first, steps=steps)
     palette.quantizer.codebook[...] = jnp.asarray(colours, jnp.float32)
