@@ -166,9 +166,7 @@ def _extended(images: Array, width: int) -> Array:
     return jnp.pad(images, ((0, 0), (width,) * 2, (width,) * 2, (0, 0)), mode="edge")
 
 
-def accuracy(
-    model: Any, images: Any, labels: ArrayLike, *, batch_size: int = 256
-) -> float:
+def accuracy(model: Any, images: Any, labels: Any, *, batch_size: int = 256) -> float:
     """Share of images whose largest logit is the label's, in [0, 1].
 
     images: uint8, or float in [0, 1], [N, H, W, C]; `ValueError` for unequal lengths.

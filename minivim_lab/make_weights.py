@@ -32,24 +32,34 @@ NOTES = {
 }
 
 
-def make(name: str, runs: Path, destination: Path, *, spec: str) -> None:
-    """Train one of `RECIPES` in `runs` and export it, rounded, to `destination`."""
+def make(name: str, workdir: Path, *, spec: str) -> None:
+    """Train one of `RECIPES` and export it, rounded, into the package."""
     stage, recipe_name = RECIPES[name]
     family = name.split("/")[0]
-    workdir = runs / name
     train(recipes.recipe(stage, recipe_name), spec=spec, workdir=workdir)  # type: ignore[arg-type]
     own = ("format", "kind", "model", "parameters", "storage")
     card = {k: v for k, v in read_card(workdir).values.items() if k not in own}
     card["command"] = f"python -m minivim_lab.make_weights {name}"
     card["data"] = f"{DATA[family]} (train)"
     card |= {"note": NOTES[family]} if family in NOTES else {}
-    folder = destination / name
-    save(folder, load(workdir), kind=stage, card=card, storage=STORAGE[family])
+    save(HERE / name, load(workdir), kind=stage, card=card, storage=STORAGE[family])
 
 
-def write_figures(names: list[str], *, spec: str) -> None:
-    """Measure the exported weights and put the figures on their cards."""
-    family = names[0].split("/")[0]
+def main() -> None:
+    """Make the named weights, or all of a family, and put figures on their cards."""
+    parser = argparse.ArgumentParser(prog="python -m minivim_lab.make_weights")
+    parser.add_argument("names", nargs="*", metavar="FAMILY/NAME", default=[])
+    parser.add_argument("--family", choices=sorted(DATA), default="shapes")
+    parser.add_argument("--data", metavar="SPEC", help="default: the family's own")
+    parser.add_argument("--runs", type=Path, default=Path("runs/weights"))
+    chosen = parser.parse_args()
+    family = chosen.names[0].split("/")[0] if chosen.names else chosen.family
+    names = chosen.names or [name for name in RECIPES if name.startswith(f"{family}/")]
+    if unknown := [name for name in names if name not in RECIPES]:
+        parser.error(f"{unknown[0]} is not shipped; there are {', '.join(RECIPES)}")
+    spec = chosen.data or DATA[family]
+    for name in names:
+        make(name, chosen.runs / name, spec=spec)
     # The family's own judge, wherever the images are read from.
     graded = any(RECIPES[name][0] != "classifier" for name in names)
     judge = f"{family}/judge" if graded else None
@@ -59,24 +69,6 @@ def write_figures(names: list[str], *, spec: str) -> None:
         origin, folder = figures["provenance"], HERE / name
         origin["data"] = origin["data"].replace(spec, DATA[family])
         write_json(folder / CARD, read_card(folder).values | {"figures": figures})
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Make the named weights, or all of a family."""
-    parser = argparse.ArgumentParser(prog="python -m minivim_lab.make_weights")
-    parser.add_argument("names", nargs="*", metavar="FAMILY/NAME", default=[])
-    parser.add_argument("--family", choices=sorted(DATA), default="shapes")
-    parser.add_argument("--data", metavar="SPEC", help="default: the family's own")
-    parser.add_argument("--runs", type=Path, default=Path("runs/weights"))
-    chosen = parser.parse_args(arguments)
-    family = chosen.names[0].split("/")[0] if chosen.names else chosen.family
-    names = chosen.names or [name for name in RECIPES if name.startswith(f"{family}/")]
-    if unknown := [name for name in names if name not in RECIPES]:
-        parser.error(f"{unknown[0]} is not shipped; there are {', '.join(RECIPES)}")
-    spec = chosen.data or DATA[family]
-    for name in names:
-        make(name, chosen.runs, HERE, spec=spec)
-    write_figures(names, spec=spec)
 
 
 if __name__ == "__main__":

@@ -198,19 +198,19 @@ def _line(row: Row, titles: list[str], found: dict[str, Plan]) -> list[str]:
     plan, base = found.get(row.name), found.get(row.name.removesuffix("-128"))
     if plan is None:
         return [row.name, "not compiled", *["-"] * (len(titles) - 2)]
-    cells = _cells(plan) | (_cells_that_fit(plan, titles) if plan.fits else {})
+    cells = _cells(plan, titles)
     if base:
         cells["against 64 chips"] = f"{plan.flops / base.flops - 1:+.2%}"
     return [cells.get(title, "-") for title in titles]
 
 
-def _cells(plan: Plan) -> dict[str, str]:
-    """Cells by the titles of their columns."""
+def _cells(plan: Plan, titles: list[str]) -> dict[str, str]:
+    """Cells by the titles of their columns; the rules are asked where one needs it."""
     lazy = any("R1" in program.name for program in plan.programs)
     plain = plan.recipe in TOKENIZERS and not lazy
     frozen = ", ".join(f"{k} {v / 1e6:.0f} M" for k, v in plan.frozen.items())
     flops, of_model = plan.flops / 1e12, plan.model_flops / 1e12
-    return {
+    cells = {
         "recipe": f"{plan.recipe}, without R1" if plain else plan.recipe,
         "mesh": plan.mesh,
         "chips": str(plan.chips),
@@ -226,14 +226,12 @@ def _cells(plan: Plan) -> dict[str, str]:
         "TFLOP (of the model)": f"{flops:.1f} ({of_model:.1f})",
         "compiled, s": " + ".join(f"{p.processor_seconds:.0f}" for p in plan.programs),
     }  # fmt: skip
-
-
-def _cells_that_fit(plan: Plan, titles: list[str]) -> dict[str, str]:
-    """Those that a refused plan has not; the rules are asked where a title needs it."""
+    if not plan.fits:
+        return cells
     limits = {name: f"{value:.3f}" for name, value in plan.limits.items()}
     limits[plan.bound] = f"**{limits[plan.bound]}**"
     pace, printed = plan.batch_size / plan.seconds, PRINTED.get(plan.recipe, "-")
-    cells = {
+    cells |= {
         "limits, s": " / ".join(limits.values()),
         "images/s (paper)": f"{pace:,.0f} ({printed})",
         "days": f"{plan.days:.1f}",

@@ -110,15 +110,14 @@ def _changed(config: Any) -> dict[str, Any]:
 
 def measured(file: Path, of: dict[str, Any], measure: Callable[[], Any]) -> Any:
     """The figures of a file, measured first unless it has them for the same `of`."""
-    if (known := read(file, of)) is not None:
-        return known
-    seconds = file.with_suffix(".seconds")
-    if file.exists():
-        file.unlink()
-        seconds.unlink(missing_ok=True)
-    with metered(seconds):
-        found = measure()
-    files.write_json(file, {"of": of, "figures": found})
+    if read(file, of) is None:
+        seconds = file.with_suffix(".seconds")
+        if file.exists():
+            file.unlink()
+            seconds.unlink(missing_ok=True)
+        with metered(seconds):
+            found = measure()
+        files.write_json(file, {"of": of, "figures": found})
     return read(file, of)
 
 
