@@ -212,14 +212,14 @@ def _results(op: Instruction) -> tuple[Array, ...]:
 
 def _read(fusion: Instruction, number: int, array: Array) -> int:
     """Bytes that a fusion reads of an operand: the slices where it only slices."""
-    inner = _fused(fusion)
-    parameter = inner.parameters.get(number)
-    if parameter is None or array.space:
+    if array.space:
         return 0
-    total, todo = 0, [parameter]
+    inner = _fused(fusion).instructions.values()
+    of = ("parameter", str(number))
+    total, todo = 0, [op for op in inner if (op.opcode, op.inside) == of]
     while todo:
         source = todo.pop()
-        for user in inner.users[source]:
+        for user in (op for op in inner if source in op.operands):
             first = user.operands[0] is source
             if user.opcode == "bitcast":
                 todo.append(user)

@@ -79,21 +79,6 @@ class Computation:
     instructions: dict[str, Instruction] = field(default_factory=dict)
     last: Instruction = field(init=False)
 
-    @cached_property
-    def parameters(self) -> dict[int, Instruction]:
-        """By number."""
-        every = self.instructions.values()
-        return {int(op.inside): op for op in every if op.opcode == "parameter"}
-
-    @cached_property
-    def users(self) -> dict[Instruction, list[Instruction]]:
-        """The instructions that read another."""
-        users = {op: [] for op in self.instructions.values()}
-        for op in self.instructions.values():
-            for operand in set(op.operands):
-                users[operand].append(op)
-        return users
-
 
 def parse(text: str) -> Computation:
     """The computation that runs in `compiled.as_text()`; `ValueError` without one."""
