@@ -486,24 +486,22 @@ def test_tables_and_pictures_of_a_part(tmp_path):
     assert drawn is not None and "20, 50, 30" in drawn.alt
 
 
-def test_a_page_of_little_and_of_nothing(tmp_path, monkeypatch, small):
-    here, folder = place(tmp_path / "runs"), tmp_path / "page"
-    with pytest.raises(UserError, match="no row is finished"):
-        page.write([], here, folder)
-    assert not folder.exists()
-    folder.mkdir()
-    (folder / "grid.png").write_bytes(b"of an earlier page")
-    page.write([record("code dim 2", 1, psnr=20.0)], here, folder)
-    assert {file.name for file in folder.iterdir()} == {"grid.json", "grid.md"}
-    assert ".png" not in (folder / "grid.md").read_text("utf-8")
-    # The seeds asked for are those of the page.
-    monkeypatch.setattr(
-        Run, "read", lambda run: record(run.row.name, run.seed) if run.seed else None
-    )
+def test_a_page_of_little(tmp_path, monkeypatch):
+    def main(finished, seeds):
+        monkeypatch.setattr(
+            Run, "read", lambda run: finished(run) and record(run.row.name, run.seed)
+        )
+        reproduce.main("grid", Options(seeds=seeds, page=tmp_path))
+        return json.loads((tmp_path / "grid.json").read_text())["rows"]
+
+    (tmp_path / "grid.png").write_bytes(b"of an earlier page")
     monkeypatch.setattr(runs, "run_rows", lambda *_: [])
     monkeypatch.setattr(page, "samples_picture", lambda *_: None)
-    reproduce.main("grid", Options(seeds=(0, 4), page=folder))
-    found = json.loads((folder / "grid.json").read_text())["rows"]
+    assert len(main(lambda run: run.row.name == "code dim 2", (1,))) == 1
+    assert {file.name for file in tmp_path.iterdir()} == {"grid.json", "grid.md"}
+    assert ".png" not in (tmp_path / "grid.md").read_text("utf-8")
+    # The seeds asked for are those of the page.
+    found = main(lambda run: run.seed, (0, 4))
     assert [r["seed"] for r in found] == [4] * len(ROWS)
 
 

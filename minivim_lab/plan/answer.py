@@ -12,7 +12,7 @@ from minivim.describe import count_parameters
 from minivim.errors import UserError
 from minivim.sharding import MeshShape, make_mesh
 from minivim.train import TrainableRecipe
-from minivim_lab.plan.chips import Slice, available_bytes
+from minivim_lab.plan.chips import Slice
 from minivim_lab.plan.hlo import Traffic
 from minivim_lab.plan.program import Program, compiled, inputs, model_flops, schedule
 
@@ -154,8 +154,7 @@ def plan(
     if not 0 < mfu <= 1:
         raise UserError(f"--mfu {mfu} is not in (0, 1]; use 0.5")
     where = Slice.parse(topology)
-    devices = where.devices()
-    over = make_mesh(mesh, devices=devices)
+    over = make_mesh(mesh, devices=where.devices())
     given, programs, run, chip = inputs(recipe, over), [], recipe.run, where.chip
     frozen = sum(leaf.size for leaf in jax.tree.leaves(given.objective.frozen))
     kind = "tokenizer" if recipe.stage == "prior" else "perceptual"
@@ -182,7 +181,7 @@ def plan(
         frozen={kind: frozen} if frozen else {},
         state_bytes=given.state_bytes,
         argument_bytes=given.argument_bytes,
-        available_bytes=available_bytes(devices),
+        available_bytes=round(chip.memory * 2**30),
         programs=tuple(programs),
         model_flops=model_flops(recipe) / over.size,
         mfu=mfu,

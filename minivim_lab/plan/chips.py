@@ -5,24 +5,26 @@ import math
 import os
 import re
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.experimental import topologies
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from minivim.errors import UserError, explained
 
 
 @dataclass(frozen=True)
 class Chip:
-    """Public figures of one chip, from Google Cloud's TPU pages; none measured here."""
+    """Public figures of one chip, from Google Cloud's TPU pages; none measured here.
+
+    But `memory`: what the compiler says it has for a program, of the chip's GiB.
+    """
 
     name: str
     flops: float  # FLOP/s of bfloat16 products with float32 sums
     hbm_bandwidth: float  # bytes/s between the chip and its memory
     ici_bandwidth: float  # bytes/s that it sends over all its links together
+    memory: float
     axes: int  # of the grid in which chips of this kind are wired
     options: dict[str, str]
 
@@ -36,10 +38,10 @@ ENVIRONMENT = {
 # JAX runs one program on both cores of a chip of these kinds.
 MEGACORE = {"chip_config_name": "megacore"}
 CHIPS = {
-    "v4": Chip("v4", 275e12, 1228e9, 300e9, 3, MEGACORE),
-    "v5p": Chip("v5p", 459e12, 2765e9, 600e9, 3, MEGACORE),
-    "v5e": Chip("v5e", 197e12, 819e9, 200e9, 2, {}),
-    "v6e": Chip("v6e", 918e12, 1640e9, 448e9, 2, {}),
+    "v4": Chip("v4", 275e12, 1228e9, 300e9, 30.75, 3, MEGACORE),
+    "v5p": Chip("v5p", 459e12, 2765e9, 600e9, 95.74, 3, MEGACORE),
+    "v5e": Chip("v5e", 197e12, 819e9, 200e9, 15.75, 2, {}),
+    "v6e": Chip("v6e", 918e12, 1640e9, 448e9, 31.25, 2, {}),
 }
 
 
@@ -93,43 +95,18 @@ class Slice:
         return list(found.devices)
 
 
-class Refusal(NamedTuple):
-    """A program that does not fit: bytes it needs, bytes a chip has, the words."""
-
-    needed: int
-    available: int
-    words: str
-
-
 # What the compiler says before it lays memory out, or after.
 _REFUSAL = re.compile(
-    r"(?:HLO temporaries|Used) \(?([\d.]+)([KMGT]?)B?\)? "
-    r"(?:exceeds available HBM|of) \(?([\d.]+)([KMGT]?)B?"
+    r"(?:HLO temporaries|Used) \(?([\d.]+)([KMGT]?)B?\)? (?:exceeds available HBM|of) "
 )
 
 
-def refusal(error: BaseException) -> Refusal | None:
-    """The figures of the compiler's "out of memory"; None for any other error."""
+def refusal(error: BaseException) -> tuple[int, str] | None:
+    """Bytes needed and the words of an "out of memory"; None for any other error."""
     text = str(error)
     match = _REFUSAL.search(text)
     if match is None or "RESOURCE_EXHAUSTED" not in text:
         return None
     [line] = [line for line in text.splitlines() if match[0] in line][:1]
-    needed, available = (
-        round(float(number) * 1024 ** " KMGT".index(unit or " "))
-        for number, unit in (match.group(1, 2), match.group(3, 4))
-    )
-    return Refusal(needed, available, line.removeprefix("RESOURCE_EXHAUSTED: ").strip())
-
-
-def available_bytes(devices: list[Any]) -> int:
-    """Memory that the compiler gives a program on one chip, by asking for too much."""
-    where = NamedSharding(Mesh(devices[:1], ("one",)), PartitionSpec())
-    huge = jax.ShapeDtypeStruct((2**30, 1024), jnp.float32, sharding=where)
-    try:
-        jax.jit(jnp.sum).lower(huge).compile()
-    except jax.errors.JaxRuntimeError as error:
-        if (found := refusal(error)) is not None:
-            return found.available
-        raise
-    raise ValueError("a chip with more than 4 TiB of memory is no chip we know")
+    needed = round(float(match[1]) * 1024 ** " KMGT".index(match[2] or " "))
+    return needed, line.removeprefix("RESOURCE_EXHAUSTED: ").strip()

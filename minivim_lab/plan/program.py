@@ -167,17 +167,12 @@ def schedule(objective: Setup) -> dict[str, tuple[bool, float]]:
 
 def model_flops(recipe: TrainableRecipe) -> float:
     """FLOPs of a mean step without anything computed twice, on all chips together."""
-    plain = inputs(without_remat(recipe), None)
+    remat = [name for name in leaves(recipe) if name.split(".")[-1] == "remat"]
+    plain = inputs(with_overrides(recipe, [f"{name}=none" for name in remat]), None)
     return sum(
         share * product_flops(plain.trace(due).jaxpr)
         for due, share in schedule(plain.objective).values()
     )
-
-
-def without_remat(recipe: TrainableRecipe) -> TrainableRecipe:
-    """The recipe with every activation kept."""
-    names = [name for name in leaves(recipe) if name.split(".")[-1] == "remat"]
-    return with_overrides(recipe, [f"{name}=none" for name in names])
 
 
 def compiled(given: Inputs, name: str, due: bool, share: float, quick: bool) -> Program:
@@ -191,9 +186,9 @@ def compiled(given: Inputs, name: str, due: bool, share: float, quick: bool) -> 
             problem = f"the compiler refuses the {name} ({brief(error)})"
             remedy = "try another --mesh, precision or remat"
             raise UserError(f"{problem}; {remedy}") from error
-        found: dict[str, Any] = {"fits": False, "needed": refused.needed}
+        needed, words = refused
         flops = product_flops(traced.jaxpr) / given.chips
-        found |= {"refusal": refused.words, "flops": flops}
+        found = {"fits": False, "needed": needed, "refusal": words, "flops": flops}
     else:
         memory, read = executable.memory_analysis(), costs(executable.as_text())
         found = {**vars(read), "fits": True, "flops": float(read.flops)}

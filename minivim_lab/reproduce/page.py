@@ -3,7 +3,6 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,8 +54,15 @@ def main(options: Options) -> str:
     runs.check_networks(options)
     found = runs.run_rows(rows, seeds, options)
     if options.page:
-        done = (Run(row, seed, options).read() for row in ROWS for seed in seeds)
-        write([record for record in done if record], options, options.page)
+        every = (Run(row, seed, options).read() for row in ROWS for seed in seeds)
+        done = [record for record in every if record]
+        pictures = {
+            "grid": claims_picture(done),
+            "grid-blocks": blocks_picture(done),
+            "grid-samples": samples_picture(options, done[0]["seed"]),
+        }
+        whole = as_json(done, [name for name, plot in pictures.items() if plot])
+        stored.write_page(options.page, "grid", whole, markdown(whole), pictures)
     return "\n\n".join(tables(found).values())
 
 
@@ -64,19 +70,6 @@ def as_json(found: Found, pictures: Sequence[str] = ()) -> dict[str, Any]:
     """What `grid.json` holds; `pictures` are the names of those that were drawn."""
     claims = [verdicts.judged(claim, found) for claim in CLAIMS]
     return {"rows": list(found), "claims": claims, "pictures": list(pictures)}
-
-
-def write(found: Found, options: Options, folder: Path) -> None:
-    """`grid.json`, `grid.md`, pictures; raises `UserError` without a finished row."""
-    if not found:
-        raise UserError("no row is finished, so there is no page; leave out --page")
-    pictures = {
-        "grid": claims_picture(found),
-        "grid-blocks": blocks_picture(found),
-        "grid-samples": samples_picture(options, found[0]["seed"]),
-    }
-    whole = as_json(found, [name for name, plot in pictures.items() if plot])
-    stored.write_page(folder, "grid", whole, markdown(whole), pictures)
 
 
 def tables(found: Found) -> dict[str, str]:

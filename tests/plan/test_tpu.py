@@ -1,12 +1,14 @@
 """The TPU's own compiler, where it is installed."""
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from minivim.config import with_overrides
 from minivim.errors import UserError
 from minivim.sharding import MeshShape
 from minivim_lab import plan
-from minivim_lab.plan.chips import CHIPS, Slice, available_bytes
+from minivim_lab.plan.chips import CHIPS, Slice, refusal
 from minivim_lab.plan.paper import exchanged
 from tests.plan.test_products import PRIOR
 
@@ -23,7 +25,14 @@ def test_slices_that_the_compiler_knows(name):
     where = Slice.parse(f"{name}:{grid}")
     devices = where.devices()
     assert len(devices) == where.chips
-    assert 15 < available_bytes(devices) / 2**30 < 96
+    # What a program has is what the compiler says of one that needs too much.
+    over = jax.sharding.Mesh(devices[:1], ("one",))
+    place = jax.sharding.NamedSharding(over, jax.sharding.PartitionSpec())
+    huge = jax.ShapeDtypeStruct((2**30, 1024), jnp.float32, sharding=place)
+    with pytest.raises(jax.errors.JaxRuntimeError) as caught:
+        jax.jit(jnp.sum).lower(huge).compile()
+    found = refusal(caught.value)
+    assert found is not None and f"({CHIPS[name].memory:.2f}G)" in found[1]
 
 
 def test_a_grid_of_no_hosts_is_refused_in_one_line():
