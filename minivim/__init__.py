@@ -2,6 +2,7 @@
 
 from minivim import data, metrics, recipes
 from minivim.errors import UserError
+from minivim.plugins import register
 from minivim.prior import Prior, complete, reject, sample
 from minivim.recipes import recipe
 from minivim.tokenizer import Tokenizer

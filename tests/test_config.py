@@ -25,7 +25,6 @@ from minivim.config import (
     PaletteRecipe,
     PriorConfig,
     ProbeRecipe,
-    QuantizerConfig,
     StackConfig,
     TokenizerConfig,
     as_dict,
@@ -238,19 +237,6 @@ def test_dictionaries_round_trip(key):
     assert from_dict(type(recipe), as_dict(recipe)) == recipe
     for name, value in leaves(recipe).items():
         assert isinstance(value, str | int | float | bool | tuple), name
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Mine(QuantizerConfig):
-    """Another quantizer's settings with the fields of the codebook's."""
-
-
-def test_a_class_that_the_keys_do_not_tell_is_written_with_them():
-    model = dataclasses.replace(tiny.TOKENIZER, quantizer=Mine(num_codes=24))
-    values = json.loads(json.dumps(as_dict(model)))
-    assert values["quantizer"]["class"] == "Mine"
-    assert type(from_dict(TokenizerConfig, values).quantizer) is Mine
-    assert "class" not in as_dict(tiny.TOKENIZER)["quantizer"]
 
 
 def test_a_dictionary_of_another_version_is_refused():

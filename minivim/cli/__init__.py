@@ -7,12 +7,19 @@ import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 # Each module declares its commands, which --help lists in this order.
 from minivim.cli import models, drawing  # noqa: F401  # isort: skip
 from minivim.cli.arguments import COMMANDS, Parser, command
 from minivim.errors import Stopped, UserError
+from minivim.plugins import import_modules
 from minivim.runtime import environment, restart_with_environment
+
+IMPORT: dict[str, Any] = {
+    "dest": "modules", "action": "append", "default": [], "metavar": "MODULE",
+    "help": "import a module that registers quantizers or recipes",
+}  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         options = parser().parse_args(arguments)
         if arguments is None:
             restart_with_environment()
+        import_modules(options.modules)
         return options.run(options) or 0
     except BrokenPipeError:
         return 0
@@ -48,6 +56,7 @@ def parser() -> Parser:
     for name, (run, options) in COMMANDS.items():
         one = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
         one.set_defaults(run=run)
+        one.add_argument("--import", **IMPORT)
         for flags, settings in options:
             one.add_argument(*flags, **settings)
     return top

@@ -38,7 +38,8 @@ def _recipes(options: Namespace) -> None:
         print("\n\n".join(map(describe_recipe, recipes.named(options.name))))
         return
     for (stage, name), make in recipes.RECIPES.items():
-        print(f"{stage:10}  {name:18}  {(make.__doc__ or '').splitlines()[0]}")
+        says = (make.__doc__ or "").partition("\n")[0]
+        print(f"{stage:10}  {name:18}  {says}".rstrip())
 
 
 @command(

@@ -76,8 +76,8 @@ class AnyQuantizerConfig(Config):
 
     Another quantizer is a frozen dataclass that inherits from this, a module
     `(config, *, in_width, out_width, rngs)` with `embed(codes)` and
-    `(features, *, key) -> (embedded, aux)`, where `aux` has `codes` and `vq_loss`, and
-    an entry in `minivim.tokenizer.quantizer.QUANTIZERS`.
+    `(features, *, key) -> (embedded, aux)`, where `aux` has `codes` `[B, N]` and
+    `vq_loss`, and a call of `minivim.register`.
     """
 
     # K: codes are whole numbers below it.

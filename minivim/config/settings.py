@@ -5,7 +5,11 @@ import difflib
 from typing import Any, get_args
 
 from minivim.config.checks import require, type_hints
+from minivim.config.models import AnyQuantizerConfig, QuantizerConfig
 from minivim.errors import UserError
+
+# Settings of one's own by the name on cards; `minivim.register` adds to them.
+REGISTERED: dict[str, type] = {}
 
 
 def leaves(config: Any, prefix: str = "") -> dict[str, object]:
@@ -20,16 +24,14 @@ def leaves(config: Any, prefix: str = "") -> dict[str, object]:
 def as_dict(config: Any) -> dict[str, Any]:
     """Nested plain dictionary, ready for JSON.
 
-    Where a field may hold several classes and the keys mean another one, such as with a
-    quantizer of your own, the name of the class is added as "class".
+    Settings of one's own carry the name they are registered by as "class".
     """
     values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     for name, value in values.items():
         if dataclasses.is_dataclass(value):
             values[name] = as_dict(value)
-            meant = _class_of(type_hints(type(config))[name], values[name])
-            if meant is not type(value):
-                values[name]["class"] = type(value).__name__
+            if type(value) is not _built_in(type_hints(type(config))[name], value):
+                values[name]["class"] = registered_name(type(value))
     return values
 
 
@@ -49,21 +51,40 @@ def from_dict(kind: type, values: dict) -> Any:
     return kind(**found)
 
 
+def registered_name(kind: type) -> str:
+    """The name on cards of settings of one's own; raises `UserError` if it has none."""
+    names = [name for name, known in REGISTERED.items() if known is kind]
+    remedy = f"call minivim.register(NAME, {kind.__name__}, MODULE) after defining it"
+    require(
+        bool(names), f"{kind.__name__} is not registered, or was replaced; {remedy}"
+    )
+    return names[0]
+
+
+def registered_names(config: Any) -> list[str]:
+    """The names of all settings of one's own within a config."""
+    parts = [v for v in vars(config).values() if dataclasses.is_dataclass(v)]
+    own = [name for name, kind in REGISTERED.items() if kind is type(config)]
+    return own + [name for part in parts for name in registered_names(part)]
+
+
 def _class_of(hint: Any, values: dict) -> Any:
-    """The class of a field's plain values: as they name it, or the first with the keys.
-
-    Subclasses of what the type hint names count, each after its base.
-    """
-    kinds: list[Any] = [k for h in get_args(hint) or (hint,) for k in _family(h)]
-    kinds = [k for k in kinds if dataclasses.is_dataclass(k)]
-    named = [k for k in kinds if k.__name__ == values.get("class")]
-    fits = [k for k in kinds if set(values) <= {f.name for f in dataclasses.fields(k)}]
-    return (named or fits or kinds)[0]
+    """The class of a field's plain values: the one they name, or a built-in one."""
+    if (name := values.get("class")) is None:
+        return _built_in(hint, values)
+    told = f"{name!r} is registered by no module that was imported"
+    remedy = "import the module that registers it, on the command line by --import"
+    require(name in REGISTERED, f"{told}; {remedy}")
+    return REGISTERED[name]
 
 
-def _family(kind: Any) -> list[Any]:
-    """A class and all that inherit from it."""
-    return [kind, *(k for inner in kind.__subclasses__() for k in _family(inner))]
+def _built_in(hint: Any, values: Any) -> Any:
+    """Of the classes a field is declared to hold, the one with these keys or fields."""
+    declared = get_args(hint) or (hint,)
+    kinds = [QuantizerConfig if k is AnyQuantizerConfig else k for k in declared]
+    keys = set(values if isinstance(values, dict) else vars(values))
+    fits = [k for k in kinds if keys <= {f.name for f in dataclasses.fields(k)}]
+    return (fits or kinds)[0]
 
 
 def with_overrides(recipe: Any, settings: list[str]) -> Any:

@@ -18,8 +18,8 @@ from minivim.config import CNNConfig, StackConfig, TokenizerConfig
 from minivim.config.checks import require
 from minivim.data import unit_images
 from minivim.errors import UserError
+from minivim.tokenizer import quantizer
 from minivim.tokenizer.cnn import CNNDecoder, CNNEncoder
-from minivim.tokenizer.quantizer import QUANTIZERS
 from minivim.tokenizer.vit import Decoder, Encoder
 
 ENCODERS: dict[type, Any] = {StackConfig: Encoder, CNNConfig: CNNEncoder}
@@ -37,11 +37,9 @@ class Tokenizer(Carded):
             tanh = {k: replace(v, activation="tanh") for k, v in stacks.items()}
             config = replace(config, **tanh)
         self.config = config
-        q, widths = config.quantizer, (config.encoder.width, config.decoder.width)
         self.encoder = ENCODERS[type(config.encoder)](config, rngs=rngs)
-        self.quantizer = QUANTIZERS[type(q)](
-            q, in_width=widths[0], out_width=widths[1], rngs=rngs
-        )
+        widths = {"in_width": config.encoder.width, "out_width": config.decoder.width}
+        self.quantizer = quantizer.build(config.quantizer, **widths, rngs=rngs)
         self.decoder = DECODERS[type(config.decoder)](config, rngs=rngs)
 
     def __call__(

@@ -1,7 +1,7 @@
 """The codebook: factorized, l2-normalized, learnt by gradient (paper section 3.2).
 
-Also variants (no projections, an EMA codebook, revival of dead codes), and the table in
-which to register another quantizer.
+Also variants (no projections, an EMA codebook, revival of dead codes), and how another
+quantizer is built.
 """
 
 from typing import Any
@@ -12,7 +12,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from minivim import fast
-from minivim.config import QuantizerConfig
+from minivim.config import AnyQuantizerConfig, QuantizerConfig
+from minivim.config.checks import require
 from minivim.transformer import at_least_float32, linear
 
 Vectors = Float[Array, "*b d"]
@@ -166,5 +167,39 @@ class Quantizer(nnx.Module):
             self.sums[...] = jnp.where(dead[:, None], 0, self.sums[...])
 
 
-# The quantizer for each class of settings; `AnyQuantizerConfig` lists its interface.
+# The module for each class of settings; `minivim.register` adds to it.
 QUANTIZERS: dict[type, type] = {QuantizerConfig: Quantizer}
+
+
+def build(
+    config: AnyQuantizerConfig, *, in_width: int, out_width: int, rngs: nnx.Rngs
+) -> Any:
+    """The quantizer of these settings; one of somebody's own is tried on zeros first.
+
+    Raises `UserError` where it does not do what `AnyQuantizerConfig` asks.
+    """
+    kind, widths = type(config), {"in_width": in_width, "out_width": out_width}
+    name, remedy = kind.__name__, "call minivim.register(NAME, SETTINGS, MODULE)"
+    require(kind in QUANTIZERS, f"{name} is not registered; {remedy}")
+    quantizer = QUANTIZERS[kind](config, **widths, rngs=rngs)
+    if kind is QuantizerConfig:
+        return quantizer
+    leaves = jax.tree.leaves(nnx.state(quantizer, nnx.Param))
+    count, told = sum(x.size for x in leaves), config.parameters(**widths)
+    problem = f"{name}.parameters says {told}, but {QUANTIZERS[kind].__name__} has"
+    require(count == told, f"{problem} {count}; count them in {name}.parameters")
+
+    def tried(quantizer: Any, features: Array) -> Any:
+        embedded, aux = quantizer(features, key=None)
+        return embedded, aux["codes"], aux["vq_loss"], quantizer.embed(aux["codes"])
+
+    features = jnp.zeros((2, 3, in_width))
+    found = nnx.eval_shape(tried, quantizer, features)
+    wanted = {"output": (2, 3, out_width), "codes": (2, 3), "vq_loss": ()}
+    wanted["embed(codes)"] = (2, 3, out_width)
+    for (what, shape), x in zip(wanted.items(), found, strict=True):
+        said = f"{QUANTIZERS[kind].__name__}: {what} of features {features.shape} has"
+        require(x.shape == shape, f"{said} shape {x.shape}; return {shape}")
+    whole = jnp.issubdtype(found[1].dtype, jnp.integer)
+    require(whole, f"the codes of {name} are {found[1].dtype}; return whole numbers")
+    return quantizer

@@ -22,6 +22,7 @@ from minivim import files
 from minivim.card import Card
 from minivim.config import as_dict, from_dict
 from minivim.config.checks import require
+from minivim.config.settings import registered_names
 from minivim.errors import UserError, explained
 from minivim.prior import Prior
 from minivim.tokenizer import Tokenizer
@@ -61,9 +62,12 @@ def flat_weights(model: nnx.Module) -> dict[str, jax.Array]:
     return {".".join(map(str, path)): leaf[...] for path, leaf in state}
 
 
-def weights_hash(model: nnx.Module) -> str:
-    """SHA-256 over names, shapes and float32 bytes of all parameters."""
-    digest = hashlib.sha256()
+def weights_hash(model: Any) -> str:
+    """SHA-256 over names, shapes and float32 bytes of all parameters.
+
+    The names of registered quantizers count as well, where there is one.
+    """
+    digest = hashlib.sha256("".join(registered_names(model.config)).encode())
     for name, value in sorted(flat_weights(model).items()):
         array = np.asarray(value, np.float32)
         digest.update(f"{name}{array.shape}".encode())

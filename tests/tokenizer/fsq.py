@@ -1,7 +1,7 @@
 """Finite scalar quantization (arXiv 2309.15505): a quantizer without a codebook.
 
 Each of `d` numbers is squashed and rounded to one of its levels; the code is the number
-that the levels write in mixed radix. Settings, a module and a line in `QUANTIZERS` are
+that the levels write in mixed radix. Settings, a module and a call of `register` are
 all that another quantizer needs; then
 `replace(recipe.model, quantizer=FSQConfig(levels=(8, 5, 5)))` puts it into a recipe.
 """
@@ -16,9 +16,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from minivim import register
 from minivim.config import AnyQuantizerConfig
 from minivim.config.checks import require
-from minivim.tokenizer.quantizer import QUANTIZERS, straight_through
+from minivim.tokenizer.quantizer import straight_through
 from minivim.transformer import linear
 
 
@@ -91,4 +92,4 @@ class FSQ(nnx.Module):
         return 2 * digits / (jnp.array(self.config.levels) - 1) - 1
 
 
-QUANTIZERS[FSQConfig] = FSQ
+register("fsq", FSQConfig, FSQ)

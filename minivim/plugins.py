@@ -1,0 +1,57 @@
+"""Quantizers and recipes of one's own, known by name to `load` and to every command."""
+
+import sys
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from minivim.config import AnyQuantizerConfig, Recipe
+from minivim.config.checks import require
+from minivim.config.settings import REGISTERED
+from minivim.errors import UserError
+from minivim.recipes import RECIPES
+from minivim.tokenizer.quantizer import QUANTIZERS
+
+
+def register(
+    name: str,
+    made: type[AnyQuantizerConfig] | Callable[[], Recipe],
+    module: Any = None,
+) -> None:
+    """Make a quantizer or a recipe known by a name; a second call replaces it.
+
+    `register("fsq", FSQConfig, FSQ)`: settings and module as `AnyQuantizerConfig` says.
+    The name is written on cards and into runs, and `load` finds the classes by it.
+    `register("mine", make)`: `make()` returns a recipe of that name.
+    """
+    if isinstance(made, type):
+        quantizer = issubclass(made, AnyQuantizerConfig) and module is not None
+        told = f"{made.__name__} is not registered"
+        remedy = "give settings that inherit from AnyQuantizerConfig, and their module"
+        require(quantizer, f"{told}; {remedy}")
+        REGISTERED[name], QUANTIZERS[made] = made, module
+        return
+    recipe = made()
+    told = f"the recipe {recipe.name!r} is registered as {name!r}"
+    require(recipe.name == name, f"{told}; use one name")
+    RECIPES[recipe.stage, name] = made
+
+
+def import_modules(names: Iterable[str]) -> None:
+    """Import what `--import` names, and the entry points `minivim.plugins`."""
+    # As with `python -m`: a module of the current folder can be imported.
+    sys.path[:0] = [] if "" in sys.path else [""]
+    steps: list[tuple[str, Callable[[], Any]]] = [
+        (f"the plugin {point.name}", point.load)
+        for point in entry_points(group="minivim.plugins")
+    ]
+    steps += [(f"--import {name}", lambda n=name: import_module(n)) for name in names]
+    for told, step in steps:
+        try:
+            step()
+        except UserError:
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise UserError(f"{told}: {reason}; mend or remove that module") from error
