@@ -17,7 +17,7 @@ from minivim.tokenizer.quantizer import QUANTIZERS
 def register(
     name: str,
     made: type[AnyQuantizerConfig] | Callable[[], Recipe],
-    module: Any = None,
+    module: type | None = None,
 ) -> None:
     """Make a quantizer or a recipe known by a name; a second call replaces it.
 
@@ -26,10 +26,9 @@ def register(
     `register("mine", make)`: `make()` returns a recipe of that name.
     """
     if isinstance(made, type):
-        quantizer = issubclass(made, AnyQuantizerConfig) and module is not None
-        told = f"{made.__name__} is not registered"
-        remedy = "give settings that inherit from AnyQuantizerConfig, and their module"
-        require(quantizer, f"{told}; {remedy}")
+        if module is None or not issubclass(made, AnyQuantizerConfig):
+            remedy = "give settings that inherit from AnyQuantizerConfig and a module"
+            raise UserError(f"{made.__name__} is not registered; {remedy}")
         REGISTERED[name], QUANTIZERS[made] = made, module
         return
     recipe = made()

@@ -15,6 +15,7 @@ from minivim.probe import ProbeResult
 from minivim.tokenizer import Tokenizer
 from minivim.train import probe, train
 from minivim.training import read_metrics
+from minivim_lab.report import Report
 
 TOKENIZER_STEPS, PRIOR_STEPS = 450, 350
 # The `shapes` recipes cut down to minutes on two cores.
@@ -79,7 +80,7 @@ def demo(out: str | Path, *, seed: int = 0) -> Path:
 
 def _report(
     tokenizer: Tokenizer, prior: Prior, result: ProbeResult, table: list, seed: int
-) -> show.Report:
+) -> Report:
     images = shapes.arrays("test", size=256)["image"].astype(np.float32) / 255
     codes = encode_all(tokenizer, images)
     num_codes = tokenizer.config.quantizer.num_codes
@@ -87,7 +88,7 @@ def _report(
     labels = np.repeat(np.arange(len(shapes.CLASSES)), SAMPLES_PER_CLASS)
     drawn = np.asarray(sample(prior, key=jax.random.key(seed), labels=labels))
     baselines = {name: test for name, (_, test) in result.baselines.items()}
-    report = show.Report("minivim demo")
+    report = Report("minivim demo")
     report.paragraph(
         f"Trained on this machine from seed {seed}: a ViT-VQGAN tokenizer "
         f"({TOKENIZER_STEPS} steps), a VIM prior with and one without labels "

@@ -1,4 +1,4 @@
-"""Pictures for notebooks and reports: plots, tables and the static report."""
+"""Pictures for notebooks and reports: plots and tables."""
 
 from minivim.show.health import gan_health, gan_verdict
 from minivim.show.picture import to_png
@@ -15,4 +15,3 @@ from minivim.show.plots import (
     samples_by_class,
     usage_histogram,
 )
-from minivim.show.report import Report

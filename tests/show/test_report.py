@@ -5,7 +5,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from minivim.show import Report, usage_histogram
+from minivim.show import usage_histogram
+from minivim_lab.report import Report
 
 VOID = {"meta", "link", "img"}
 
