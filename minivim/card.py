@@ -27,7 +27,8 @@ class Card:
     @property
     def labels_seen(self) -> str:
         """How labels took part in the training, "" if not; old cards tell by recipe."""
-        perceptual = self.get("recipe", {}).get("loss", {}).get("perceptual")
+        loss = self.get("recipe", {}).get("loss")
+        perceptual = isinstance(loss, dict) and loss.get("perceptual")
         return self.get("labels_seen", "a perceptual loss" if perceptual else "")
 
 

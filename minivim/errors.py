@@ -1,12 +1,19 @@
 """The exceptions that a user is meant to read."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+# What ends a line, steers a terminal or has no coding: names in files hold anything.
+CONTROLS = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
 
 class UserError(ValueError):
     """A mistake the user can mend: one line, what is wrong and what to do."""
+
+    def __init__(self, message: str):
+        super().__init__(one_line(message, 4_000))
 
 
 class Stopped(Exception):
@@ -26,6 +33,13 @@ def explained(problem: str, remedy: str, kinds: Any = Exception) -> Iterator[Non
         raise
     except kinds as error:
         raise UserError(f"{problem} ({brief(error)}): {remedy}") from error
+
+
+def one_line(text: str, most: int) -> str:
+    """Text with its controls written out, and without its middle where it is long."""
+    text = CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+    half = most // 2 - 3
+    return text if len(text) <= most else f"{text[:half]} ... {text[-half:]}"
 
 
 def brief(error: BaseException) -> str:

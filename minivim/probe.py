@@ -263,9 +263,8 @@ def _solve(
         nll = optax.softmax_cross_entropy_with_integer_labels(logits, y)
         return share @ nll + l2 / 2 * jnp.square(weights).sum()
 
-    solver = optax.lbfgs(
-        linesearch=optax.scale_by_backtracking_linesearch(20, store_grad=True)
-    )
+    search = optax.scale_by_backtracking_linesearch(20, store_grad=True)
+    solver = optax.lbfgs(linesearch=search)
     evaluate = optax.value_and_grad_from_state(objective)
 
     def improve(carry: Any) -> Any:

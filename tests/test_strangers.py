@@ -7,13 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from minivim import data, weights
 from minivim.errors import UserError
-from minivim.training import read_metrics
+from minivim.tokenizer.perceptual import LPIPS, PerceptualConfig
+from minivim.training import Workdir, read_metrics, train_seconds
 from tests import tiny
 from tests.tiny import message
 
@@ -28,6 +30,13 @@ CASES = [
     ("model.stack", None, "stack=None is no StackConfig"),
     ("model.stack", 3, "stack=3 is no StackConfig"),
     ("model.grid", "2", "grid=2 is not a whole number"),
+    ("model.grid", {}, "grid={} is not a whole number"),
+    ("model.grid", "a\nb", r"grid=a\nb is not a whole number"),
+    ("model.grid", "x" * 5_000, "xxx ... xxx"),
+    ("model.grid", json.loads("[" * 900 + "]" * 900), " ... "),
+    ("model.num_codes", 10**30, "does not fit its card"),
+    ("model.stack.norm_eps", 10**400, "card.json cannot be read"),
+    ("model.stack.a\u2028b", 1, r"StackConfig has no a\u2028b"),
     ("model.num_codes", 10**9, "does not fit its card at 'codes'"),
     ("model.stack.width", 10**9, "does not fit its card"),
     ("model", [1], "its model is no dict"),
@@ -127,9 +136,51 @@ def test_types_that_weights_may_have(tmp_path, kind):
 
 def test_rows_of_metrics_that_are_none(tmp_path):
     lines = ['{"step": 1, "loss": 2}', "", "3", "[1]", "null", LONG, '{"loss": 1}',
-             '{"step": 2', "\0", '{"step": 3}']  # fmt: skip
+             '{"step": 2', "\0", '{"step": 3}', '{"step": "4"}', '{"step": 5.0}',
+             '{"step": true}', '{"step": 6, "loss": "a"}', '{"step": 7, "loss": null}',
+             '{"step": %s}' % ("9" * 400)]  # fmt: skip
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
     assert [row["step"] for row in read_metrics(tmp_path)] == [1, 3]
+
+
+def test_seconds_of_rows_without_a_pace():
+    paces = [{"steps_per_second": 4.0}, {}, {"steps_per_second": 0.0},
+             {"steps_per_second": [1]}, {"steps_per_second": 2}]  # fmt: skip
+    rows = [{"step": step, **pace} for step, pace in zip((2, 4, 6, 8, 9), paces)]  # noqa: B905
+    assert train_seconds(rows) == 2 / 4 + 1 / 2
+
+
+def test_a_record_of_a_run_with_other_types(tmp_path):
+    (tmp_path / "run.json").write_text('{"unreadable": 3}')
+    (tmp_path / "model.safetensors").touch()
+    assert "run.json is damaged" in message(lambda: Workdir(tmp_path, {"data": "a"}))
+
+
+def test_layers_without_an_end(tmp_path):
+    """More of them than the file has arrays: nothing is built."""
+    cnn = tiny.tokenizer(encoder=tiny.CNN, decoder=tiny.CNN)
+    lpips = tiny.build(LPIPS, PerceptualConfig(widths=(4, 8), convs=(1, 1)))
+    weights.save(tmp_path / "cnn", cnn, kind="tokenizer", card={})
+    weights.save(tmp_path / "lpips", lpips, kind="perceptual", card={})
+    changed(tmp_path / "cnn", "model.decoder.res_blocks", 10**9)
+    changed(tmp_path / "lpips", "model.convs", [1, 10**9])
+    for name in ("cnn", "lpips"):
+        told = message(lambda name=name: weights.load(tmp_path / name))
+        assert "layers cannot be in the" in told and "describes no model" in told
+
+
+def test_messages_are_one_line_that_can_be_printed():
+    text = str(UserError("a\nb\x1b[31m\x85\u2028\ud800\udc80 ä漢"))
+    assert text == r"a\nb\x1b[31m\x85\u2028\ud800\udc80 ä漢"
+    assert len(str(UserError("a" * 10_000))) < 4_000
+
+
+def test_a_mutated_few(tmp_path):
+    """`python -m benchmarks.strangers` tries 50,000."""
+    command = [sys.executable, "-m", "benchmarks.strangers", "--cases", "200"]
+    command += ["--seed", "2", "--processes", "1", "--keep", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert not done.returncode, f"{done.stdout}{done.stderr}"
 
 
 def test_records_of_codes(tmp_path):
@@ -137,7 +188,7 @@ def test_records_of_codes(tmp_path):
         "tokenizer": "x", "tokenizer_hash": "y", "num_codes": 4, "grid": 2,
         "data": "d", "fingerprint": "f",
     }  # fmt: skip
-    codes = [{"codes": np.zeros((3, 4), np.int32), "label": np.zeros(3, np.int32)}]
+    codes = [{"codes": np.ones((3, 4), np.int32), "label": np.zeros(3, np.int32)}]
     splits = {"train": (codes, ("a", "b"))}
     folder = tmp_path / "codes"
     data.write_codes(folder, splits, data.CodesCard(**card))
@@ -145,6 +196,35 @@ def test_records_of_codes(tmp_path):
     assert "cannot be read as codes" in message(lambda: data.open_codes(folder))
     shutil.copy("/dev/null", folder / "codes.json")
     assert "cannot be read as codes" in message(lambda: data.open_codes(folder))
+    for changes, wrong in ({"grid": 3}, "9 numbers"), ({"num_codes": 1}, "from 0 to 0"):
+        (folder / "codes.json").write_text(json.dumps(card | changes))
+        opened = data.open_codes(folder)
+        assert wrong in message(lambda opened=opened: opened.take(np.arange(3)))
+
+
+@pytest.mark.parametrize(
+    "text", ["file_name,predictionstring\n0.png,\n", "file_name,label\n0.png,%s\n"]
+)
+def test_tables_of_labels_that_are_none(tmp_path, text):
+    tiny.pictures(tmp_path, labels=1, each=2)
+    (tmp_path / "class0" / "a.csv").write_text(text.replace("%s", "x" * 200_000))
+    row = {"file_name": "1.png", "label": json.loads("[" * 900 + "]" * 900)}
+    (tmp_path / "class0" / "b.jsonl").write_text(json.dumps(row))
+    assert "not used: 1 x .csv file, 1 x .jsonl" in data.open_source(tmp_path).summary
+
+
+def test_tables_whose_offsets_are_false(tmp_path):
+    """Reading the cells would end the process."""
+    rows = {"image": [b"abc", b"defg"], "label": [0, 1]}
+    datasets.Dataset.from_dict(rows).save_to_disk(tmp_path)
+    (file,) = tmp_path.glob("*.arrow")
+    offsets = np.array([0, 3, 7], np.int32).tobytes()
+    whole = file.read_bytes()
+    assert whole.count(offsets) == 1
+    false = np.array([0, 2**30, 7], np.int32).tobytes()
+    file.write_bytes(whole.replace(offsets, false))
+    told = message(lambda: data.open_source(tmp_path))
+    assert "cannot be read as a saved dataset" in told
 
 
 def main(folder) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Annotated, Any, NamedTuple
 
-from minivim.errors import UserError
+from minivim.errors import UserError, one_line
 
 
 def require(condition: bool, message: str) -> None:
@@ -82,7 +82,7 @@ class Config:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             name, value, known = field.name, getattr(self, field.name), field.default
-            hint, said = type_hints(type(self))[name], f"{name}={value}"
+            hint, said = type_hints(type(self))[name], one_line(f"{name}={value}", 200)
             rules = getattr(hint, "__metadata__", ())
             # As `--set` takes it.
             known = ",".join(map(str, known)) if isinstance(known, tuple) else known

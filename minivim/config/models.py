@@ -61,6 +61,11 @@ class CNNConfig(Config):
         return 2 ** (len(self.multipliers) - 1)
 
     @property
+    def layers(self) -> int:
+        """Residual blocks, without those at the end."""
+        return self.res_blocks * len(self.multipliers)
+
+    @property
     def widths(self) -> tuple[int, ...]:
         """Channels at each size, from the image's down."""
         return tuple(self.channels * m for m in self.multipliers)

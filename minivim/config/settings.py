@@ -39,14 +39,14 @@ def from_dict(kind: type, values: dict) -> Any:
     """Inverse of `as_dict`; raises `UserError` for a key that `kind` has not."""
     fields = {f.name: f for f in dataclasses.fields(kind)}
     unknown = sorted(set(values) - {*fields, "class"})
-    problem = f"{kind.__name__} has no {', '.join(unknown)}"
+    problem = f"{kind.__name__} has no {', '.join(unknown[:3])}"
     remedy = "the file was written by another version of minivim, so install that one"
     require(not unknown, f"{problem}; {remedy}")
     found = {}
     for name in (name for name in values if name in fields and fields[name].init):
         value = values[name]
-        if isinstance(value, dict):
-            value = from_dict(_class_of(type_hints(kind)[name], value), value)
+        if isinstance(value, dict) and (of := _class_of(type_hints(kind)[name], value)):
+            value = from_dict(of, value)
         found[name] = tuple(value) if isinstance(value, list) else value
     return kind(**found)
 
@@ -55,9 +55,8 @@ def registered_name(kind: type) -> str:
     """The name on cards of settings of one's own; raises `UserError` if it has none."""
     names = [name for name, known in REGISTERED.items() if known is kind]
     remedy = f"call minivim.register(NAME, {kind.__name__}, MODULE) after defining it"
-    require(
-        bool(names), f"{kind.__name__} is not registered, or was replaced; {remedy}"
-    )
+    told = f"{kind.__name__} is not registered, or was replaced"
+    require(bool(names), f"{told}; {remedy}")
     return names[0]
 
 
@@ -82,9 +81,10 @@ def _built_in(hint: Any, values: Any) -> Any:
     """Of the classes a field is declared to hold, the one with these keys or fields."""
     declared = get_args(hint) or (hint,)
     kinds = [QuantizerConfig if k is AnyQuantizerConfig else k for k in declared]
+    kinds = [k for k in kinds if dataclasses.is_dataclass(k)]
     keys = set(values if isinstance(values, dict) else vars(values))
     fits = [k for k in kinds if keys <= {f.name for f in dataclasses.fields(k)}]
-    return (fits or kinds)[0]
+    return next(iter(fits or kinds), None)
 
 
 def with_overrides(recipe: Any, settings: list[str]) -> Any:

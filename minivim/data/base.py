@@ -89,9 +89,8 @@ class Pictures(Source):
         raise NotImplementedError
 
     def take(self, indices: Int[np.ndarray, " n"]) -> Batch:
-        pixels = [
-            decode(file, where, **self.shape) for file, where in self.files(indices)
-        ]
+        files = self.files(indices)
+        pixels = [decode(file, where, **self.shape) for file, where in files]
         return {"image": np.stack(pixels), "label": self.labels[indices]}
 
 

@@ -52,10 +52,8 @@ def checked(
     with suppress(UserError):
         brightest = int(source.take(spread)["image"].max())
         if brightest < DARK:
-            told = (
-                f"the brightest pixel of {len(spread)} pictures is {brightest} of 255"
-            )
-            notes.append(f"{told}: are these all their bits?")
+            told = f"the brightest pixel of {len(spread)} pictures is"
+            notes.append(f"{told} {brightest} of 255: are these all their bits?")
     source.summary += "".join(f"; {note}" for note in notes)
     source.is_checked = True
     return source

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from minivim.config.checks import Config
+from minivim.config.checks import Config, require
+from minivim.data.arrays import whole_labels
 from minivim.data.base import Batch, Source, hash_of
+from minivim.data.files import saved
 from minivim.errors import Stopped, UserError, explained
 from minivim.files import read_json
 
@@ -56,10 +58,13 @@ class CodeSource(Source):
         while hasattr(codes.type, "list_size"):
             shape.append(codes.type.list_size)
             codes = codes.flatten()
-        return {
-            "codes": codes.to_numpy().astype(np.int32).reshape(shape),
-            "label": rows["label"].to_numpy().astype(np.int32),
-        }
+        codes = codes.to_numpy().astype(np.int32).reshape(shape)
+        tokens, last = self.card.grid**2, self.card.num_codes - 1
+        fits = shape[-1] == tokens and not ((codes < 0) | (codes > last)).any()
+        told = f"{self.description} are not {tokens} numbers from 0 to {last}"
+        require(fits, f"{told}: encode them again")
+        labels = whole_labels(rows["label"].to_numpy(), self.num_classes or 2**31, -1)
+        return {"codes": codes, "label": labels}
 
 
 def is_codes(spec: Any) -> bool:
@@ -71,12 +76,10 @@ def is_codes(spec: Any) -> bool:
 
 def open_codes(folder: str | os.PathLike[str], split: str = "train") -> CodeSource:
     """The codes of a split; `UserError` for a damaged folder or one without it."""
-    import datasets
-
     path = Path(folder).expanduser()
     with explained(f"{folder} cannot be read as codes", "encode them again"):
         card = CodesCard(**read_json(path / CARD))
-        tables: Any = datasets.load_from_disk(str(path))
+        tables = saved(path)
         found = [name for name in tables if "codes" in tables[name].features]
     if split not in found:
         told = f"{folder} holds codes of the split {' and '.join(found)} and not of"

@@ -51,7 +51,7 @@ def look(folder: Path) -> Found:
             tables.append(name)
             continue
         found = {}
-        with suppress(OSError, ValueError, TypeError, AttributeError, csv.Error):
+        with suppress(Exception):  # A table may be of anything.
             found = _labels(folder, name, pictures) if pictures else {}
         labels |= found
         if not found:
@@ -81,9 +81,8 @@ def _walk(folder: Path, odd: Counter) -> Iterator[tuple[str, os.DirEntry]]:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                (linked if entry.is_symlink() else real).append(
-                    (f"{name}/", entry.path)
-                )
+                later = linked if entry.is_symlink() else real
+                later.append((f"{name}/", entry.path))
             else:
                 yield name, entry
 
@@ -117,6 +116,17 @@ def described(file: Path) -> tuple[int, Any]:
         ]
         schema = pa.schema(fields, table.schema_arrow.metadata)
         return table.metadata.num_rows, datasets.Features.from_arrow_schema(schema)
+
+
+def saved(folder: Path) -> dict[str, Any]:
+    """Tables by split, of `save_to_disk`; false offsets would end the process."""
+    import datasets
+
+    found: Any = datasets.load_from_disk(str(folder))
+    tables = found if isinstance(found, dict) else {"train": found}
+    for table in tables.values():
+        table.data.validate(full=True)
+    return tables
 
 
 def _labels(folder: Path, table: str, pictures: list[str]) -> dict[str, str]:

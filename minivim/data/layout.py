@@ -43,6 +43,7 @@ def counted(count: int, what: str) -> str:
 
 def composed(name: str) -> str:
     """A name in Unicode's composed form, in which bytes that are no UTF-8 show."""
+    name = re.sub("[\ud800-\udc7f\udd00-\udfff]", "\ufffd", name)
     name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return unicodedata.normalize("NFC", name)
 

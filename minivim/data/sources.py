@@ -25,7 +25,7 @@ from minivim.data.check import checked
 from minivim.data.codes import is_codes
 from minivim.data.pixels import PIXELS, suffixes, to_pixels
 from minivim.data.streams import Stream
-from minivim.errors import UserError
+from minivim.errors import UserError, one_line
 
 MAX_IMAGE_SIZE = 4_096
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", re.ASCII)
@@ -134,18 +134,13 @@ def open_stream(
         remedy = f"add files whose names begin with {missing}, or leave out --stream"
         raise UserError(f"{told}: {remedy}")
     table = read.tables["train" if split == "train" else test]
-    columns = tables.columns_of(
-        read, image=asked.image_column, label=asked.label_column
-    )
+    columns = tables.columns_of(read, asked.image_column, asked.label_column)
     identity = (read.identity, "stream", split, columns[:3], image_size, channels)
     stream = Stream(table, columns, read.request, (*identity, PIXELS))
     classes = layout.counted(len(columns.class_names), "class")
-    notes = [
-        f"{request.name}: read in a row, {classes}",
-        *columns.notes,
-        *request.notes,
-    ]
-    stream.summary = "; ".join(notes + read.remarks)
+    told = f"{request.name}: read in a row, {classes}"
+    notes = [told, *columns.notes, *request.notes, *read.remarks]
+    stream.summary = "; ".join(notes)
     return stream
 
 
@@ -167,7 +162,7 @@ def announce(source: Source | Stream) -> None:
 
 @lru_cache(maxsize=32)
 def _say(told: str) -> None:
-    print(f"minivim: {told}", file=sys.stderr)
+    print(f"minivim: {one_line(told, 4_000)}", file=sys.stderr)
 
 
 def _locate(spec: Any, split: str, image_size: int, channels: int) -> Request:
@@ -207,12 +202,11 @@ def _locate(spec: Any, split: str, image_size: int, channels: int) -> Request:
         told = "is neither a parquet file nor a picture that can be read here"
         told = told if path.is_file() else "matches no parquet file and no picture"
         raise UserError(f"{name} {told}: give such a file or the folder that holds it")
-    remedy = "parquet files, or a dataset of the hub as owner/name@revision"
     if HUB_ID.fullmatch(name):
         return request("hub")
-    raise UserError(
-        f"{name} does not exist: give 'shapes', a folder of images, {remedy}"
-    )
+    remedy = "parquet files, or a dataset of the hub as owner/name@revision"
+    told = f"{name} does not exist: give 'shapes', a folder of images"
+    raise UserError(f"{told}, {remedy}")
 
 
 def _locate_folder(path: Path, name: str, request: Callable[..., Request]) -> Request:
@@ -249,9 +243,8 @@ def _sources(spec: Any) -> bool:
 
 def _open_given(spec: Any, split: str) -> Source:
     """One of the user's own sources, a part of it where there is one alone."""
-    parts, _ = tables.by_split(
-        spec if isinstance(spec, Mapping) else {"": spec}, "the data"
-    )
+    given = spec if isinstance(spec, Mapping) else {"": spec}
+    parts, _ = tables.by_split(given, "the data")
     none = np.full(1, -1)
     labels = {
         name: np.broadcast_to(none, len(part)) if part.labels is None else part.labels
@@ -318,9 +311,7 @@ def _open_tables(request: Request, asked: DataSpec) -> Source:
     given = request.kind == "given"
     read = tables.read_given(request, asked.spec) if given else tables.read(request)
     request = read.request
-    columns = tables.columns_of(
-        read, image=asked.image_column, label=asked.label_column
-    )
+    columns = tables.columns_of(read, asked.image_column, asked.label_column)
     names = columns.class_names
     chosen, total = _choose(request, columns.labels)
     rows, labels = chosen.rows, columns.labels[chosen.split][chosen.rows]

@@ -46,10 +46,10 @@ def encoded(table: Any, image: str) -> Any:
     """A table whose pictures come as bytes and paths."""
     import datasets
 
-    return table.cast_column(image, datasets.Image(decode=False))
+    return table.with_format(None).cast_column(image, datasets.Image(decode=False))
 
 
-def columns_of(read: Read, *, image: str = "", label: str = "") -> Columns:
+def columns_of(read: Read, image: str, label: str) -> Columns:
     """The columns to read, and the labels of every split."""
     name, (first, *_) = read.request.name, read.tables.values()
     if first.features is None:  # Some formats tell the types with the first row.
@@ -99,9 +99,7 @@ def _label_column(read: Read, label: str, kind: str, feature: Any) -> Any:
         names = tuple(feature.names)
         labels = {s: _numbers(a, len(names), name) for s, a in arrays.items()}
         return names, None, labels, []
-    texts = {
-        s: _texts(array, label) for s, array in arrays.items() if array is not None
-    }
+    texts = {s: _texts(a, label) for s, a in arrays.items() if a is not None}
     if not texts:
         told = f"the column {label} is not used"
         raise layout.NoLabels(f"{told}: a stream of the hub needs the type ClassLabel")
@@ -159,9 +157,8 @@ def by_split(parts: Mapping[str, Any], name: str) -> tuple[dict[str, Any], list[
 
 def read_given(request: Request, spec: Any) -> Read:
     """Datasets that a user has opened."""
-    found, unused = by_split(
-        spec if isinstance(spec, dict) else {"": spec}, request.name
-    )
+    parts = spec if isinstance(spec, dict) else {"": spec}
+    found, unused = by_split(parts, request.name)
     identity = [(split, table._fingerprint) for split, table in found.items()]
     return Read(request._replace(root=None), found, _at_hand(found), identity, unused)
 
@@ -188,8 +185,7 @@ def read(request: Request, streaming: bool = False) -> Read:
     if request.kind == "saved":
         remedy = "fetch or write it again"
         with explained(f"{name} cannot be read as a saved dataset", remedy):
-            saved = datasets.load_from_disk(str(root))
-        parts: Any = saved if isinstance(saved, dict) else {"train": saved}
+            parts = files.saved(root)
         found, unused = by_split(parts, name)
         return Read(request, found, _at_hand(found), sizes, unused)
     groups = {

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 from minivim import fast
 from minivim.card import Carded
 from minivim.classifier import require_classifier
-from minivim.config.checks import require
+from minivim.config.checks import Config, Counts, require
 from minivim.data.arrays import unit_pair
 
 Maps = Float[Array, "B _H _W _C"]
@@ -31,17 +31,20 @@ EPS = 1e-10  # outside the root, as in LPIPS
 
 
 @dataclass(frozen=True, kw_only=True)
-class PerceptualConfig:
+class PerceptualConfig(Config):
     """Channels and number of convolutions at each size; by default those of VGG16."""
 
-    widths: tuple[int, ...] = (64, 128, 256, 512, 512)
-    convs: tuple[int, ...] = (2, 2, 3, 3, 3)
+    widths: Counts = (64, 128, 256, 512, 512)
+    convs: Counts = (2, 2, 3, 3, 3)
 
     def __post_init__(self) -> None:
-        widths, convs = self.widths, self.convs
-        fits = 0 < len(widths) == len(convs) and min(*widths, *convs) > 0
-        rule = "both are as many numbers above zero"
-        require(fits, f"{self}: {rule}; use those of VGG16")
+        super().__post_init__()
+        problem = f"{self}: widths and convs are not as many"
+        require(len(self.widths) == len(self.convs), f"{problem}; use those of VGG16")
+
+    @property
+    def layers(self) -> int:
+        return sum(self.convs)
 
 
 # Paper, section 3.3: the perceptual loss, on features of a VGG

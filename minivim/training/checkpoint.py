@@ -16,6 +16,7 @@ import sys
 import zlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, redirect_stderr, suppress
+from math import nan
 from pathlib import Path
 from typing import IO, Any
 
@@ -129,11 +130,12 @@ class Workdir(AbstractContextManager):
         if self.new or not file.exists():
             write_json(file, identity)
             return
-        with explained(f"{file} is damaged", "choose another --workdir", ValueError):
+        kinds = ValueError, TypeError
+        with explained(f"{file} is damaged", "choose another --workdir", kinds):
             old = read_json(file)
-        # A run may leave out more pictures than when it began, but not fewer.
-        if set(old.get("unreadable", ())) < set(identity.get("unreadable", ())):
-            old["unreadable"] = identity["unreadable"]
+            # A run may leave out more pictures than when it began, but not fewer.
+            if set(old.get("unreadable", ())) < set(identity.get("unreadable", ())):
+                old["unreadable"] = identity["unreadable"]
         if old != identity:
             raise UserError(f"{self.path} {_another_run(old, identity)}")
         write_json(file, identity)
@@ -283,16 +285,19 @@ def read_metrics(workdir: str | Path) -> list[Row]:
     rows = []
     text = (Path(workdir) / "metrics.jsonl").read_text(errors="replace")
     for line in text.splitlines():
-        with suppress(ValueError, RecursionError):
-            row = json.loads(line)
-            rows += [row] if isinstance(row, dict) and "step" in row else []
+        with suppress(ValueError, RecursionError, AttributeError):
+            row = json.loads(line, parse_int=lambda x: int(x) if len(x) < 18 else nan)
+            figures = {type(value) for value in row.values()} <= {int, float, list}
+            rows += [row] if figures and type(row.get("step")) is int else []
     return rows
 
 
 def train_seconds(rows: list[Row]) -> float:
     """Seconds spent in steps, over all the parts of a run that was interrupted."""
     steps = [0.0, *(row["step"] for row in rows)]
+    paces = [row.get("steps_per_second") for row in rows]
     return sum(
-        (row["step"] - before) / row["steps_per_second"]
-        for row, before in zip(rows, steps, strict=False)
+        (now - before) / pace
+        for before, now, pace in zip(steps, steps[1:], paces, strict=False)
+        if isinstance(pace, int | float) and pace > 0
     )

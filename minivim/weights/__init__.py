@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.flax import save_file
 
 from minivim import files
@@ -33,6 +33,7 @@ DATA = {"shapes": "shapes", "cifar10": "uoft-cs/cifar10"}
 # First parts of a path that cannot be a hub owner: a missing runs/x is not fetched.
 NO_OWNERS = ("", ".", "..", "~", "runs")
 WEIGHTS, CARD, FORMAT = "model.safetensors", "card.json", 1
+TOGETHER = "fetch or export both again"
 # Types of what is read of a card, where it is there; the model has rules of its own.
 SCHEMA: dict[str, type] = {"format": int, "class_names": list}
 SCHEMA |= dict.fromkeys(("kind", "tokenizer", "tokenizer_hash", "labels_seen"), str)
@@ -102,14 +103,21 @@ def load(ref: str | Path, *, tokenizer: Tokenizer | None = None) -> Any:
     """
     card = read_card(ref)
     kind, file = card["kind"], Path(card.path) / WEIGHTS
+    with _reading(file):
+        files.regular(file)
+        opened = safe_open(str(file), "flax")
     try:
         with _reading(Path(card.path) / CARD):
             config = from_dict(resolve_name(KINDS[kind][0]), card["model"])
+            parts, arrays = (config, *vars(config).values()), len(opened.keys())
+            layers = sum(getattr(part, "layers", 0) for part in parts)
+            problem = f"{layers} layers cannot be in the {arrays} arrays of {file}"
+            require(layers <= arrays, f"{problem}; {TOGETHER}")
+            graph, state = nnx.split(abstract(kind, config))
     except UserError as error:
         problem = f"{Path(card.path) / CARD} describes no model: {error}"
         raise UserError(problem) from error
-    graph, state = nnx.split(abstract(kind, config))
-    found = _read(file, state)
+    found = _read(file, opened, state)
 
     def fill(path: tuple, leaf: Any) -> Any:
         if isinstance(leaf, nnx.BatchStat):
@@ -126,31 +134,28 @@ def load(ref: str | Path, *, tokenizer: Tokenizer | None = None) -> Any:
     return model
 
 
-def _read(file: Path, state: nnx.State) -> dict[str, np.ndarray]:
+def _read(file: Path, opened: Any, state: nnx.State) -> dict[str, np.ndarray]:
     """The parameters of an abstract model, read once the header is seen to fit."""
     wanted = {
         ".".join(map(str, path)): tuple(leaf.shape)
         for path, leaf in nnx.to_flat_state(state)
         if not isinstance(leaf, nnx.BatchStat)
     }
-    arrays, remedy = {}, "fetch or export both again"
+    arrays = {}
     with _reading(file):
-        files.regular(file)
-    with _reading(file), safe_open(str(file), "flax") as opened:
-        names = set(opened.keys())
-        for name in sorted(wanted.keys() ^ names)[:1]:
+        for name in sorted(wanted.keys() ^ set(opened.keys()))[:1]:
             what = "lacks" if name in wanted else "has besides"
             told = f"{file} does not fit its card: it {what} {name!r}"
-            raise UserError(f"{told}; {remedy}")
+            raise UserError(f"{told}; {TOGETHER}")
         for name, shape in wanted.items():
             told = opened.get_slice(name)
             fits = tuple(told.get_shape()) == shape and told.get_dtype() in STORED
             problem = f"{file} does not fit its card at {name!r}"
-            require(fits, f"{problem}; {remedy}")
+            require(fits, f"{problem}; {TOGETHER}")
         for name in wanted:
             # Widened by NumPy: XLA cannot compile it for processors without F16C.
             array = np.asarray(opened.get_tensor(name)).astype(np.float32)
-            problem = f"{name!r} of {file} holds NaN or infinity; {remedy}"
+            problem = f"{name!r} of {file} holds NaN or infinity; {TOGETHER}"
             require(bool(np.isfinite(array).all()), problem)
             arrays[name] = array
     return arrays
@@ -233,5 +238,4 @@ def read_card(ref: str | Path) -> Card:
 def _reading(file: Path) -> AbstractContextManager[None]:
     """Raises `UserError` for a file that is damaged or is not what it should be."""
     remedy = "it is damaged or cut short; fetch or export it again"
-    kinds = OSError, ValueError, KeyError, TypeError, SafetensorError
-    return explained(f"{file} cannot be read", remedy, kinds)
+    return explained(f"{file} cannot be read", remedy)
