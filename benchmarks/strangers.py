@@ -33,6 +33,7 @@ import numpy as np
 
 OUTCOMES = ("untried", "works", "refused", "WRONG", "DIED", "TOO LONG", "TOO LARGE")
 UNTRIED, WORKS, REFUSED, WRONG, DIED, LATE, LARGE = range(7)
+BAD = OUTCOMES[WRONG:]
 SECONDS, HANGS = 5, 60  # of the processor, on the clock: the machine may be busy
 MEMORY, ROOM = 1 << 30, 4 << 30  # that a case may add, and addresses it may ask for
 LONGEST = 4_000  # characters of a message
@@ -431,8 +432,6 @@ def forward(kind: str, model: Any) -> Any:
     if size > 512:
         return None
     image = np.full((1, size, size, channels), 99, np.uint8)
-    if kind == "perceptual":
-        return compared(model, image / np.float32(255))
     if kind not in ("tokenizer", "palette"):
         return run(model, image / np.float32(255))
     codes = np.asarray(model.encode(image))
@@ -445,17 +444,15 @@ def forward(kind: str, model: Any) -> Any:
 def jitted() -> Any:
     from flax import nnx
 
-    return nnx.jit(lambda model, x: model(x)[0]), nnx.jit(
-        lambda model, x: model(recon=x, target=x)
-    )
+    def run(model: Any, x: Any) -> Any:
+        twice = model.__class__.__name__ == "LPIPS"
+        return model(recon=x, target=x) if twice else model(x)[0]
+
+    return nnx.jit(run)
 
 
 def run(model: Any, x: Any) -> Any:
-    return jitted()[0](model, x)
-
-
-def compared(model: Any, x: Any) -> Any:
-    return jitted()[1](model, x)
+    return jitted()(model, x)
 
 
 def codes_used(folder: Path, rng: np.random.Generator, whole: Path) -> None:
@@ -486,11 +483,9 @@ def rows_used(folder: Path, rng: np.random.Generator, whole: Path) -> None:
 
     rows = read_metrics(folder)
     assert all(isinstance(row["step"], int) for row in rows)
-    assert train_seconds(rows) >= 0 or True
-    last = [{}, *rows][-1]
-    for name, value in last.items():
-        if not isinstance(value, list):
-            f"{name} {value:.5g}"
+    train_seconds(rows)
+    for value in [{}, *rows][-1].values():
+        assert isinstance(value, list) or f"{value:.5g}"
 
 
 def pictures_used(folder: Path, rng: np.random.Generator, whole: Path) -> None:
@@ -581,12 +576,9 @@ def outcome(act: Callable[[], Any]) -> tuple[int, str]:
         while inner := inner.__cause__ or inner.__context__:
             if isinstance(inner, MemoryError):
                 return LARGE, text
-        several = (
-            len(text.splitlines()) != 1
-            or not text.isascii()
-            and any("\ud800" <= c <= "\udfff" or c < " " for c in text)
-        )
-        return WRONG if several or len(text) > LONGEST else REFUSED, text
+        plain = all(c >= " " and not "\ud800" <= c <= "\udfff" for c in text)
+        told = plain and len(text.splitlines()) == 1 and len(text) <= LONGEST
+        return REFUSED if told else WRONG, text
     except MemoryError:
         return LARGE, traceback.format_exc()
     except KeyboardInterrupt:
@@ -692,6 +684,11 @@ def tried(options: Any, seeds: Path) -> tuple[Any, Any, Any]:
     told, began = 0, time.monotonic()
     while any(spot.value < options.cases for spot in spots):
         time.sleep(0.2)
+        if time.monotonic() - began > 60 * options.minutes:
+            # All before the slowest process' case were tried.
+            options.cases = max(0, min(spot.value for spot in spots))
+            for process in running:
+                process.kill()
         for i, (process, spot) in enumerate(zip(running, spots, strict=True)):
             now = spot.value
             if now != seen[i][0]:
@@ -774,6 +771,7 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=1_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="at most")
     parser.add_argument("--keep", type=Path, default=Path("runs/strangers"))
     parser.add_argument("--out", type=Path, help="write the page and its figures")
     parser.add_argument("--case", type=int, help="try this one alone")
@@ -799,8 +797,7 @@ def main() -> int:
     if options.out:
         options.out.write_text(json.dumps(found, indent=1) + "\n")
         options.out.with_suffix(".md").write_text(page)
-    bad = OUTCOMES[WRONG:]
-    return int(any(row[way] for row in found["rows"].values() for way in bad))
+    return int(any(row[way] for row in found["rows"].values() for way in BAD))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file, save_file
 
@@ -211,6 +213,14 @@ def test_tables_of_labels_that_are_none(tmp_path, text):
     row = {"file_name": "1.png", "label": json.loads("[" * 900 + "]" * 900)}
     (tmp_path / "class0" / "b.jsonl").write_text(json.dumps(row))
     assert "not used: 1 x .csv file, 1 x .jsonl" in data.open_source(tmp_path).summary
+
+
+def test_cells_whose_path_is_none(tmp_path):
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    cells = pa.array([{"bytes": None, "path": "\0a.png"}], kind)
+    pq.write_table(pa.table({"image": cells}), tmp_path / "a.parquet")
+    source = data.open_source(tmp_path)
+    assert "row 0 of" in message(lambda: source.take(np.array([0])))
 
 
 def test_tables_whose_offsets_are_false(tmp_path):

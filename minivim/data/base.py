@@ -164,7 +164,7 @@ def open_cell(cell: dict | None, where: str, root: Path | None) -> tuple[Any, st
         raise UserError(f"{where} has no image: remove the row")
     if root is None:
         return path, f"{path}, {where},"
-    whole = os.path.realpath(os.path.join(root, path))
+    whole = os.path.realpath(os.path.join(root, path.replace("\0", "")))
     if not Path(whole).is_relative_to(os.path.realpath(root)):
         told = f"{where} names {path}, which is outside of {root}"
         raise UserError(f"{told}: put the pictures into the folder of the table")
