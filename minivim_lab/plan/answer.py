@@ -76,7 +76,8 @@ class Plan:
 
     @property
     def wire_bytes(self) -> float:
-        return self._mean("wire_bytes")
+        sent = ((p.share, t) for p in self.programs for t in p.collectives.values())
+        return sum((share * traffic.wire for share, traffic in sent), 0.0)
 
     def exchanged(self, *kinds: str) -> tuple[float, float]:
         """Count and bytes of these collectives in a step."""

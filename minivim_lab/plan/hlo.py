@@ -203,11 +203,13 @@ def _results(op: Instruction) -> tuple[Array, ...]:
     An asynchronous start names more: a `copy-start` (result, operand, ...), collectives
     (operands, results, ...); an `all-reduce-start` results only.
     """
-    if not op.opcode.endswith("-start") or op.opcode == "all-reduce-start":
+    kind, start, _ = op.opcode.partition("-start")
+    if not start or kind == "all-reduce":
         return op.shape
-    if op.opcode == "copy-start":
-        return op.elements[0]
-    return op.elements[1] if len(op.elements) > 1 else op.shape
+    if kind == "copy":
+        return op.shape[:1]
+    count = len(_operands(op))
+    return op.shape[count : 2 * count if kind in COLLECTIVES else count + 1]
 
 
 def _read(fusion: Instruction, number: int, array: Array) -> int:

@@ -51,11 +51,6 @@ class Program:
     collectives: dict[str, Traffic] = field(default_factory=dict)
     unknown_loops: int = 0
 
-    @property
-    def wire_bytes(self) -> float:
-        """What the chip sends in all collectives together."""
-        return sum((traffic.wire for traffic in self.collectives.values()), 0.0)
-
 
 @dataclass(frozen=True)
 class Inputs:

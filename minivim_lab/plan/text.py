@@ -12,8 +12,10 @@ _ARRAY = re.compile(
     r"([a-z][a-z0-9]*)\[([0-9,<=]*)\](?:\{(?:[^{}]*S\((\d+)\))?[^{}]*\})?"
 )
 _HEAD = re.compile(r"^(ENTRY\s+)?%?([\w.\-]+)\s+\(.*\)\s*->\s*.*\{\s*$")
-_NAMED = re.compile(r"^\s*(ROOT\s+)?%?([\w.\-]+)\s+=\s+(.*)$")
-_OPCODE = re.compile(r"\s*([a-z][\w\-]*)\(")
+# `name = shape opcode(inside), attributes`; no shape has a space before a bracket.
+_NAMED = re.compile(
+    r"^\s*(ROOT\s+)?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*?)\)(?:, |$)(.*)$"
+)
 _COMMENT = re.compile(r"/\*.*?\*/")
 
 
@@ -34,20 +36,22 @@ class Array:
 
 @dataclass(eq=False)
 class Instruction:
-    """`name = shape opcode(inside), attributes`."""
+    """A line, whose brackets hold operands or something else: a parameter's number."""
 
     within: Computation = field(repr=False)
     name: str
+    made: str
     opcode: str
-    # The arrays of each element of a tuple; any other shape has one element.
-    elements: tuple[tuple[Array, ...], ...]
-    # Operands, or what else stands between the brackets: the number of a parameter.
     inside: str
     attributes: str
 
     @cached_property
     def shape(self) -> tuple[Array, ...]:
-        return tuple(chain.from_iterable(self.elements))
+        """All arrays in order; `<=` marks a size that is only a bound."""
+        return tuple(
+            Array(dtype, tuple(map(int, re.findall(r"\d+", sizes))), int(space or 0))
+            for dtype, sizes, space in _ARRAY.findall(self.made)
+        )
 
     @cached_property
     def operands(self) -> list[Instruction]:
@@ -91,47 +95,13 @@ def parse(text: str) -> Computation:
                 entry = current if head[1] else entry
         elif line.startswith("}"):
             current = None
-        elif named := _NAMED.match(line):
-            op = _instruction(current, named[2], _COMMENT.sub("", named[3]))
-            current.instructions[op.name] = op
-            if named[1]:
+        elif named := _NAMED.match(_COMMENT.sub("", line)):
+            root, *parts = named.groups()
+            op = current.instructions[parts[0]] = Instruction(current, *parts)
+            if root:
                 current.last = op
+        else:
+            raise ValueError(f"cannot read the instruction {line.strip()[:60]}")
     if entry is None:
         raise ValueError("this is no text of a compiled module: it has no ENTRY")
     return entry
-
-
-def _instruction(within: Computation, name: str, text: str) -> Instruction:
-    cut = text.index(" ")
-    shapes = [text[:cut]]
-    if text.startswith("("):
-        shapes, cut = _bracketed(text)
-    match = _OPCODE.match(text, cut)
-    if match is None:
-        raise ValueError(f"cannot read the instruction {name}: {text[cut:][:60]}")
-    start = match.end()
-    end = start - 1 + _bracketed(text[start - 1 :])[1]
-    elements = tuple(map(_arrays, shapes))
-    inside, attributes = text[start : end - 1], text[end:]
-    return Instruction(within, name, match[1], elements, inside, attributes)
-
-
-def _arrays(shape: str) -> tuple[Array, ...]:
-    """All arrays of a shape, in order; `<=` marks a size that is only a bound."""
-    return tuple(
-        Array(dtype, tuple(map(int, re.findall(r"\d+", sizes))), int(space or 0))
-        for dtype, sizes, space in _ARRAY.findall(shape)
-    )
-
-
-def _bracketed(text: str) -> tuple[list[str], int]:
-    """The parts of the bracket that the text starts with, and where it ends."""
-    parts, depth, start = [], 0, 1
-    for i, letter in enumerate(text):
-        depth += (letter in "([{") - (letter in ")]}")
-        if depth == 0 or (letter == "," and depth == 1):
-            parts.append(text[start:i])
-            start = i + 1
-        if depth == 0:
-            return [part for part in parts if part.strip()], i + 1
-    raise ValueError(f"a bracket stays open: {text[:60]}")

@@ -36,7 +36,7 @@ def test_slices_that_the_compiler_knows(name):
 
 
 def test_a_grid_of_no_hosts_is_refused_in_one_line():
-    with pytest.raises(UserError, match="refuses --topology v4:3x4x4: .*v4:4x4x4$"):
+    with pytest.raises(UserError, match="refuses --topology v4:3x4x4 .*v4:4x4x4$"):
         Slice.parse("v4:3x4x4").devices()
 
 
