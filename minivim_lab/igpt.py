@@ -25,7 +25,6 @@ from minivim.training.checkpoint import check_writable
 
 CHUNK = 8192  # points whose distances are in memory at once
 EVAL_SIZE = 512  # held-out images that the figures are measured on
-Images = Float[np.ndarray, "n H W C"]
 Points = Float[np.ndarray, "_ d"]
 
 
@@ -80,9 +79,8 @@ def train_palette(
     drawn = np.random.default_rng(recipe.seed).permutation(len(source))
     images = source.take(np.sort(drawn[: recipe.images]))["image"]
     how = {"seed": recipe.seed, "steps": recipe.steps}
-    images = images.astype(np.float32) / 255
     palette, objective = fit_palette(recipe.model, images, **how)
-    test = data.stack(held_out, EVAL_SIZE)["image"].astype(np.float32) / 255
+    test = data.stack(held_out, EVAL_SIZE)["image"]
     figures = {"distortion": objective[-1], **round_trip(palette, test)}
     card = {"recipe": as_dict(recipe), "seed": recipe.seed, "steps": len(objective) - 1}
     card |= {"data": source.description, "figures": figures}
@@ -92,15 +90,15 @@ def train_palette(
 
 
 def fit_palette(
-    config: PaletteConfig, images: Images, *, seed: int = 0, steps: int = 100
+    config: PaletteConfig, images: Any, *, seed: int = 0, steps: int = 100
 ) -> tuple[Palette, list[float]]:
     """A palette of the colours of images, and the objective after every step.
 
     Raises `UserError` where the shrunk images have fewer colours than the palette.
     """
     palette = Palette(config, rngs=nnx.Rngs(0))
-    means = np.asarray(palette.encoder(jnp.asarray(images)))
-    pixels = means.reshape(-1, config.channels)
+    means = palette.encoder(jnp.asarray(data.unit_images(images)))
+    pixels = np.asarray(means).reshape(-1, config.channels)
     first = kmeans_plus_plus(pixels, config.num_codes, seed=seed)
     colours, objective = lloyd(pixels, first, steps=steps)
     palette.quantizer.codebook[...] = jnp.asarray(colours, jnp.float32)

@@ -77,23 +77,20 @@ def compared(
     """A record of curves and figures for every row of `MOMENTS`."""
     codes, held_out = coded(recipe, tokenizer, train, test, quiet=quiet)
     parts = setup(recipe, frozen=tokenizer)
-    graph = nnx.graphdef(parts.model)
-    start = nnx.state(parts.model, nnx.Param)
-    steps = recipe.run.steps
-    walks = {
-        name: Walk(replace(recipe.optim, **moments), start, steps=steps)
-        for name, moments in MOMENTS.items()
-    }
-    curves = _curves(recipe.run, parts, codes, walks, quiet)
+    graph, start = nnx.graphdef(parts.model), nnx.state(parts.model, nnx.Param)
+    run, optims = recipe.run, {}
+    for name, moments in MOMENTS.items():
+        optims[name] = replace(recipe.optim, **moments)
+    curves, reached = _curves(run, parts, codes, optims, quiet)
     large = nnx.state(build_abstract(recipes.vim_large()), nnx.Param)
     count = count_parameters(parts.model)
     records = []
-    for name, walk in walks.items():
-        record: dict[str, Any] = {"row": name, "seed": recipe.run.seed, "of": steps}
-        nats = parts.evaluate(nnx.merge(graph, walk.params), held_out)["nll"]
-        record |= {"held_out": nats, "held_out_images": recipe.run.eval_size}
-        record["bytes_per_weight"] = state_bytes(walk.config, start) / count
-        record["vim_large_gib"] = state_bytes(walk.config, large) / 2**30
+    for name, config in optims.items():
+        record: dict[str, Any] = {"row": name, "seed": run.seed, "of": run.steps}
+        nats = parts.evaluate(nnx.merge(graph, reached[name]), held_out)["nll"]
+        record |= {"held_out": nats, "held_out_images": run.eval_size}
+        record["bytes_per_weight"] = state_bytes(config, start) / count
+        record["vim_large_gib"] = state_bytes(config, large) / 2**30
         records.append(record | curves[name])
     return records
 
@@ -104,32 +101,14 @@ def state_bytes(config: OptimConfig, params: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
 
-class Walk:
-    """An optimizer on a trajectory of its own, and beside it on Adam's."""
-
-    def __init__(self, config: OptimConfig, start: Any, *, steps: int):
-        transform = optimizer(config, steps=steps)
-        self.config, self.params = config, start
-        self.update = jax.jit(transform.update)
-        # The second remembers the gradients along Adam's trajectory.
-        self.state = self.shadow = transform.init(start)
-
-    def move(self, grads: Any) -> Any:
-        """Make an update, and return it."""
-        updates, self.state = self.update(grads, self.state, self.params)
-        self.params = optax.apply_updates(self.params, updates)
-        return updates
-
-    def follow(self, grads: Any, params: Any) -> Any:
-        """The update that it would make at Adam's parameters."""
-        updates, self.shadow = self.update(grads, self.shadow, params)
-        return updates
-
-
 def _curves(
-    run: RunConfig, parts: Setup, codes: Source, walks: dict[str, Walk], quiet: bool
-) -> dict[str, dict[str, list]]:
-    """Train to the end: the loss and both distances, means of `WINDOW` steps."""
+    run: RunConfig, parts: Setup, codes: Source, optims: dict[str, Any], quiet: bool
+) -> tuple[dict[str, dict[str, list]], dict[str, Any]]:
+    """Train to the end: the loss and both distances, means of `WINDOW` steps; weights.
+
+    Every optimizer has a trajectory of its own, and is asked beside it what it would do
+    of the gradients along Adam's, which a second state remembers.
+    """
     graph, key = nnx.graphdef(parts.model), jax.random.key(run.seed)
 
     @jax.jit
@@ -143,23 +122,28 @@ def _curves(
 
         return jax.value_and_grad(loss)(params)
 
-    seen: dict[str, list[tuple[float, ...]]] = {name: [] for name in walks}
-    adam = walks[ADAM]
-    start = adam.params
+    seen: dict[str, list[tuple[float, ...]]] = {name: [] for name in optims}
+    start: Any = nnx.state(parts.model, nnx.Param)
+    made = {name: optimizer(config, steps=run.steps) for name, config in optims.items()}
+    update = {name: jax.jit(one.update) for name, one in made.items()}
+    own = {name: one.init(start) for name, one in made.items()}
+    along: dict[str, Any] = dict(own)
+    params: dict[str, Any] = dict.fromkeys(optims, start)
     drawn = data.batches(codes, batch_size=run.batch_size, seed=run.seed)
     batches = [next(drawn) for _ in range(2 * run.steps)]
     for step in tqdm(range(run.steps), unit="step", disable=quiet):
-        before = adam.params
-        losses, grads, updates = {}, {}, {}
-        for name, walk in walks.items():
+        before, losses, grads, moves = params[ADAM], {}, {}, {}
+        for name, now in params.items():
             batch = batches[step + run.steps if name == OTHER else step]
-            losses[name], grads[name] = gradient(walk.params, batch, step)
-            updates[name] = walk.move(grads[name])
-        for name, walk in walks.items():
-            update = _apart(walk.follow(grads[ADAM], before), updates[ADAM])
-            moved = _apart(walk.params, adam.params, start)
-            seen[name].append((float(losses[name]), float(update), float(moved)))
-    return {name: _windows(rows) for name, rows in seen.items()}
+            losses[name], grads[name] = gradient(now, batch, step)
+            moves[name], own[name] = update[name](grads[name], own[name], now)
+        for name, now in params.items():
+            params[name] = optax.apply_updates(now, moves[name])
+        for name, now in params.items():
+            move, along[name] = update[name](grads[ADAM], along[name], before)
+            apart, away = _apart(move, moves[ADAM]), _apart(now, params[ADAM], start)
+            seen[name].append((float(losses[name]), float(apart), float(away)))
+    return {name: _windows(rows) for name, rows in seen.items()}, params
 
 
 @jax.jit
