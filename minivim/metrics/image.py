@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from minivim.config.checks import require
 from minivim.data.arrays import unit_pair
-from minivim.errors import UserError
 from minivim.tokenizer.perceptual import LPIPS
 
 # Wang et al. 2004: an 11 x 11 Gaussian window, and the constants for a range of 1.
@@ -48,9 +48,8 @@ def ssim_per_image(a: Any, b: Any) -> Float[Array, " B"]:
     Images and errors as for `psnr`, and none smaller than the window.
     """
     x, y = unit_pair(a, b)
-    if min(x.shape[1:3]) < SSIM_WINDOW:
-        told = f"SSIM needs {SSIM_WINDOW} pixels a side, got {x.shape[1:3]}"
-        raise UserError(f"{told}; give larger images")
+    told = f"SSIM needs {SSIM_WINDOW} pixels a side, got {x.shape[1:3]}"
+    require(min(x.shape[1:3]) >= SSIM_WINDOW, f"{told}; give larger images")
     mu_x, mu_y = _blur(x), _blur(y)
     var_x, var_y = _blur(x * x) - mu_x**2, _blur(y * y) - mu_y**2
     cov = _blur(x * y) - mu_x * mu_y

@@ -17,8 +17,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from minivim.batched import in_batches
+from minivim.config.checks import require
 from minivim.data import padded, unit_images
-from minivim.errors import UserError
 
 SPLITS = 10  # of the first implementation of the Inception Score
 # What distance and score are called by each network.
@@ -145,12 +145,11 @@ def evenly(labels: np.ndarray, share: float, *, seed: int) -> Int[np.ndarray, " 
 def gaussian(features: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Mean [D] and unbiased covariance [D, D] of rows [N, D], in float64."""
     rows = np.asarray(features)
-    if (count := len(rows)) < 2:
-        told = f"a covariance needs two images or more, got {count}; give more images"
-        raise UserError(told)
+    told = f"a covariance needs two images or more, got {len(rows)}; give more images"
+    require(len(rows) > 1, told)
     mean = rows.mean(axis=0, dtype=np.float64)
     centred = rows - mean
-    return mean, centred.T @ centred / (count - 1)
+    return mean, centred.T @ centred / (len(rows) - 1)
 
 
 def frechet_distance(
@@ -211,9 +210,8 @@ def inception_score(
         ends = np.arange(1, splits) * len(rows) // splits
         parts = np.searchsorted(ends, np.arange(len(rows)), side="right")
     sets = [rows[parts == number] for number in range(splits)]
-    if not all(map(len, sets)):
-        problem = f"a score over {splits} parts needs as many images, got {len(rows)}"
-        raise UserError(f"{problem}; give more images")
+    problem = f"a score over {splits} parts needs as many images, got {len(rows)}"
+    require(all(map(len, sets)), f"{problem}; give more images")
     apart = [_entropy(part.mean(axis=0)) - _entropy(part).mean() for part in sets]
     return float(np.exp(apart).mean())
 
