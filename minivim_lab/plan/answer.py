@@ -14,7 +14,7 @@ from minivim.sharding import MeshShape, make_mesh
 from minivim.train import TrainableRecipe
 from minivim_lab.plan.chips import Slice
 from minivim_lab.plan.hlo import Traffic
-from minivim_lab.plan.program import Program, compiled, inputs, model_flops, schedule
+from minivim_lab.plan.program import Inputs, Program, compiled, model_flops, schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +156,7 @@ def plan(
         raise UserError(f"--mfu {mfu} is not in (0, 1]; use 0.5")
     where = Slice.parse(topology)
     over = make_mesh(mesh, devices=where.devices())
-    given, programs, run, chip = inputs(recipe, over), [], recipe.run, where.chip
+    given, programs, run, chip = Inputs(recipe, over), [], recipe.run, where.chip
     frozen = sum(leaf.size for leaf in jax.tree.leaves(given.objective.frozen))
     kind = "tokenizer" if recipe.stage == "prior" else "perceptual"
     for name, (due, share) in schedule(given.objective).items():

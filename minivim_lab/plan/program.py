@@ -52,31 +52,6 @@ class Program:
     unknown_loops: int = 0
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """A step and the shapes of its arguments, laid out over a mesh."""
-
-    objective: Setup
-    step: Any
-    state: Any
-    batch: dict[str, Any]
-    chips: int
-
-    @property
-    def state_bytes(self) -> int:
-        """Parameters, statistics and optimiser on one chip."""
-        return _bytes_on_one(self.state)
-
-    @property
-    def argument_bytes(self) -> int:
-        """The same with batch and frozen weights."""
-        return self.state_bytes + _bytes_on_one((self.batch, self.step.frozen))
-
-    def trace(self, due: bool = False) -> Any:
-        """The step's program; `due`: with the lazy terms."""
-        return self.step.trace(self.state, self.batch, due=due)
-
-
 def trainable(name: str, stage: str | None = None) -> TrainableRecipe:
     """The recipe of this name with a train step; `UserError` for several or none."""
     found = [recipes.recipe(stage, name)] if stage else recipes.named(name)
@@ -129,21 +104,37 @@ def _frozen(recipe: Any) -> Any:
     return nnx.eval_shape(lambda: found)
 
 
-def inputs(recipe: TrainableRecipe, mesh: Mesh | None) -> Inputs:
-    """The recipe's own step with abstract arguments; without a mesh on no device."""
-    objective, batch = abstract(recipe)
-    run = recipe.run
-    state = abstract_state(objective.model, objective.optim, steps=run.steps)
-    if mesh is not None:
-        check_batch(mesh, batch_size=run.batch_size, accumulate=run.accumulate)
-        state = place(state, shardings_of(state, mesh))
-        batch = place(batch, dict.fromkeys(batch, by_rows(mesh)))
-    step = make_step(
-        objective.model, objective.loss, objective.optim, steps=run.steps,
-        key=jax.random.key(run.seed), accumulate=run.accumulate, mesh=mesh,
-        **objective.options,
-    )  # fmt: skip
-    return Inputs(objective, step, state, batch, 1 if mesh is None else mesh.size)
+class Inputs:
+    """A recipe's step and the shapes of its arguments; without a mesh on no device."""
+
+    def __init__(self, recipe: TrainableRecipe, mesh: Mesh | None):
+        (parts, batch), run = abstract(recipe), recipe.run
+        state = abstract_state(parts.model, parts.optim, steps=run.steps)
+        if mesh is not None:
+            check_batch(mesh, batch_size=run.batch_size, accumulate=run.accumulate)
+            state = place(state, shardings_of(state, mesh))
+            batch = place(batch, dict.fromkeys(batch, by_rows(mesh)))
+        self.objective, self.state, self.batch = parts, state, batch
+        self.chips = 1 if mesh is None else mesh.size
+        self.step = make_step(
+            parts.model, parts.loss, parts.optim, steps=run.steps,
+            key=jax.random.key(run.seed), accumulate=run.accumulate, mesh=mesh,
+            **parts.options,
+        )  # fmt: skip
+
+    @property
+    def state_bytes(self) -> int:
+        """Parameters, statistics and optimiser on one chip."""
+        return _bytes_on_one(self.state)
+
+    @property
+    def argument_bytes(self) -> int:
+        """The same with batch and frozen weights."""
+        return self.state_bytes + _bytes_on_one((self.batch, self.step.frozen))
+
+    def trace(self, due: bool = False) -> Any:
+        """The step's program; `due`: with the lazy terms."""
+        return self.step.trace(self.state, self.batch, due=due)
 
 
 def _bytes_on_one(tree: Any) -> int:
@@ -163,7 +154,7 @@ def schedule(objective: Setup) -> dict[str, tuple[bool, float]]:
 def model_flops(recipe: TrainableRecipe) -> float:
     """FLOPs of a mean step without anything computed twice, on all chips together."""
     remat = [name for name in leaves(recipe) if name.split(".")[-1] == "remat"]
-    plain = inputs(with_overrides(recipe, [f"{name}=none" for name in remat]), None)
+    plain = Inputs(with_overrides(recipe, [f"{name}=none" for name in remat]), None)
     return sum(
         share * product_flops(plain.trace(due).jaxpr)
         for due, share in schedule(plain.objective).values()

@@ -3,9 +3,9 @@
 from functools import cache
 
 from minivim_lab.plan import Plan, Traffic
-from minivim_lab.plan.program import Program, inputs
+from minivim_lab.plan.program import Inputs, Program
 
-traced_once = cache(inputs)
+traced_once = cache(Inputs)
 
 
 def a_program(name="step", *, share=1.0, **changes) -> Program:

@@ -34,8 +34,8 @@ LATE = (
 def on_one_cpu(patch):
     """One CPU device in the place of a slice."""
     patch.setattr(Slice, "devices", lambda self: jax.devices()[:1])
-    patch.setattr(answer, "inputs", traced_once)
-    patch.setattr(program, "inputs", traced_once)
+    patch.setattr(answer, "Inputs", traced_once)
+    patch.setattr(program, "Inputs", traced_once)
 
 
 @pytest.fixture
@@ -268,14 +268,14 @@ def test_mistakes_are_one_line(options, parts, capsys, monkeypatch):
 def test_a_batch_that_no_mesh_splits_is_refused(here):
     recipe = with_overrides(PRIOR, ["batch_size=6", "accumulate=1"])
     mesh = make_mesh(devices=jax.devices()[:1])
-    assert program.inputs(recipe, mesh)
+    assert program.Inputs(recipe, mesh)
     with pytest.raises(UserError, match="does not fill 1 devices"):
         plan.plan(PRIOR, topology="v4:4x4x4", mesh=MeshShape(data=2))
 
 
 def test_memory_on_one_device_is_that_of_its_part():
     mesh = make_mesh(devices=jax.devices()[:1])
-    found = program.inputs(PRIOR, mesh)
+    found = program.Inputs(PRIOR, mesh)
     leaves = jax.tree.leaves(found.state)
     whole = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
     assert found.state_bytes == whole

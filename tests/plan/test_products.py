@@ -160,14 +160,14 @@ import json, sys
 import jax
 from minivim_lab.plan import costs, product_flops
 from minivim_lab.plan.paper import predicted
-from minivim_lab.plan.program import inputs
+from minivim_lab.plan.program import Inputs
 from minivim.sharding import MeshShape, make_mesh
 from tests.plan.test_products import PRIOR
 
 found = {}
 for shape in ("data=8", "fsdp=8", "data=2,fsdp=2,tensor=2"):
     mesh = make_mesh(MeshShape.parse(shape))
-    given = inputs(PRIOR, mesh)
+    given = Inputs(PRIOR, mesh)
     traced = given.trace()
     read = costs(traced.lower().compile().as_text())
     rules = None
