@@ -154,7 +154,7 @@ def plan(
     """
     if not 0 < mfu <= 1:
         raise UserError(f"--mfu {mfu} is not in (0, 1]; use 0.5")
-    where = Slice.parse(topology)
+    where = Slice(topology)
     over = make_mesh(mesh, devices=where.devices())
     given, programs, run, chip = Inputs(recipe, over), [], recipe.run, where.chip
     frozen = sum(leaf.size for leaf in jax.tree.leaves(given.objective.frozen))

@@ -45,31 +45,20 @@ CHIPS = {
 }
 
 
-@dataclass(frozen=True)
 class Slice:
-    """Chips of one kind in a grid, as `v4:4x4x4` names them."""
+    """Chips of one kind in a grid, as `v4:4x4x4` names them; `UserError` for others."""
 
-    name: str
-    chip: Chip
-    sizes: tuple[int, ...]
-
-    @property
-    def chips(self) -> int:
-        return math.prod(self.sizes)
-
-    @classmethod
-    def parse(cls, text: str) -> "Slice":
-        """Raises `UserError` for an unknown chip or a grid of other axes."""
-        match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", text)
+    def __init__(self, name: str):
+        match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
         chip = CHIPS.get(match[1]) if match else None
         if match is None or chip is None:
-            problem = f"--topology {text} is unknown; write chip:grid, such as v4:4x4x4"
+            problem = f"--topology {name} is unknown; write chip:grid, such as v4:4x4x4"
             raise UserError(f"{problem}, with a chip of {', '.join(CHIPS)}")
-        where = cls(text, chip, tuple(map(int, match[2].split("x"))))
-        if len(where.sizes) != chip.axes or 0 in where.sizes:
+        sizes = [int(size) for size in match[2].split("x")]
+        self.name, self.chip, self.chips = name, chip, math.prod(sizes)
+        if len(sizes) != chip.axes or 0 in sizes:
             rule = f"chips of {chip.name} lie in a grid of {chip.axes} axes"
-            raise UserError(f"--topology {text}: {rule}; write {where.example}")
-        return where
+            raise UserError(f"--topology {name}: {rule}; write {self.example}")
 
     @property
     def example(self) -> str:

@@ -62,11 +62,11 @@ def test_rows_are_plans_that_can_be_asked_for():
     assert len({row.name for row in ROWS}) == len(ROWS)
     for row in ROWS:
         recipe = with_overrides(trainable(row.recipe), list(row.settings))
-        chips = Slice.parse(row.topology).chips
+        chips = Slice(row.topology).chips
         assert MeshShape.parse(row.mesh).over(chips)
         assert recipe.run.batch_size % chips == 0
     for small, large in zip(SCALING[::2], SCALING[1::2], strict=True):
-        chips = [Slice.parse(row.topology).chips for row in (small, large)]
+        chips = [Slice(row.topology).chips for row in (small, large)]
         batches = [
             with_overrides(trainable(row.recipe), list(row.settings)).run.batch_size
             for row in (small, large)

@@ -22,7 +22,7 @@ WIDE = with_overrides(
 @pytest.mark.parametrize("name", CHIPS)
 def test_slices_that_the_compiler_knows(name):
     grid = "x".join("4" * CHIPS[name].axes)
-    where = Slice.parse(f"{name}:{grid}")
+    where = Slice(f"{name}:{grid}")
     devices = where.devices()
     assert len(devices) == where.chips
     # What a program has is what the compiler says of one that needs too much.
@@ -37,7 +37,7 @@ def test_slices_that_the_compiler_knows(name):
 
 def test_a_grid_of_no_hosts_is_refused_in_one_line():
     with pytest.raises(UserError, match="refuses --topology v4:3x4x4 .*v4:4x4x4$"):
-        Slice.parse("v4:3x4x4").devices()
+        Slice("v4:3x4x4").devices()
 
 
 @pytest.mark.parametrize("mesh", ["data=-1", "fsdp=-1"])
