@@ -17,7 +17,7 @@ from minivim_lab.plan.hlo import Traffic
 from minivim_lab.plan.program import Inputs, Program, compiled, model_flops, schedule
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Plan:
     """The answer for one recipe on one slice; bytes and FLOPs are those of one chip.
 
@@ -50,34 +50,27 @@ class Plan:
     ici_bandwidth: float
     quick: bool = False  # whether the compiler was asked for little effort
 
-    @property
-    def fits(self) -> bool:
-        return all(program.fits for program in self.programs)
-
-    @property
-    def needed_bytes(self) -> int:
-        return max(program.needed for program in self.programs)
-
-    @property
-    def temporaries(self) -> int:
-        return self.needed_bytes - self.argument_bytes
-
-    def _mean(self, name: str) -> float:
-        return sum((p.share * getattr(p, name) for p in self.programs), 0.0)
-
-    @property
-    def flops(self) -> float:
-        """With what is computed twice."""
-        return self._mean("flops")
-
-    @property
-    def hbm_bytes(self) -> float:
-        return self._mean("hbm_bytes")
-
-    @property
-    def wire_bytes(self) -> float:
+    def __post_init__(self) -> None:
+        self.fits = all(program.fits for program in self.programs)
+        self.needed_bytes = max(program.needed for program in self.programs)
+        self.temporaries = self.needed_bytes - self.argument_bytes
+        # With what is computed twice.
+        self.flops = sum((p.share * p.flops for p in self.programs), 0.0)
+        self.hbm_bytes = sum((p.share * p.hbm_bytes for p in self.programs), 0.0)
         sent = ((p.share, t) for p in self.programs for t in p.collectives.values())
-        return sum((share * traffic.wire for share, traffic in sent), 0.0)
+        self.wire_bytes = sum((share * traffic.wire for share, traffic in sent), 0.0)
+        # Seconds a step, if nothing but this held the chip up.
+        self.limits = {
+            "arithmetic": self.flops / self.peak_flops,
+            "memory": self.hbm_bytes / self.hbm_bandwidth,
+            "links": self.wire_bytes / self.ici_bandwidth,
+        }
+        self.bound = max(self.limits, key=self.limits.__getitem__)
+        # The model's FLOPs at `mfu` of the peak, or the limit if longer.
+        assumed = self.model_flops / (self.mfu * self.peak_flops)
+        self.seconds = max(assumed, *self.limits.values())
+        self.days = self.steps * self.seconds / (24 * 3600)
+        self.chip_hours = 24 * self.days * self.chips
 
     def exchanged(self, *kinds: str) -> tuple[float, float]:
         """Count and bytes of these collectives in a step."""
@@ -87,33 +80,6 @@ class Plan:
                 count += program.share * program.collectives[kind].count
                 size += program.share * program.collectives[kind].bytes
         return count, size
-
-    @property
-    def limits(self) -> dict[str, float]:
-        """Seconds a step, if nothing but this held the chip up."""
-        return {
-            "arithmetic": self.flops / self.peak_flops,
-            "memory": self.hbm_bytes / self.hbm_bandwidth,
-            "links": self.wire_bytes / self.ici_bandwidth,
-        }
-
-    @property
-    def bound(self) -> str:
-        return max(self.limits, key=self.limits.__getitem__)
-
-    @property
-    def seconds(self) -> float:
-        """A step: the model's FLOPs at `mfu` of the peak, or the limit if longer."""
-        assumed = self.model_flops / (self.mfu * self.peak_flops)
-        return max(assumed, *self.limits.values())
-
-    @property
-    def days(self) -> float:
-        return self.steps * self.seconds / (24 * 3600)
-
-    @property
-    def chip_hours(self) -> float:
-        return 24 * self.days * self.chips
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON, derived figures included."""

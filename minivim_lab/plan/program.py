@@ -121,16 +121,10 @@ class Inputs:
             key=jax.random.key(run.seed), accumulate=run.accumulate, mesh=mesh,
             **parts.options,
         )  # fmt: skip
-
-    @property
-    def state_bytes(self) -> int:
-        """Parameters, statistics and optimiser on one chip."""
-        return _bytes_on_one(self.state)
-
-    @property
-    def argument_bytes(self) -> int:
-        """The same with batch and frozen weights."""
-        return self.state_bytes + _bytes_on_one((self.batch, self.step.frozen))
+        if mesh is not None:
+            # On one chip: parameters, statistics, optimiser; the same with all inputs.
+            self.state_bytes = _bytes_on_one(state)
+            self.argument_bytes = _bytes_on_one((state, batch, self.step.frozen))
 
     def trace(self, due: bool = False) -> Any:
         """The step's program; `due`: with the lazy terms."""
