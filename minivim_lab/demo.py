@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from minivim import data, evaluate, metrics, recipes, show, weights
+from minivim import data, evaluate, files, metrics, recipes, show, weights
 from minivim.config import with_overrides
 from minivim.data import shapes
 from minivim.encode import decode_all, encode_all
@@ -15,7 +15,7 @@ from minivim.probe import ProbeResult
 from minivim.tokenizer import Tokenizer
 from minivim.train import probe, train
 from minivim.training import read_metrics
-from minivim_lab.report import Report
+from minivim_lab.report import page
 
 TOKENIZER_STEPS, PRIOR_STEPS = 450, 350
 # The `shapes` recipes cut down to minutes on two cores.
@@ -70,17 +70,25 @@ def demo(out: str | Path, *, seed: int = 0) -> Path:
         {"figure": title, "this run": ours[name], "shipped model": theirs[name]}
         for title, name in FIGURES.items()
     ]
-    report = _report(tokenizer, prior, result, table, seed)
+    words = (
+        f"Trained on this machine from seed {seed}: a ViT-VQGAN tokenizer "
+        f"({TOKENIZER_STEPS} steps), a VIM prior with and one without labels "
+        f"({PRIOR_STEPS} steps each), and a linear probe. The shipped model had more "
+        "steps and, as prior, a larger network."
+    )
+    figures = _figures(tokenizer, prior, result, seed)
     curves = show.loss_curves(read_metrics(out / "tokenizer"), keys=("loss", "usage"))
-    report.heading("Training").figure(curves)
+    figures.append(("Training", "", curves))
+    caption = "2,048 test images of shapes; 512 samples"
     path = out / "report.html"
     with explained(f"cannot write {path}", "choose another --out", OSError):
-        return report.write(path)
+        files.write(path, page("minivim demo", words, table, caption, figures))
+    return path
 
 
-def _report(
-    tokenizer: Tokenizer, prior: Prior, result: ProbeResult, table: list, seed: int
-) -> Report:
+def _figures(
+    tokenizer: Tokenizer, prior: Prior, result: ProbeResult, seed: int
+) -> list[tuple[str, str, show.Plot]]:
     images = shapes.arrays("test", size=256)["image"].astype(np.float32) / 255
     codes = encode_all(tokenizer, images)
     num_codes = tokenizer.config.quantizer.num_codes
@@ -88,20 +96,14 @@ def _report(
     labels = np.repeat(np.arange(len(shapes.CLASSES)), SAMPLES_PER_CLASS)
     drawn = np.asarray(sample(prior, key=jax.random.key(seed), labels=labels))
     baselines = {name: test for name, (_, test) in result.baselines.items()}
-    report = Report("minivim demo")
-    report.paragraph(
-        f"Trained on this machine from seed {seed}: a ViT-VQGAN tokenizer "
-        f"({TOKENIZER_STEPS} steps), a VIM prior with and one without labels "
-        f"({PRIOR_STEPS} steps each), and a linear probe. The shipped model had more "
-        "steps and, as prior, a larger network."
-    )
-    report.table(table, caption="2,048 test images of shapes; 512 samples")
     pairs = show.reconstructions(images[:16], decode_all(tokenizer, codes[:16]))
-    report.heading("Originals and reconstructions").figure(pairs)
-    histogram = show.usage_histogram(usage.counts, title="256 test images")
-    report.heading("The codebook").figure(histogram)
     rows = show.samples_by_class(decode_all(tokenizer, drawn), labels, shapes.CLASSES)
     says = "One row per class, temperature 1, no filter, as in the paper."
-    report.heading("Samples").paragraph(says).figure(rows)
+    histogram = show.usage_histogram(usage.counts, title="256 test images")
     curve = show.probe_curve(result.block_accuracy, baselines, chosen=result.block)
-    return report.heading("Linear probe").figure(curve)
+    return [
+        ("Originals and reconstructions", "", pairs),
+        ("The codebook", "", histogram),
+        ("Samples", says, rows),
+        ("Linear probe", "", curve),
+    ]

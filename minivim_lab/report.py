@@ -1,14 +1,9 @@
 """A report in one static HTML file: text, tables and pictures, nothing to load."""
 
-from __future__ import annotations
-
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
 
 from minivim.show.picture import to_png
-from minivim.show.plots import Plot
 
 _PAGE = """\
 <!DOCTYPE html>
@@ -47,50 +42,34 @@ caption {{ caption-side: bottom; padding: .5rem .7rem; }}
 """
 
 
-class Report:
-    """A page from top to bottom: each method adds a piece, its text taken literally."""
+def page(
+    title: str, words: str, rows: list[dict], caption: str, figures: list[tuple]
+) -> str:
+    """Words, a table of rows of the same keys, then headings, words and plots.
 
-    def __init__(self, title: str):
-        self._title = title
-        self._pieces: list[str] = []
-
-    def _add(self, piece: str) -> Report:
-        self._pieces.append(piece)
-        return self
-
-    def heading(self, text: str) -> Report:
-        return self._add(f"<h2>{escape(text)}</h2>")
-
-    def paragraph(self, text: str) -> Report:
-        return self._add(f"<p>{escape(text)}</p>")
-
-    def table(self, rows: Sequence[Mapping], *, caption: str) -> Report:
-        """Adds rows of the same keys, floats with four digits and None as a dash."""
-        head = "".join(f'<th scope="col">{escape(name)}</th>' for name in rows[0])
-        body = "".join(f"<tr>{''.join(map(_cell, r.values()))}</tr>\n" for r in rows)
-        return self._add(
-            f'<div class="table" tabindex="0"><table>\n<caption>{escape(caption)}'
-            f"</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>"
-            "</table></div>"
-        )
-
-    def figure(self, plot: Plot) -> Report:
-        """Adds a plot, with what it says in words for those who cannot see it."""
+    All text is taken literally; what a plot says in words is for those who cannot see.
+    """
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in rows[0])
+    body = "".join(f"<tr>{''.join(map(_cell, r.values()))}</tr>\n" for r in rows)
+    pieces = [
+        f"<p>{escape(words)}</p>",
+        f'<div class="table" tabindex="0"><table>\n<caption>{escape(caption)}'
+        f"</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>"
+        "</table></div>",
+    ]
+    for heading, said, plot in figures:
         png = to_png(plot)
         width, height = (int.from_bytes(png[at : at + 4]) for at in (16, 20))
         data = b64encode(png).decode("ascii")
-        return self._add(
+        pieces += [
+            f"<h2>{escape(heading)}</h2>",
+            *([f"<p>{escape(said)}</p>"] if said else []),
             f'<figure><img alt="{escape(plot.alt)}" width="{width}" height="{height}" '
-            f'style="--width: {width}px" src="data:image/png;base64,{data}"></figure>'
-        )
-
-    def write(self, path: str | Path) -> Path:
-        """Writes the page as one file and returns its path."""
-        page = _PAGE.format(title=escape(self._title), body="\n".join(self._pieces))
-        Path(path).write_text(page, "utf-8")
-        return Path(path)
+            f'style="--width: {width}px" src="data:image/png;base64,{data}"></figure>',
+        ]
+    return _PAGE.format(title=escape(title), body="\n".join(pieces))
 
 
 def _cell(value: object) -> str:
     shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return f"<td>{'&ndash;' if value is None else escape(shown)}</td>"
+    return f"<td>{escape(shown)}</td>"

@@ -22,9 +22,8 @@ from minivim.config import with_overrides
 from minivim.errors import UserError
 from minivim.files import write, write_json
 from minivim.sharding import AXES, MeshShape, spec_of
-from minivim.training.step import abstract_state
 from minivim_lab.plan.answer import Plan, gib
-from minivim_lab.plan.program import abstract
+from minivim_lab.plan.program import Inputs
 from minivim_lab.tables import markdown_table
 
 TOKENIZERS = ("vit-vqgan-ss", "vit-vqgan-bb", "vit-vqgan-sl")
@@ -140,10 +139,10 @@ def rules_of(answer: Plan) -> dict[str, int]:
     if sizes[2] > 1:
         return {}
     mesh = AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
-    recipe = recipes.recipe(answer.stage, answer.recipe)
-    objective, _ = abstract(with_overrides(recipe, list(answer.settings)))
-    params = abstract_state(objective.model, objective.optim, steps=answer.steps).params
-    return predicted(params, mesh, summed=4 if answer.precision == "float32" else 2)
+    recipe: Any = recipes.recipe(answer.stage, answer.recipe)
+    given = Inputs(with_overrides(recipe, list(answer.settings)), None)
+    summed = 4 if answer.precision == "float32" else 2
+    return predicted(given.state.params, mesh, summed=summed)
 
 
 def exchanged(answer: Plan) -> dict[str, float]:

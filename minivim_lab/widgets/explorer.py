@@ -109,12 +109,10 @@ class Explorer(Page):
 
     def html(self) -> str:
         """The explorer as a piece of HTML that needs no library, widget or network."""
-        hidden = ["" if i == self._start else " hidden" for i in range(len(self._pngs))]
-        names = [escape(name) for name in self._names]
-        frames = [
-            self._figure(i, f' data-value="{name}"{hidden[i]}')
-            for i, name in enumerate(names)
-        ]
+        names, frames = [escape(name) for name in self._names], []
+        for i, name in enumerate(names):
+            hidden = "" if i == self._start else " hidden"
+            frames.append(self._figure(i, f' data-value="{name}"{hidden}'))
         return _PAGE.format(
             label=escape(self._label), last=len(frames) - 1, start=self._start,
             value=names[self._start], frames="\n".join(frames),
