@@ -28,30 +28,6 @@ EVAL_SIZE = 512  # held-out images that the figures are measured on
 Points = Float[np.ndarray, "_ d"]
 
 
-class Means(nnx.Module):
-    """The mean of each patch's pixels: the image shrunk by a box filter."""
-
-    def __init__(self, config: PaletteConfig):
-        self.size = config.patch_size
-
-    def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B N C"]:
-        rule = "b (h p) (w q) c -> b (h w) c"
-        return reduce(images, rule, "mean", p=self.size, q=self.size)
-
-
-class Flat(nnx.Module):
-    """Each patch in one colour: the small image at the size of the large one."""
-
-    def __init__(self, config: PaletteConfig):
-        self.grid, self.size = config.grid, config.patch_size
-
-    def __call__(
-        self, colours: Float[Array, "B N C"]
-    ) -> tuple[Float[Array, "B H W C"], dict]:
-        rule = "b (h w) c -> b (h p) (w q) c"
-        return repeat(colours, rule, h=self.grid, p=self.size, q=self.size), {}
-
-
 class Palette(Tokenizer):
     """Stage 1 without a network: `encode` shrinks and rounds, `decode` paints.
 
@@ -60,9 +36,20 @@ class Palette(Tokenizer):
 
     def __init__(self, config: PaletteConfig, *, rngs: nnx.Rngs):
         self.config = config
-        self.encoder, self.decoder = Means(config), Flat(config)
         widths = {"in_width": config.channels, "out_width": config.channels}
         self.quantizer = Quantizer(config.quantizer, **widths, rngs=rngs)
+
+    def encoder(self, images: Float[Array, "B H W C"]) -> Float[Array, "B N C"]:
+        """The mean of each patch's pixels: the image shrunk by a box filter."""
+        rule, size = "b (h p) (w q) c -> b (h w) c", self.config.patch_size
+        return reduce(images, rule, "mean", p=size, q=size)
+
+    def decoder(
+        self, colours: Float[Array, "B N C"]
+    ) -> tuple[Float[Array, "B H W C"], dict]:
+        """Each patch in one colour: the small image at the size of the large one."""
+        rule, size = "b (h w) c -> b (h p) (w q) c", self.config.patch_size
+        return repeat(colours, rule, h=self.config.grid, p=size, q=size), {}
 
 
 def train_palette(
