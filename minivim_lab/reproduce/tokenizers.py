@@ -209,7 +209,7 @@ def drawn(name: str, found: Found, options: Options) -> dict[str, show.Plot]:
     for row in ran:
         strips[row] = np.asarray(weights.load(folders[row]).reconstruct(test))
     pictures = {name: stored.strips(strips)}
-    for run in _played(found):
+    for run in [f for f in found if "health" in f][:1]:
         rows = read_metrics(folders[run["row"]])
         pictures[f"{name}-health"] = show.gan_health(rows)
     return pictures
@@ -230,12 +230,7 @@ def markdown(name: str, found: Found) -> str:
         parts.append(said)
     names = ", ".join(row.name for row in study.rows if row.name in rows)
     parts.append(f"![test images and the reconstructions of: {names}](./{name}.png)")
-    for run in _played(found):
+    for run in [f for f in found if "health" in f][:1]:
         parts.append(f"The game of the run *{run['row']}*, seed {run['seed']}:")
         parts.append(f"![{run['health']}](./{name}-health.png)")
     return "\n\n".join(parts) + "\n"
-
-
-def _played(found: Found) -> Found:
-    """The first run with a discriminator, if there is one."""
-    return [f for f in found if "health" in f][:1]
