@@ -83,11 +83,10 @@ class Views:
     def __post_init__(self) -> None:
         changes = self.flip or self.crop < 1
         if self.count < 1 or not 0 < self.crop <= 1 or (self.count > 1) != changes:
-            raise UserError(
-                f"views={self.count}, flip={self.flip}, crop={self.crop}: the first "
-                "view is the image as it is, others need flip or a crop in (0, 1], and "
-                "these need others; choose views=1 alone, or views=8 and flip"
-            )
+            told = f"views={self.count}, flip={self.flip}, crop={self.crop}: the first"
+            told += " view is the image as it is, others need flip or a crop in (0, 1],"
+            remedy = "choose views=1 alone, or views=8 and flip"
+            raise UserError(f"{told} and these need others; {remedy}")
 
 
 def encode_batches(

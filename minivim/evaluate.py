@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from minivim import classifier, data, metrics, weights
 from minivim.config import ProbeRecipe
+from minivim.config.checks import require
 from minivim.data import Source
 from minivim.encode import decode_all, encode_all, encode_batches, nats_per_token
 from minivim.errors import UserError
@@ -40,6 +41,7 @@ class Options:
     judge: Any = None  # a network, or None to do without; `shipped_figures` takes names
     inception: Any = None
     lpips: Any = None
+    tokenizer: str | None = None  # of a prior, by default the one its card names
     samples: int | None = None  # of a prior, 512 by default
     neighbours: str | None = None  # sought by "judge" or "pixels"
     batch_size: int = 256
@@ -233,6 +235,7 @@ USES = {
     "lpips": ("tokenizer", "palette"),
     "neighbours": ("prior",),
     "samples": ("prior",),
+    "tokenizer": ("prior",),
 }
 # Kind of the weights that an option takes, and where to get some.
 NETWORKS = {
@@ -251,23 +254,21 @@ def shipped_figures(refs: list[str], how: Options = Options()) -> dict[str, Figu
     """
     shipped, own = weights.shipped(), f"{how.spec}/judge"
     refs = refs or [name for name in shipped if name.startswith(f"{how.spec}/")]
-    if not refs:
-        raise UserError(f"nothing is shipped for {how.spec}; name weights to evaluate")
+    require(bool(refs), f"nothing is shipped for {how.spec}; name weights to evaluate")
     kinds = {str(ref): weights.read_card(ref)["kind"] for ref in refs}
     for option, uses in USES.items():
-        if getattr(how, option) and not set(kinds.values()) & set(uses):
-            problem = f"--{option} has no figures for a {next(iter(kinds.values()))}"
-            raise UserError(f"{problem}; leave it out, or name a {uses[-1]}")
-    judge, remedy = how.judge or (own if own in shipped else None), "give --judge"
-    if how.samples and not (judge or how.inception or how.neighbours):
-        remedy += ", --inception or --neighbours pixels"
-        raise UserError(f"nothing looks at samples; leave out --samples, or {remedy}")
-    if how.neighbours and how.split == "train":
-        problem = "neighbours are training images, so others must be held out beside"
-        raise UserError(f"{problem}; leave out --split train")
-    if how.neighbours == "judge" and not judge:
-        remedy += ", or use --neighbours pixels"
-        raise UserError(f"there is no judge to seek neighbours by; {remedy}")
+        fits = not getattr(how, option) or set(kinds.values()) & set(uses)
+        problem = f"--{option} has no figures for a {next(iter(kinds.values()))}"
+        require(bool(fits), f"{problem}; leave it out, or name a {uses[-1]}")
+    judge = how.judge or (own if own in shipped else None)
+    told = "nothing looks at samples; leave out --samples, or give --judge, --inception"
+    fits = not how.samples or judge or how.inception or how.neighbours
+    require(bool(fits), f"{told} or --neighbours pixels")
+    problem = "neighbours are training images, so others must be held out beside"
+    fits = not how.neighbours or how.split != "train"
+    require(fits, f"{problem}; leave out --split train")
+    told = "there is no judge to seek neighbours by; give --judge, or use --neighbours"
+    require(how.neighbours != "judge" or bool(judge), f"{told} pixels")
     names = {"judge": judge, "inception": how.inception, "lpips": how.lpips}
     networks = {k: load_network(k, ref) for k, ref in names.items() if ref}
     asked, how = bool(how.judge), replace(how, **networks)
@@ -278,13 +279,15 @@ def load_network(option: str, ref: str) -> Any:
     """Weights of the kind that an option of `NETWORKS` takes; others `UserError`."""
     model: Any = weights.load(ref)
     kind, remedy = NETWORKS[option]
-    if model.card["kind"] != kind:
-        raise UserError(f"--{option} {ref} is a {model.card['kind']}; give {remedy}")
+    told = f"--{option} {ref} is a {model.card['kind']}"
+    require(model.card["kind"] == kind, f"{told}; give {remedy}")
     if option == "classifier":
         classifier.require_classifier(model)
-    if option == "judge" and isinstance(model, classifier.Classifier):
-        problem = f"--judge {ref} is a classifier that methods may use"
-        raise UserError(f"{problem}, so no figure comes from it; give {remedy}")
+    told = (
+        f"--judge {ref} is a classifier that methods may use, so no figure comes from"
+    )
+    used = option == "judge" and isinstance(model, classifier.Classifier)
+    require(not used, f"{told} it; give {remedy}")
     return model
 
 
@@ -318,9 +321,15 @@ def _figures(ref: str, kind: str, how: Options, asked: bool) -> Figures:
     if kind in ("perceptual", "inception"):
         remedy = "name a tokenizer, a prior or a classifier"
         raise UserError(f"{ref} compares images, has no figures of its own; {remedy}")
-    loaded: Any = weights.load_pair(ref) if kind == "prior" else (weights.load(ref),)
+    pair = kind == "prior"
+    loaded: Any = weights.load_pair(ref, how.tokenizer) if pair else [weights.load(ref)]
     tokenizer, model = loaded[0], loaded[-1]
-    sized = model.card["recipe"] if kind == "classifier" else vars(tokenizer.config)
+    sized: Any = vars(tokenizer.config)
+    if kind == "classifier":
+        sized = {"image_size": 1, **model.card.get("recipe", {})}
+        told = f"the card of {ref} has no recipe.image_size that is a multiple of 8"
+        fits = isinstance(sized["image_size"], int) and not sized["image_size"] % 8
+        require(fits, f"{told}; fetch or export it again")
     shape = {"image_size": sized["image_size"], "channels": tokenizer.config.channels}
     opened = partial(data.open_source, how.spec, **shape)
     source = opened(split=how.split)

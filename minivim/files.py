@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from minivim.errors import UserError
+from minivim.errors import UserError, one_line
 
 
 def regular(path: str | Path) -> int:
@@ -19,10 +19,25 @@ def regular(path: str | Path) -> int:
     return info.st_size
 
 
-def read_json(path: str | Path) -> dict[str, Any]:
-    """A dictionary of at most 1 MB; raises `ValueError` or `OSError` for all else."""
-    if regular(path) > 2**20:
-        raise ValueError("it has more than 1 MB")
+def inside(path: str, *roots: str | Path) -> str:
+    """The real path of a file, from the first root; `ValueError` unless below one.
+
+    What a snapshot of the hub links to lies below it.
+    """
+    real = [Path(os.path.realpath(root)) for root in roots]
+    above = [place for root in real for place in root.parents]
+    real += [place.parent / "blobs" for place in above if place.name == "snapshots"]
+    odd = "\0" in path or "://" in path
+    whole = "" if odd else os.path.realpath(os.path.join(roots[0], path))
+    if not any(Path(whole).is_relative_to(root) for root in real):
+        raise ValueError(f"names {one_line(path, 120)}, which is outside of {roots[0]}")
+    return whole
+
+
+def read_json(path: str | Path, most: int = 1) -> dict[str, Any]:
+    """A dictionary of `most` MB; raises `ValueError` or `OSError` for all else."""
+    if regular(path) > most * 2**20:
+        raise ValueError(f"it has more than {most} MB")
     try:
         value = json.loads(Path(path).read_text())
     except RecursionError as error:

@@ -1,7 +1,7 @@
 """Quantizers and recipes of one's own, known by name to `load` and to every command."""
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
@@ -37,10 +37,10 @@ def register(
     RECIPES[recipe.stage, name] = made
 
 
-def import_modules(names: Iterable[str]) -> None:
+def import_modules(names: list[str]) -> None:
     """Import what `--import` names, and the entry points `minivim.plugins`."""
-    # As with `python -m`: a module of the current folder can be imported.
-    sys.path[:0] = [] if "" in sys.path else [""]
+    # Modules of the current folder, last: it may be of data that hold a datasets.py.
+    sys.path += [""] if names and "" not in sys.path else []
     steps: list[tuple[str, Callable[[], Any]]] = [
         (f"the plugin {point.name}", point.load)
         for point in entry_points(group="minivim.plugins")

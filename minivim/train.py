@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import platform
 import sys
@@ -28,10 +27,10 @@ from safetensors.numpy import save_file
 
 from minivim import classifier, config, data, encode, metrics, training, weights
 from minivim.config import ClassifierRecipe, PriorRecipe, ProbeRecipe, TokenizerRecipe
+from minivim.config.checks import require
 from minivim.context import Context
 from minivim.data import Source, Stream
 from minivim.data.augment import augment
-from minivim.errors import UserError
 from minivim.files import write_json
 from minivim.prior import Prior, prior_loss
 from minivim.probe import ProbeResult, linear_probe
@@ -88,9 +87,8 @@ def train(
             data.announce(source)
             if stream:
                 print(f"minivim: note: {data.CAVEAT}", file=sys.stderr)
-        rows_from, test = coded(
-            recipe, network, source, held_out, workers=workers, quiet=quiet
-        )
+        how: Any = {"workers": workers, "quiet": quiet}
+        rows_from, test = coded(recipe, network, source, held_out, **how)
         parts = setup(recipe, frozen=network)
         model, optim, graph = parts.model, parts.optim, nnx.graphdef(parts.model)
         state = training.new_state(model, optim, steps=run.steps, mesh=devices)
@@ -112,7 +110,7 @@ def train(
     model = parts.export(nnx.merge(graph, variables))
     if first:
         card = run_card(recipe, source, training.read_metrics(workdir))
-        card |= _provenance(recipe, network, source)
+        card |= _provenance(recipe, network, source, workdir)
         weights.save(workdir, model, kind=recipe.stage, card=card)
         # As `weights.load` would give it, for those who ask what it was trained on.
         model.card = weights.read_card(workdir)
@@ -242,24 +240,20 @@ def frozen_network(recipe: TrainableRecipe) -> Any:
         return weights.load(recipe.perceptual_net)
     if not isinstance(recipe, PriorRecipe):
         return None
-    if not recipe.tokenizer:
-        raise UserError("a prior needs a tokenizer; use --set tokenizer=FOLDER")
-    tokenizer = weights.load(recipe.tokenizer)
-    if not isinstance(tokenizer, Tokenizer):
-        raise UserError(f"{recipe.tokenizer} is no tokenizer; name one")
+    name = recipe.tokenizer
+    require(bool(name), "a prior needs a tokenizer; use --set tokenizer=FOLDER")
+    tokenizer = weights.load(name)
+    require(isinstance(tokenizer, Tokenizer), f"{name} is no tokenizer; name one")
     size, grid = tokenizer.config.quantizer.num_codes, tokenizer.config.grid
-    _check_sizes(recipe, f"the tokenizer {recipe.tokenizer}", size, grid)
+    _check_sizes(recipe, f"the tokenizer {name}", size, grid)
     return tokenizer
 
 
 def _check_sizes(recipe: PriorRecipe, what: str, num_codes: int, grid: int) -> None:
     for name, value in (("num_codes", num_codes), ("grid", grid)):
         wanted = getattr(recipe.model, name)
-        if wanted != value:
-            raise UserError(
-                f"{what} has {name}={value}, the recipe {wanted}; use --set "
-                f"model.{name}={value}"
-            )
+        told = f"{what} has {name}={value}, the recipe {wanted}"
+        require(wanted == value, f"{told}; use --set model.{name}={value}")
 
 
 def opened(
@@ -271,11 +265,9 @@ def opened(
         network, opener, shape = None, data.open_codes, {}
     else:
         network = frozen_network(recipe)
-        if stream and prior and recipe.codes == "cache":
-            raise UserError(
-                "codes=cache encodes all images beforehand, and a stream has no end; "
-                "use --set codes=fly, or leave out --stream"
-            )
+        told = "codes=cache encodes all images beforehand, and a stream has no end"
+        cached = stream and prior and recipe.codes == "cache"
+        require(not cached, f"{told}; use --set codes=fly, or leave out --stream")
         opener = data.open_stream if stream else data.open_source
         sized: Any = recipe if isinstance(recipe, ClassifierRecipe) else recipe.model
         shape = (network.config if prior else sized).image_shape
@@ -286,11 +278,9 @@ def opened(
     if wanted:
         data.require_labels(source)
         data.require_labels(held_out)
-    if wanted and source.num_classes != wanted:
-        raise UserError(
-            f"{source.description} has {source.num_classes} classes, the recipe "
-            f"{wanted}; use --set num_classes={source.num_classes}"
-        )
+        count = source.num_classes
+        told = f"{source.description} has {count} classes, the recipe {wanted}"
+        require(count == wanted, f"{told}; use --set num_classes={count}")
     return network, source, held_out
 
 
@@ -298,29 +288,23 @@ def _check_codes(
     recipe: Any, folder: Any, card: data.CodesCard, *, stream: bool
 ) -> None:
     """Raise `UserError` unless a folder of codes is what the recipe is for."""
-    if stream or recipe.codes == "fly":
-        raise UserError(
-            f"{folder} holds codes, read by index, and no images; use --set "
-            "codes=cache views=1 flip=false crop=1, without --stream"
-        )
+    told = f"{folder} holds codes, read by index, and no images; use --set codes=cache"
+    told = f"{told} views=1 flip=false crop=1, without --stream"
+    require(not stream and recipe.codes == "cache", told)
     if recipe.tokenizer:
+        name, known = card.tokenizer, card.tokenizer_hash
         named = weights.weights_hash(frozen_network(recipe))
-        if named != card.tokenizer_hash:
-            raise UserError(
-                f"{folder} holds codes of {card.tokenizer} "
-                f"({card.tokenizer_hash[:12]}), the recipe names {recipe.tokenizer} "
-                f"({named[:12]}); use --set tokenizer={card.tokenizer} or encode again"
-            )
+        told = f"{folder} holds codes of {name} ({known[:12]}), the recipe names "
+        told += f"{recipe.tokenizer} ({named[:12]})"
+        require(named == known, f"{told}; use --set tokenizer={name} or encode again")
     _check_sizes(recipe, str(folder), card.num_codes, card.grid)
     has, asked = (
         " ".join(f"{name}={getattr(one, name)}" for name in ("views", "flip", "crop"))
         for one in (card, recipe)
     )
-    if recipe.views > 1 and asked != has:
-        raise UserError(
-            f"{folder} has {has}, the recipe {asked}; encode again, or use --set "
-            "views=1 flip=false crop=1 to take its views as they are"
-        )
+    told = f"{folder} has {has}, the recipe {asked}; encode again, or use --set views=1"
+    told += " flip=false crop=1 to take its views as they are"
+    require(recipe.views == 1 or asked == has, told)
 
 
 def coded(
@@ -363,7 +347,7 @@ def machine() -> str:
     return f"{os.cpu_count()} cores, {jax.device_count()} x {device.platform} ({kind})"
 
 
-def _provenance(recipe: TrainableRecipe, network: Any, source: Any) -> dict[str, Any]:
+def _provenance(recipe: Any, network: Any, source: Any, workdir: Any) -> dict[str, Any]:
     """What a card says of networks and labels that took part in the training."""
     names = list(source.class_names)
     if isinstance(recipe, ClassifierRecipe):
@@ -373,10 +357,10 @@ def _provenance(recipe: TrainableRecipe, network: Any, source: Any) -> dict[str,
         net, why = recipe.perceptual_net, "a perceptual loss"
         card = {"perceptual_net": net, "perceptual_net_hash": known, "labels_seen": why}
         return card if known else {}
-    card: dict[str, Any] = {"tokenizer": recipe.tokenizer, "tokenizer_hash": known}
-    if not known:
-        codes, name = source.card, recipe.tokenizer or source.card.tokenizer
-        card = {"tokenizer": name, "tokenizer_hash": codes.tokenizer_hash}
+    codes: Any = None if known else source.card
+    name, known = recipe.tokenizer or codes.tokenizer, known or codes.tokenizer_hash
+    card = {"tokenizer": weights.relative(name, workdir), "tokenizer_hash": known}
+    if codes:
         card["codes"] = {n: getattr(codes, n) for n in ("views", "flip", "crop")}
     return card | {"class_names": names if recipe.model.num_classes else []}
 
@@ -406,8 +390,3 @@ def probe(
     rows = data.stack(train, recipe.train_size), data.stack(test, recipe.test_size)
     how: Any = {"held_out": recipe.held_out, "seed": recipe.seed}
     return linear_probe(prior, tokenizer, *rows, num_classes=train.num_classes, **how)
-
-
-def replaced(recipe: TrainableRecipe, **run: Any) -> TrainableRecipe:
-    """The recipe with other run settings, for shorter or seeded copies."""
-    return dataclasses.replace(recipe, run=dataclasses.replace(recipe.run, **run))

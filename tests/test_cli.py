@@ -507,6 +507,7 @@ def test_impossible_evaluations(capsys, options, parts):
         (["shapes/prior", "--lpips", "x"], ["for a prior", "name a palette"]),
         (["shapes/tokenizer", "--neighbours", "pixels"], ["for a tokenizer"]),
         (["shapes/tokenizer", "--samples", "8"], ["--samples has no figures for a"]),
+        (["shapes/judge", "--tokenizer", "x"], ["--tokenizer has no figures for a"]),
         (["shapes/prior", "--samples", "8", "--data", "x"], ["nothing looks at samp"]),
         (["shapes/judge", "--judge", "shapes/judge"], ["--judge has no figures for a"]),
         (["shapes/classifier", "--inception", "x"], ["a classifier; leave it out"]),
@@ -869,12 +870,15 @@ def test_a_tokenizer_that_is_gone(home, capsys, tmp_path):
         ["evaluate", tmp_path / "prior", "--data", home / "pictures"],
     ):
         refused(
-            capsys, command, f"no tokenizer for {tmp_path / 'prior'}: there are no "
-            f"weights at '{tmp_path / 'mine'}'", "--tokenizer",
+            capsys, command, f"no tokenizer for {tmp_path / 'prior'}, whose card",
+            f"there are no weights at '{tmp_path / 'mine'}'", "--tokenizer",
         )  # fmt: skip
     weights.save(tmp_path / "there", tiny.tokenizer(), kind="tokenizer", card={})
     command = ["sample", tmp_path / "prior", *out, "--tokenizer", tmp_path / "there"]
     assert cli.main([*map(str, command), "--count", "1"]) == 0
+    command = ["evaluate", tmp_path / "prior", "--data", home / "pictures"]
+    command += ["--tokenizer", tmp_path / "there", "--quiet"]
+    assert cli.main([*map(str, command)]) == 0
 
 
 @pytest.mark.parametrize("ref", ["runs/nope", "./nope", "/nope", "~/nope", "nope"])

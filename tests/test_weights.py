@@ -237,8 +237,11 @@ def test_loading_a_prior_fetches_nothing_unasked(tmp_path, saved, monkeypatch):
     weights.load(folder)
     assert weights.read_card(folder)["tokenizer"] == "someone/tok"
     assert asked == []
-    weights.load_pair(folder)
-    assert asked == ["someone/tok"]
+    with pytest.raises(UserError, match="no weights at 'someone/tok'"):
+        weights.load_pair(folder)
+    assert asked == []
+    weights.load_pair(folder, "someone/tok")
+    assert set(asked) == {"someone/tok"}
 
 
 @pytest.mark.parametrize(
@@ -273,7 +276,7 @@ def test_a_tokenizer_is_no_prior(pair):
 
 def test_a_prior_whose_card_names_no_tokenizer(tmp_path):
     folder = weights.save(tmp_path / "prior", tiny.prior(), kind="prior", card={})
-    with pytest.raises(UserError, match="names no tokenizer; name one"):
+    with pytest.raises(UserError, match="whose card names None.*name one"):
         weights.load_pair(folder)
 
 

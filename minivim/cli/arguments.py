@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from minivim import weights
+from minivim.config.checks import require
 from minivim.data import DataSpec
 from minivim.errors import UserError, explained
 from minivim.files import beside
@@ -121,10 +122,8 @@ def open_tokenizer(ref: str) -> Any:
 def writable(path: str, suffix: str) -> Path:
     """A path to write to, its folder made; raises `UserError` early."""
     file = Path(path)
-    if file.suffix.lower() != suffix:
-        raise UserError(f"{path} must end in {suffix}")
-    if file.is_dir():
-        raise UserError(f"{path} is a folder; give the name of a file in it")
+    require(file.suffix.lower() == suffix, f"{path} must end in {suffix}")
+    require(not file.is_dir(), f"{path} is a folder; give the name of a file in it")
     with explained(f"cannot write {path}", "choose another place", OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         # Whoever is refused later for something else keeps no empty file.

@@ -152,6 +152,7 @@ def _encode(options: Namespace) -> None:
     option("--judge", metavar="REF", help="labelled network that grades"),
     option("--inception", metavar="REF", help="for FID and Inception Score"),
     option("--lpips", metavar="REF", help="see convert, as for --inception"),
+    option("--tokenizer", help="of a prior (default: the one its card names)"),
     option("--samples", type=args.positive, help="of a prior (default: 512)"),
     option("--neighbours", choices=("judge", "pixels"), help="of samples in training"),
     option("--batch-size", type=args.positive, default=256),

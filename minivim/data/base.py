@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Int
 
 from minivim.data.pixels import decode
-from minivim.errors import UserError
+from minivim.errors import UserError, one_line
+from minivim.files import inside
 
 Batch = dict[str, np.ndarray]
 
@@ -57,10 +58,11 @@ class Request(NamedTuple):
     split: str
     shape: dict[str, int]  # image_size and channels
     kind: str  # "shapes", "pictures", "saved", "parquet", "hub" or "given"
-    root: Path | None = Path()  # None: paths in cells may lead anywhere
+    root: Path = Path()
     files: Sequence[str] = ()  # below root
     notes: tuple[str, ...] = ()  # on what is not used
     labels: Mapping[str, str] = {}  # of pictures, from a table beside them
+    caches: tuple[Path, ...] = ()  # where paths in cells may lead besides root
 
 
 class Pictures(Source):
@@ -77,7 +79,7 @@ class Pictures(Source):
         identity: tuple,
     ):
         self.labels, self.class_names, self.shape = labels, class_names, request.shape
-        self.name, self.root = request.name, request.root
+        self.request, self.name, self.root = request, request.name, request.root
         self.description = f"{self.name} ({request.split})"
         self.fingerprint = hash_of(identity)
 
@@ -120,7 +122,7 @@ class TableSource(Pictures):
         rows = self._rows[indices].tolist()
         (cells,) = self._table[rows].values()
         named = zip(cells, rows, strict=True)
-        return [open_cell(c, f"row {r} of {self.name}", self.root) for c, r in named]
+        return [open_cell(c, f"row {r} of {self.name}", self.request) for c, r in named]
 
 
 class Subset(Source):
@@ -152,23 +154,24 @@ class Subset(Source):
         return self.source.files(self.rows[indices])  # type: ignore[attr-defined]
 
 
-def open_cell(cell: dict | None, where: str, root: Path | None) -> tuple[Any, str]:
+def open_cell(cell: dict | None, where: str, request: Request) -> tuple[Any, str]:
     """The bytes or path in a table's cell, and the name of the picture for errors.
 
-    A path is relative to `root`, the table's folder, and must lie inside it.
+    Its path lies inside the table's folder, or the caches; a given table's anywhere.
     """
     data, path = (cell["bytes"], cell["path"] or "") if cell else (None, "")
+    name = f"{one_line(path, 120)}, {where}," if path else where
     if data is not None:
-        return io.BytesIO(data), f"{path}, {where}," if path else where
+        return io.BytesIO(data), name
     if not path:
         raise UserError(f"{where} has no image: remove the row")
-    if root is None:
-        return path, f"{path}, {where},"
-    whole = os.path.realpath(os.path.join(root, path.replace("\0", "")))
-    if not Path(whole).is_relative_to(os.path.realpath(root)):
-        told = f"{where} names {path}, which is outside of {root}"
-        raise UserError(f"{told}: put the pictures into the folder of the table")
-    return whole, f"{path}, {where},"
+    if request.kind == "given":
+        return path, name
+    try:
+        return inside(path, request.root, *request.caches), name
+    except ValueError as error:
+        remedy = "put the pictures into the folder of the table, or leave out --stream"
+        raise UserError(f"{where} {error}: {remedy}") from error
 
 
 def hash_of(parts: Any) -> str:

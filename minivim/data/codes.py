@@ -81,9 +81,8 @@ def open_codes(folder: str | os.PathLike[str], split: str = "train") -> CodeSour
         card = CodesCard(**read_json(path / CARD))
         tables = saved(path)
         found = [name for name in tables if "codes" in tables[name].features]
-    if split not in found:
-        told = f"{folder} holds codes of the split {' and '.join(found)} and not of"
-        raise UserError(f"{told} {split}: run minivim encode without --split")
+    told = f"{folder} holds codes of the split {' and '.join(found)} and not of {split}"
+    require(split in found, f"{told}: run minivim encode without --split")
     return CodeSource(tables[split], card, split)
 
 

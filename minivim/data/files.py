@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from minivim.data import layout
 from minivim.data.pixels import suffixes
 from minivim.errors import UserError, explained
+from minivim.files import inside, read_json, regular
 
 LABEL_TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 
@@ -43,8 +44,7 @@ def look(folder: Path) -> Found:
             others.append(name)
         else:
             odd[f"{suffix} file" if suffix else "file without a suffix"] += 1
-    labels: dict[str, str] = {}
-    notes = []
+    labels, notes = dict[str, str](), []
     for name in others:
         table = name.lower().endswith(".parquet")
         if table and (not pictures or _holds_pictures(folder / name)):
@@ -99,7 +99,7 @@ def _holds_pictures(file: Path) -> bool:
     return "image" in layout.kinds(features).values() or binary in features.values()
 
 
-def described(file: Path) -> tuple[int, Any]:
+def described(file: str | Path) -> tuple[int, Any]:
     """Rows and columns of a parquet file; categories are as what they stand for."""
     import datasets
     import pyarrow as pa
@@ -109,23 +109,30 @@ def described(file: Path) -> tuple[int, Any]:
     with explained(told, "fetch or write it again"), open(file, "rb") as opened:
         table = pq.ParquetFile(opened)
         fields = [
-            field.with_type(field.type.value_type)
-            if pa.types.is_dictionary(field.type)
-            else field
-            for field in table.schema_arrow
+            f.with_type(f.type.value_type) if pa.types.is_dictionary(f.type) else f
+            for f in table.schema_arrow
         ]
         schema = pa.schema(fields, table.schema_arrow.metadata)
         return table.metadata.num_rows, datasets.Features.from_arrow_schema(schema)
 
 
 def saved(folder: Path) -> dict[str, Any]:
-    """Tables by split, of `save_to_disk`; false offsets would end the process."""
+    """Tables by split, of `save_to_disk`; raises if its records lead out of it."""
     import datasets
 
+    records, splits = ("dataset_info.json", "state.json"), [""]
+    if not all((folder / name).is_file() for name in records):
+        splits = read_json(folder / "dataset_dict.json")["splits"]
+    for split in splits:
+        # `datasets` reads a::b as an address.
+        place = inside(split.replace("::", "://"), folder)
+        _, state = (read_json(Path(place, name), most=16) for name in records)
+        for part in state["_data_files"]:
+            regular(inside(os.path.join(split, part["filename"]), folder))
     found: Any = datasets.load_from_disk(str(folder))
     tables = found if isinstance(found, dict) else {"train": found}
     for table in tables.values():
-        table.data.validate(full=True)
+        table.data.validate(full=True)  # False offsets would end the process.
     return tables
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from minivim.config.checks import require
 from minivim.errors import UserError
 
 WORDS = {
@@ -63,9 +64,8 @@ def split_of_file(path: str) -> str:
     *folders, name = path.split("/")
     tokens = re.split(r"[^a-z]+", name.rpartition(".")[0].lower())
     found = {split_of(part) for part in (*folders, *filter(None, tokens))} - {""}
-    if len(found) > 1:
-        told = f"{path} names the splits {' and '.join(sorted(found))}"
-        raise UserError(f"{told}: let its name and folders say one")
+    told = f"{path} names the splits {' and '.join(sorted(found))}"
+    require(len(found) < 2, f"{told}: let its name and folders say one")
     return found.pop() if found else ""
 
 
@@ -121,10 +121,9 @@ def place(paths: Sequence[str], where: str) -> tuple[list[Placed], list[str]]:
             other = rest[0] if rest else counted(children[""], "picture")
             if many or set(named.values()) != {"train"} or named.keys() & deep:
                 told = f"{where} holds {', '.join(sorted(named))} beside {other}"
-                raise UserError(
-                    f"{told}, so these may be splits or classes: move the splits into "
-                    "a folder without others, or give classes other names"
-                )
+                told += ", so these may be splits or classes: move the splits into a"
+                told += " folder without others, or give classes other names"
+                raise UserError(told)
             continue
         kinds |= named
         beside.add(parent)
@@ -134,9 +133,8 @@ def place(paths: Sequence[str], where: str) -> tuple[list[Placed], list[str]]:
         parts = folder.split("/") if folder else []
         chain = ["/".join(parts[: i + 1]) for i in range(len(parts))]
         found = {kinds[part] for part in chain if part in kinds}
-        if len(found) > 1:
-            told = f"{where} has {folder}, in two splits at once"
-            raise UserError(f"{told}: move or rename the inner folder")
+        told = f"{where} has {folder}, in two splits at once"
+        require(len(found) < 2, f"{told}: move or rename the inner folder")
         if folder in beside:
             strays.append(path)
             continue
@@ -194,21 +192,17 @@ def classes(
     found = {split: {t for t in v if t is not None} for split, v in values.items()}
     found = {split: v if v != {"-1"} else set() for split, v in found.items()}
     names = order(set().union(*found.values()))
-    if len(names) > MOST_CLASSES:
-        raise UserError(
-            f"{where} has {len(names):,} different labels: choose a column of classes "
-            "with --label-column"
-        )
+    told = f"{where} has {len(names):,} different labels: choose a column of classes"
+    require(len(names) <= MOST_CLASSES, f"{told} with --label-column")
     notes, known = [], found.get("train", set())
     for split, own in found.items():
         if known and (new := order(own - known)):
             told = f"{', '.join(new[:3])}{' ...' if len(new) > 3 else ''}"
             if 2 * len(new) > len(own) and _numbers(own) != _numbers(known):
-                raise UserError(
-                    f"{where}: the classes of {split} ({told}) are not those of the "
-                    f"training pictures ({', '.join(order(known)[:3])} ...): name them "
-                    "alike"
-                )
+                others = ", ".join(order(known)[:3])
+                told = f"{where}: the classes of {split} ({told}) are not those of the "
+                told += f"training pictures ({others} ...): name them alike"
+                raise UserError(told)
             notes.append(f"no training pictures of {told}")
     if missing := sum(v.count(None) for v in values.values() if set(v) != {None}):
         notes.append(f"{missing:,} without a label")
@@ -250,9 +244,8 @@ def choose(
     or bytes), "value" or "" (of no use here). One asked for by name must be there.
     """
     for name, option in ((image, "--image-column"), (label, "--label-column")):
-        if name and name not in kinds:
-            told = f"there is no column {name}, the columns are {', '.join(kinds)}"
-            raise UserError(f"{told}: give one of them to {option}")
+        told = f"there is no column {name}, the columns are {', '.join(kinds)}"
+        require(not name or name in kinds, f"{told}: give one of them to {option}")
     lower = {name: name.lower() for name in kinds}
 
     def by_name(wanted: str, fits: Callable[[str], bool]) -> list[str]:
@@ -328,15 +321,13 @@ def choose_split(
     found = [name for name in ("test", "validation") if name in labels]
     found.sort(key=lambda name: not (labels[name] >= 0).any())
     test, unused = "".join(found[:1]), found[1:]
-    if "train" not in labels and split == "train":
-        raise UserError(
-            f"{where} has {test} pictures alone, and none to train on: give {test} "
-            "another name, or add pictures for training"
-        )
+    told = f"{where} has {test} pictures alone, and none to train on: give {test}"
+    told += " another name, or add pictures for training"
+    require("train" in labels or split != "train", told)
     name = test if test and split == "test" else "train"
-    if not len(labels[name]):
-        told = "has no rows" if name == "train" else f"has no rows for {name}"
-        raise UserError(f"{where} {told}: give pictures or remove the empty part")
+    told = "has no rows" if name == "train" else f"has no rows for {name}"
+    told = f"{where} {told}: give pictures or remove the empty part"
+    require(len(labels[name]) > 0, told)
     rows = np.arange(len(labels[name]))
     sizes = {s: len(v) for s, v in labels.items()}
     told = ", ".join(f"{sizes[s]:,} {s}" for s in ("train", test) if s in sizes)

@@ -15,10 +15,10 @@ import numpy as np
 from jaxtyping import Int
 from tqdm.auto import tqdm
 
+from minivim.config.checks import require
 from minivim.data.arrays import unit_images
 from minivim.data.base import Batch, Source
 from minivim.data.streams import Stream, StreamIterator
-from minivim.errors import UserError
 
 
 def batches(
@@ -51,14 +51,11 @@ def batches(
     """
     positions = np.arange(batch_size)[rows]
     if isinstance(source, Stream):
-        if workers or not shuffle:
-            problem = "a stream is shuffled and read by one process"
-            raise UserError(f"{problem}: leave out --workers or --stream")
+        problem = "a stream is shuffled and read by one process"
+        require(shuffle and not workers, f"{problem}: leave out --workers or --stream")
         return StreamIterator(source, batch_size, positions, seed)
-    if batch_size < 1:
-        raise UserError(f"batch_size {batch_size} is impossible: choose 1 or more")
-    if workers < 0:
-        raise UserError(f"workers {workers} is impossible: choose 0 or more")
+    require(batch_size > 0, f"batch_size {batch_size} is impossible: choose 1 or more")
+    require(workers >= 0, f"workers {workers} is impossible: choose 0 or more")
     endless = _Endless(source, batch_size, seed if shuffle else None, positions)
     return BatchIterator(endless, workers)
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from minivim.config.checks import require
 from minivim.data.base import Batch
-from minivim.errors import UserError
 
 COLOURS = {
     "coral": (229, 86, 74),
@@ -145,12 +145,11 @@ def arrays(split: str = "train", *, size: int | None = None, seed: int = 0) -> B
     float32 [n], degrees clockwise. Raises `UserError` for an unknown split, a size
     below 1 or a seed below 0.
     """
-    if split not in SIZES:
-        raise UserError(f"shapes has no split {split!r}: use 'train' or 'test'")
+    require(split in SIZES, f"shapes has no split {split!r}: use 'train' or 'test'")
     size = SIZES[split] if size is None else size
-    if size < 1 or seed < 0:
-        remedy = "ask for at least 1 image and a seed of at least 0"
-        raise UserError(f"shapes cannot draw {size} images from seed {seed}: {remedy}")
+    told = f"shapes cannot draw {size} images from seed {seed}"
+    remedy = "ask for at least 1 image and a seed of at least 0"
+    require(size > 0 and seed >= 0, f"{told}: {remedy}")
     blocks = []
     for block in range(-(-size // BLOCK)):
         factors = _draw_factors(seed, split, block)

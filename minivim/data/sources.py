@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from minivim.config.checks import require
 from minivim.data import files, layout, shapes, tables
 from minivim.data.arrays import ArraySource
 from minivim.data.base import FileSource, Request, Source, Subset, TableSource
@@ -93,10 +94,9 @@ def open_source(
     if request.kind == "sources":
         source = _open_given(asked.spec, split)
         image = source.take(np.array([0])).get("image", np.empty(0))
-        if image.shape[1:] != (image_size, image_size, channels):
-            told = f"{source.description} has images of shape {image.shape[1:]}, not"
-            wanted = f"({image_size}, {image_size}, {channels})"
-            raise UserError(f"{told} {wanted}: resize them")
+        has, wanted = image.shape[1:], (image_size, image_size, channels)
+        told = f"{source.description} has images of shape {has}, not {wanted}"
+        require(has == wanted, f"{told}: resize them")
     elif request.kind == "pictures":
         source = _open_pictures(request)
     else:
@@ -120,19 +120,18 @@ def open_stream(
     """
     asked = spec if isinstance(spec, DataSpec) else DataSpec(spec)
     request = _locate(asked.spec, split, image_size, channels)
-    if request.kind not in ("parquet", "saved", "hub"):
-        told = f"{request.name} is at hand and read by index: leave out --stream"
-        raise UserError(f"{told}, which is for parquet, saved datasets and the hub")
-    if asked.check or asked.skip_unreadable:
-        told = "a stream is read once, in a row, and not checked beforehand"
-        raise UserError(f"{told}: leave out --check and --skip-unreadable, or --stream")
+    told = f"{request.name} is at hand and read by index: leave out --stream, which"
+    fits = request.kind in ("parquet", "saved", "hub")
+    require(fits, f"{told} is for parquet, saved datasets and the hub")
+    told = "a stream is read once, in a row, and not checked beforehand: leave out"
+    checks = asked.check or asked.skip_unreadable
+    require(not checks, f"{told} --check and --skip-unreadable, or --stream")
     read = tables.read(request, streaming=True)
     test = next((s for s in ("test", "validation") if s in read.tables), "")
-    if not test or "train" not in read.tables:  # One split cannot be both.
-        missing = "train" if test else "test"
-        told = f"{request.name} has no {missing} split, and a stream holds nothing out"
-        remedy = f"add files whose names begin with {missing}, or leave out --stream"
-        raise UserError(f"{told}: {remedy}")
+    missing = "train" if test else "test"
+    told = f"{request.name} has no {missing} split, and a stream holds nothing out"
+    remedy = f"add files whose names begin with {missing}, or leave out --stream"
+    require(bool(test) and "train" in read.tables, f"{told}: {remedy}")
     table = read.tables["train" if split == "train" else test]
     columns = tables.columns_of(read, asked.image_column, asked.label_column)
     identity = (read.identity, "stream", split, columns[:3], image_size, channels)
@@ -146,12 +145,11 @@ def open_stream(
 
 def require_labels(source: Source | Stream) -> None:
     """Raise UserError unless the source knows at least two labels."""
-    if source.num_classes < 2:
-        known = f"one label ({source.class_names[0]})" if source.class_names else "none"
-        told = f"this needs images of at least two labels, and {source.description} has"
-        remedy = "put each class in a folder of its own, or give a label column"
-        remedy += " (with arrays in memory, class_names)"
-        raise UserError(f"{told} {known}: {remedy}")
+    known = f"one label ({source.class_names[0]})" if source.class_names else "none"
+    told = f"this needs images of at least two labels, and {source.description} has"
+    remedy = "put each class in a folder of its own, or give a label column"
+    remedy += " (with arrays in memory, class_names)"
+    require(source.num_classes > 1, f"{told} {known}: {remedy}")
 
 
 def announce(source: Source | Stream) -> None:
@@ -168,21 +166,18 @@ def _say(told: str) -> None:
 def _locate(spec: Any, split: str, image_size: int, channels: int) -> Request:
     """Where the data are that a user asks for, if that is possible."""
     shape = {"image_size": image_size, "channels": channels}
-    if not 1 <= image_size <= MAX_IMAGE_SIZE:
-        told = f"image_size {image_size} is impossible"
-        raise UserError(f"{told}: choose a whole number from 1 to {MAX_IMAGE_SIZE}")
-    if channels not in (1, 3):
-        told = f"channels {channels} is impossible"
-        raise UserError(f"{told}: choose 3 (RGB) or 1 (grey)")
-    if split not in ("train", "test"):
-        raise UserError(f"there is no split {split!r}: use 'train' or 'test'")
+    told = f"image_size {image_size} is impossible: choose a whole number from 1 to"
+    require(1 <= image_size <= MAX_IMAGE_SIZE, f"{told} {MAX_IMAGE_SIZE}")
+    told = f"channels {channels} is impossible: choose 3 (RGB) or 1 (grey)"
+    require(channels in (1, 3), told)
+    told = f"there is no split {split!r}: use 'train' or 'test'"
+    require(split in ("train", "test"), told)
     if not isinstance(spec, str | os.PathLike):
         kind = "sources" if _sources(spec) else "given"
         return Request("the given data", split, shape, kind)
     name = os.fspath(spec)
-    if not name.strip():
-        told = "the data have an empty name, which would mean the folder you are in"
-        raise UserError(f"{told}: give . for it, or 'shapes'")
+    told = "the data have an empty name, which would mean the folder you are in"
+    require(bool(name.strip()), f"{told}: give . for it, or 'shapes'")
     request = partial(Request, name, split, shape)
     path = Path(name).expanduser()
     if name == "shapes":
@@ -202,52 +197,49 @@ def _locate(spec: Any, split: str, image_size: int, channels: int) -> Request:
         told = "is neither a parquet file nor a picture that can be read here"
         told = told if path.is_file() else "matches no parquet file and no picture"
         raise UserError(f"{name} {told}: give such a file or the folder that holds it")
-    if HUB_ID.fullmatch(name):
-        return request("hub")
-    remedy = "parquet files, or a dataset of the hub as owner/name@revision"
-    told = f"{name} does not exist: give 'shapes', a folder of images"
-    raise UserError(f"{told}, {remedy}")
+    told = f"{name} does not exist: give 'shapes', a folder of images, parquet files,"
+    told += " or a dataset of the hub as owner/name@revision"
+    require(bool(HUB_ID.fullmatch(name)), told)
+    return request("hub")
 
 
 def _locate_folder(path: Path, name: str, request: Callable[..., Request]) -> Request:
-    if is_codes(path):
-        told = f"{name} holds codes, which minivim train prior alone reads"
-        raise UserError(f"{told}: give the images here")
+    told = f"{name} holds codes, which minivim train prior alone reads"
+    require(not is_codes(path), f"{told}: give the images here")
     if any((path / f).is_file() for f in ("dataset_dict.json", "state.json")):
-        arrow = sorted(f.relative_to(path).as_posix() for f in path.rglob("*.arrow"))
-        return request("saved", path, arrow)
+        arrow = [file for file in path.rglob("*.arrow") if file.is_file()]
+        below = sorted(file.relative_to(path).as_posix() for file in arrow)
+        return request("saved", path, below)
     found = files.look(path)
     if found.tables:
         few = layout.counted(len(found.pictures), "picture")
         notes = (f"not used: {few} beside the tables",) if found.pictures else ()
         return request("parquet", path, found.tables, found.notes + notes)
-    if not found.pictures:
-        told = f" ({'; '.join(found.notes)})" if found.notes else ""
-        remedy = "give a folder with .jpg, .png or other files that Pillow reads"
-        raise UserError(f"{name} holds no images{told}: {remedy}, or parquet files")
+    told = f" ({'; '.join(found.notes)})" if found.notes else ""
+    remedy = "give a folder with .jpg, .png or other files that Pillow reads"
+    told = f"{name} holds no images{told}: {remedy}, or parquet files"
+    require(bool(found.pictures), told)
     return request("pictures", path, found.pictures, found.notes, found.labels)
 
 
 def _sources(spec: Any) -> bool:
     """Whether an object is a source, or sources by split; False for other data."""
     parts = list(spec.values()) if isinstance(spec, Mapping) else [spec]
-    if parts and all(isinstance(part, Source) for part in parts):
-        return True
-    if parts and all(type(p).__module__.startswith("datasets.") for p in parts):
-        return False
-    raise UserError(
-        f"data of type {type(spec).__name__} cannot be read: give a name, a Source, a "
-        "datasets.Dataset, or a dictionary of those by split"
+    own = all(isinstance(part, Source) for part in parts)
+    opened = all(type(p).__module__.startswith("datasets.") for p in parts)
+    told = (
+        f"data of type {type(spec).__name__} cannot be read: give a name, a Source, a"
     )
+    told += " datasets.Dataset, or a dictionary of those by split"
+    require(bool(parts) and (own or opened), told)
+    return own
 
 
 def _open_given(spec: Any, split: str) -> Source:
     """One of the user's own sources, a part of it where there is one alone."""
-    given = spec if isinstance(spec, Mapping) else {"": spec}
-    parts, _ = tables.by_split(given, "the data")
-    none = np.full(1, -1)
+    parts, _ = tables.by_split(spec, "the data")
     labels = {
-        name: np.broadcast_to(none, len(part)) if part.labels is None else part.labels
+        name: np.broadcast_to(-1, len(part)) if part.labels is None else part.labels
         for name, part in parts.items()
     }
     chosen = layout.choose_split(split, labels, "the given source")

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from minivim.config.checks import require
 from minivim.data.arrays import unit_images
 from minivim.data.base import Batch, Images, Request, hash_of, open_cell
 from minivim.data.layout import class_name
 from minivim.data.pixels import decode
 from minivim.data.tables import Columns, encoded
-from minivim.errors import UserError, explained
+from minivim.errors import explained
 
 SHUFFLE_BUFFER = 1_000  # rows that wait to be drawn from, encoded, in each process
 SAVED_SHARDS = 16  # per process, of a saved dataset, whose rows can be cut anywhere
@@ -46,11 +47,9 @@ class Stream(Images):
 
     def first(self, n: int | None) -> Batch:
         """The first n images in order, uint8 [n, H, W, C], and labels."""
-        if n is None:
-            raise UserError(f"{self.description} has no known length: say how many")
+        require(n is not None, f"{self.description} has no known length: say how many")
         rows = list(itertools.islice(self.table, n))
-        if not rows:
-            raise UserError(f"{self.description} has no rows: give one with images")
+        require(bool(rows), f"{self.description} has no rows: give one with images")
         return self.decode(rows)
 
     def decode(self, rows: list[dict], pool: ThreadPoolExecutor | None = None) -> Batch:
@@ -61,7 +60,7 @@ class Stream(Images):
 
     def _pixels(self, row: dict) -> UInt8[np.ndarray, "H W C"]:
         where = f"an image of {self.name}"
-        file, where = open_cell(row[self._columns.image], where, self._request.root)
+        file, where = open_cell(row[self._columns.image], where, self._request)
         return decode(file, where, **self._request.shape)
 
     def _label(self, row: dict) -> int:
@@ -78,11 +77,10 @@ class Stream(Images):
         if hasattr(rows, "to_iterable_dataset"):  # a saved one, with known rows
             shards = count * max(1, min(SAVED_SHARDS, len(rows) // count))
             rows = rows.to_iterable_dataset(num_shards=min(shards, len(rows)))
-        if rows.num_shards % count:
-            files = rows.num_shards
-            told = f"{self.name} has {files} files, which {count} processes cannot"
-            remedy = f"use a number of them that divides {files}, or write more files"
-            raise UserError(f"{told} share equally: {remedy}")
+        files = rows.num_shards
+        told = f"{self.name} has {files} files, which {count} processes cannot"
+        remedy = f"use a number of them that divides {files}, or write more files"
+        require(files % count == 0, f"{told} share equally: {remedy}")
         mixed = rows.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
         return split_dataset_by_node(mixed, rank=index, world_size=count)
 
@@ -94,10 +92,11 @@ class StreamIterator(Iterator[Batch]):
         self._count = count = len(rows)
         fits = count and batch_size % count == 0
         blocks = np.arange(batch_size).reshape(-1, count).tolist() if fits else []
-        if rows.tolist() not in blocks:
-            told = "a stream gives each process one of equal blocks of the"
-            remedy = "change batch_size or the mesh, or leave out --stream"
-            raise UserError(f"{told} {batch_size} rows of a batch: {remedy}")
+        told = (
+            f"a stream gives each process one of equal blocks of the {batch_size} rows"
+        )
+        remedy = "change batch_size or the mesh, or leave out --stream"
+        require(rows.tolist() in blocks, f"{told} of a batch: {remedy}")
         self._stream, self._share = stream, blocks.index(rows.tolist())
         self._shares = len(blocks)
         self._table = partial(stream.share, self._share, self._shares, seed=seed)
@@ -139,8 +138,7 @@ class StreamIterator(Iterator[Batch]):
                 batch["image"] = unit_images(batch["image"])
                 yield batch, {"epoch": epoch, "rows": table.state_dict()}
                 part = []
-            if empty:
-                raise UserError(f"a share of {name} has no rows: use fewer processes")
+            require(not empty, f"a share of {name} has no rows: use fewer processes")
             epoch, rows = epoch + 1, None
 
     def get_state(self) -> dict[str, Any]:
@@ -155,10 +153,10 @@ class StreamIterator(Iterator[Batch]):
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go on behind the last batch before `state`, less what was in the buffer."""
-        if (was := state.get("shares")) != self._shares:
-            told = f"the stream was read in {was} shares and now is in {self._shares}"
-            remedy = "use as many processes as before, or choose another --workdir"
-            raise UserError(f"{told}: {remedy}")
+        was, now = state.get("shares"), self._shares
+        told = f"the stream was read in {was} shares and now is in {now}"
+        remedy = "use as many processes as before, or choose another --workdir"
+        require(was == now, f"{told}: {remedy}")
         self.close()
         self._start(**state["positions"][str(self._share)])
 

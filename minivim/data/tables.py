@@ -1,6 +1,7 @@
 """Columns and splits of tables: parquet files, saved datasets, the hub, or at hand."""
 
 import glob
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from minivim.config.checks import require
 from minivim.data import files, layout
 from minivim.data.base import Request
 from minivim.errors import UserError, explained
@@ -23,12 +25,7 @@ class Read(NamedTuple):
     tables: dict[str, Any]
     column: Column
     identity: Any
-    unused: Sequence[str] = ()
-
-    @property
-    def remarks(self) -> list[str]:
-        """On splits that are neither for training nor for testing."""
-        return [f"not used: the split {name}" for name in self.unused]
+    remarks: Sequence[str] = ()  # on splits that are not used
 
 
 class Columns(NamedTuple):
@@ -54,15 +51,13 @@ def columns_of(read: Read, image: str, label: str) -> Columns:
     name, (first, *_) = read.request.name, read.tables.values()
     if first.features is None:  # Some formats tell the types with the first row.
         first = first._resolve_features()
-    if first.features is None:
-        raise UserError(f"{name} has no rows: give a dataset with images")
+    require(first.features is not None, f"{name} has no rows: give one with images")
     kinds = layout.kinds(first.features)
     forced = bool(label)
     image, candidates = layout.choose(kinds, image=image, label=label)
-    if not image or kinds[image] not in ("image", "path"):
-        told = f"{name} has no image column (its columns: {', '.join(kinds)})"
-        remedy = "store the images with the type datasets.Image, or give --image-column"
-        raise UserError(f"{told}: {remedy}")
+    told = f"{name} has no image column (its columns: {', '.join(kinds)})"
+    remedy = "store the images with the type datasets.Image, or give --image-column"
+    require(kinds.get(image) in ("image", "path"), f"{told}: {remedy}")
     notes, found, label = [], None, ""
     for label in candidates:
         try:
@@ -73,22 +68,17 @@ def columns_of(read: Read, image: str, label: str) -> Columns:
             notes.append(str(error))
         if found:
             break
-    labels = {s: np.full(_rows(t), -1, np.int32) for s, t in read.tables.items()}
+    sizes = {s: getattr(table, "num_rows", 0) for s, table in read.tables.items()}
+    labels = {split: np.full(size, -1, np.int32) for split, size in sizes.items()}
     names, numbers = (), None
     if found:
         names, numbers, labels, more = found
         notes += [f"labels from the column {label}", *more]
     label = label if found else ""
-    others = [column for column in kinds if column not in (image, label)]
-    if others:
-        shown = ", ".join(others[:8])
+    if others := [column for column in kinds if column not in (image, label)]:
         told = "" if label else " (see --label-column)"
-        notes.append(f"columns not used: {shown}{told}")
+        notes.append(f"columns not used: {', '.join(others[:8])}{told}")
     return Columns(image, label, names, numbers, labels, notes)
-
-
-def _rows(table: Any) -> int:
-    return len(table) if hasattr(table, "__len__") else 0
 
 
 def _label_column(read: Read, label: str, kind: str, feature: Any) -> Any:
@@ -141,26 +131,27 @@ def _texts(chunks: list[Any], label: str) -> list[str | None]:
     return texts
 
 
-def by_split(parts: Mapping[str, Any], name: str) -> tuple[dict[str, Any], list[str]]:
-    """Parts by their splits, and the names of those that are none."""
+def by_split(parts: Any, name: str) -> tuple[dict[str, Any], list[str]]:
+    """Parts by their splits, or one alone, and remarks on those that are none."""
+    parts = parts if isinstance(parts, Mapping) else {"": parts}
     splits = {key: layout.split_of_file(f"{key}.") for key in parts}
     if len(parts) == 1 and not any(splits.values()):
         return {"train": next(iter(parts.values()))}, []
     found = {split: parts[key] for key, split in splits.items() if split}
-    unused = [key for key, split in splits.items() if not split]
-    if not found or len(found) + len(unused) < len(parts):
-        told = "two splits of one kind" if found else "no split for training"
-        remedy = "call one of them train, another test"
-        raise UserError(f"{name} has {told} ({', '.join(parts)}): {remedy}")
+    unused = [f"not used: the split {k}" for k, split in splits.items() if not split]
+    told = "two splits of one kind" if found else "no split for training"
+    told = (
+        f"{name} has {told} ({', '.join(parts)}): call one of them train, another test"
+    )
+    require(bool(found) and len(found) + len(unused) == len(parts), told)
     return found, unused
 
 
 def read_given(request: Request, spec: Any) -> Read:
     """Datasets that a user has opened."""
-    parts = spec if isinstance(spec, dict) else {"": spec}
-    found, unused = by_split(parts, request.name)
+    found, unused = by_split(spec, request.name)
     identity = [(split, table._fingerprint) for split, table in found.items()]
-    return Read(request._replace(root=None), found, _at_hand(found), identity, unused)
+    return Read(request, found, _at_hand(found), identity, unused)
 
 
 def _at_hand(tables: Mapping[str, Any]) -> Column:
@@ -178,15 +169,14 @@ def read(request: Request, streaming: bool = False) -> Read:
     import pyarrow.parquet as pq
     from datasets import config as settings
 
-    name, root = request.name, request.root or Path()
+    name, root = request.name, request.root
     if request.kind == "hub":
         return _read_hub(request, streaming)
     sizes = [(file, (root / file).stat().st_size) for file in request.files]
     if request.kind == "saved":
         remedy = "fetch or write it again"
         with explained(f"{name} cannot be read as a saved dataset", remedy):
-            parts = files.saved(root)
-        found, unused = by_split(parts, name)
+            found, unused = by_split(files.saved(root), name)
         return Read(request, found, _at_hand(found), sizes, unused)
     groups = {
         split: [str(root / file) for file in group]
@@ -213,24 +203,26 @@ def read(request: Request, streaming: bool = False) -> Read:
 
 def _same_columns(groups: Mapping[str, list[str]], name: str) -> Any:
     """The columns that all files have; each split must have a row."""
-    first: Any = None
-    for split, paths in groups.items():
-        every = [files.described(Path(path)) for path in paths]
-        if not any(rows for rows, _ in every):
-            told = f"{name} has no rows" + f" to {split}" * (len(groups) > 1)
-            raise UserError(f"{told}: give a dataset with images")
-        first = first or (paths[0], every[0][1])
-        for path, (_, features) in zip(paths, every, strict=True):
-            if set(features) != set(first[1]):
-                told = f"{path} has columns {', '.join(features)} and"
-                told = f"{told} {Path(first[0]).name} has {', '.join(first[1])}"
-                raise UserError(f"{told}: give files of one dataset")
-    return first[1]
+    every = {file: files.described(file) for part in groups.values() for file in part}
+    first, (_, columns) = next(iter(every.items()))
+    for split, part in groups.items():
+        told = f"{name} has no rows" + f" to {split}" * (len(groups) > 1)
+        rows = sum(every[file][0] for file in part)
+        require(rows > 0, f"{told}: give a dataset with images")
+    for file, (_, found) in every.items():
+        told = (
+            f"{file} has columns {', '.join(found)} and {os.path.basename(first)} has"
+        )
+        told = f"{told} {', '.join(columns)}: give files of one dataset"
+        require(set(found) == set(columns), told)
+    return columns
 
 
 def _read_hub(request: Request, streaming: bool) -> Read:
     import datasets
     import huggingface_hub
+    from datasets import config as settings
+    from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     name, load = request.name, datasets.load_dataset
@@ -248,5 +240,6 @@ def _read_hub(request: Request, streaming: bool) -> Read:
         tables: Any = load(repository, revision=revision or None, streaming=streaming)
     pinned = f"{repository}@{revision}" if revision else repository
     found, unused = by_split(tables, name)
-    request = request._replace(name=pinned, root=None)
+    caches = (Path(settings.DOWNLOADED_DATASETS_PATH),)
+    request = request._replace(name=pinned, root=Path(HF_HUB_CACHE), caches=caches)
     return Read(request, found, _at_hand(found), pinned, unused)

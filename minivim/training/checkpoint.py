@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jaxtyping import Array, UInt32
 
+from minivim.config.checks import require
 from minivim.errors import UserError, brief, explained
 from minivim.files import lock, read_json, write, write_json
 from minivim.training.processes import agreed, on_first
@@ -176,8 +177,7 @@ class Workdir(AbstractContextManager):
         """Wait until the last checkpoint is on the disk, or raise its `UserError`."""
         self.settle()
         failed, self._failed = agreed(self._failed), ""
-        if failed:
-            raise UserError(failed)
+        require(not failed, failed)
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest checkpoint that can be read, or None where there is none.
@@ -198,10 +198,11 @@ class Workdir(AbstractContextManager):
             damaged[step] = why
         if damaged and found is None:
             step, why = next(iter(damaged.items()))
-            raise UserError(
-                f"no checkpoint in {self._checkpoints} can be read (step {step}: "
-                f"{why}); choose another --workdir, or delete {self.path} to start anew"
+            told = (
+                f"no checkpoint in {self._checkpoints} can be read (step {step}: {why})"
             )
+            remedy = f"choose another --workdir, or delete {self.path} to start anew"
+            raise UserError(f"{told}; {remedy}")
         on_first(lambda: self._return_to(used, damaged))
         self._manager.reload()
         return found

@@ -43,12 +43,14 @@ class Window:
         """
         checked = np.array([[float(x) for x in pair] for pair in self.checked])
         for row, column in np.argwhere(~np.isfinite(checked))[:1]:
-            raise UserError(
+            told = (
                 f"the {('loss', 'gradient')[column]} became {checked[row, column]} at "
-                f"step {last_step - len(checked) + row + 1}; the last good checkpoint "
-                "is kept: lower optim.peak_lr or set optim.clip_norm=1 and start in "
-                "another --workdir"
             )
+            told += (
+                f"step {last_step - len(checked) + row + 1}; the last good checkpoint"
+            )
+            remedy = "lower optim.peak_lr or set optim.clip_norm=1 and start in another"
+            raise UserError(f"{told} is kept: {remedy} --workdir")
 
     def summary(self) -> dict[str, np.ndarray]:
         """Means; of integers (counts) the sum."""

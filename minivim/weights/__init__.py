@@ -6,6 +6,7 @@ and what the package ships. A prior is refused over another tokenizer's codes.
 
 import hashlib
 import json
+import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 from pkgutil import resolve_name
@@ -126,11 +127,13 @@ def load(ref: str | Path, *, tokenizer: Tokenizer | None = None) -> Any:
 
     model = nnx.merge(graph, nnx.map_state(fill, state))
     model.card = card
-    known = card.get("tokenizer_hash")
-    if tokenizer is not None and known and weights_hash(tokenizer) != known:
-        other = f"another tokenizer ({card['tokenizer']}, {known[:12]})"
-        problem = f"the prior {card.path} was trained on the codes of {other}"
-        raise UserError(f"{problem}; load that one, or train a prior on this tokenizer")
+    if tokenizer is not None and kind == "prior":
+        known, size = card.get("tokenizer_hash", ""), tokenizer.config
+        same = (config.num_codes, config.grid) == (size.quantizer.num_codes, size.grid)
+        problem = f"the prior {card.path} was trained on the codes of another tokenizer"
+        problem += f" ({card.get('tokenizer')}, {known[:12]}); load that one, or train"
+        fits = same and known in ("", weights_hash(tokenizer))
+        require(fits, f"{problem} a prior on this tokenizer")
     return model
 
 
@@ -164,16 +167,25 @@ def _read(file: Path, opened: Any, state: nnx.State) -> dict[str, np.ndarray]:
 def load_pair(
     prior_ref: str | Path, tokenizer_ref: str | Path | None = None
 ) -> tuple[Tokenizer, Prior]:
-    """A prior and the tokenizer of its codes, by default the one its card names."""
+    """A prior and the tokenizer of its codes, by default the one its card names.
+
+    That is a path from the card's folder, else from here or absolute (files are read as
+    data alone), or a shipped name; it is sought on the hub only if the prior was, too.
+    """
     card = read_card(prior_ref)
-    kind, ref = card["kind"], tokenizer_ref or card.get("tokenizer")
+    hub = Path(card.path) not in (Path(prior_ref), HERE / prior_ref)
+    kind, named = card["kind"], card.get("tokenizer")
     require(kind == "prior", f"{prior_ref} is a {kind}, not a prior; name a prior")
-    require(bool(ref), f"the card of {prior_ref} names no tokenizer; name one")
+    told = f"no tokenizer for {prior_ref}, whose card names {named!r}"
     try:
+        require(bool(tokenizer_ref or named), "a prior alone draws codes")
+        ref = tokenizer_ref or find(named, near=Path(card.path), hub=hub)
+        kind = read_card(ref)["kind"]
+        require(kind in ("tokenizer", "palette"), f"{ref} is a {kind}")
         tokenizer = load(ref)
     except UserError as error:
-        what = f"no tokenizer for {prior_ref}: {error}"
-        raise UserError(f"{what}; name another (--tokenizer)") from error
+        remedy = "name one (--tokenizer; train probe --set tokenizer=FOLDER)"
+        raise UserError(f"{told}: {error}; {remedy}") from error
     return tokenizer, load(card.path, tokenizer=tokenizer)
 
 
@@ -192,19 +204,25 @@ def shipped() -> list[str]:
     return sorted(card.parent.relative_to(HERE).as_posix() for card in cards)
 
 
-def find(ref: str | Path) -> Path:
-    """The folder that a reference means, fetched from the hub if need be."""
-    folder = Path(ref)
-    for place in (folder, HERE / ref):
-        if (place / CARD).exists():
+def relative(ref: str, folder: str | Path) -> str:
+    """How a card in a folder names weights: a path from here becomes one from there."""
+    here, there = Path(ref).resolve(), Path(folder).resolve()
+    moves = not os.path.isabs(ref) and here.anchor == there.anchor
+    return os.path.relpath(here, there) if moves and (here / CARD).exists() else ref
+
+
+def find(ref: str | Path, near: Path = Path(), hub: bool = True) -> Path:
+    """The folder that a reference means, from `near` or here, or fetched from `hub`."""
+    for place in (near / ref, Path(ref), HERE / ref):
+        if os.path.exists(place / CARD):
             return place
     problem = f"{ref} is a run that has not finished"
-    begun = (folder / "run.json").exists()
+    begun = os.path.exists(Path(ref) / "run.json")
     require(not begun, f"{problem}; start it again with its command")
     remedy = "name the folder of a finished run"
-    require(not folder.is_dir(), f"{ref} holds no {CARD}; {remedy}")
+    require(not os.path.isdir(ref), f"{ref} holds no {CARD}; {remedy}")
     owner, _, name = str(ref).partition("/")
-    hub = bool(name) and "/" not in name and owner not in (*NO_OWNERS, *DATA)
+    hub &= bool(name) and "/" not in name and owner not in (*NO_OWNERS, *DATA)
     told = f"there are no weights at {str(ref)!r}; shipped are {', '.join(shipped())}"
     remedy = "or give the folder of a finished run, or a hub id owner/name"
     require(hub, f"{told}; {remedy}")
