@@ -189,7 +189,7 @@ def _reproduce(options: Namespace) -> None:
         one_thread()
     from minivim_lab import reproduce
 
-    own = ("command", "run", "study")
+    own = ("command", "modules", "run", "study")
     given = {k: v for k, v in vars(options).items() if k not in own}
     given |= {name: tuple(given[name]) for name in ("only", "seeds")}
     print(reproduce.main(options.study, reproduce.Options(**given)))

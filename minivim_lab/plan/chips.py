@@ -15,16 +15,13 @@ from minivim.errors import UserError, explained
 
 @dataclass(frozen=True)
 class Chip:
-    """Public figures of one chip, from Google Cloud's TPU pages; none measured here.
-
-    But `memory`: what the compiler says it has for a program, of the chip's GiB.
-    """
+    """Public figures of one chip, from Google Cloud's TPU pages; none measured here."""
 
     name: str
     flops: float  # FLOP/s of bfloat16 products with float32 sums
     hbm_bandwidth: float  # bytes/s between the chip and its memory
     ici_bandwidth: float  # bytes/s that it sends over all its links together
-    memory: float
+    memory: float  # GiB that a program may use, by the compiler's own words
     axes: int  # of the grid in which chips of this kind are wired
     options: dict[str, str]
 

@@ -122,7 +122,7 @@ class Inputs:
             **parts.options,
         )  # fmt: skip
         if mesh is not None:
-            # On one chip: parameters, statistics, optimiser; the same with all inputs.
+            # On one chip: parameters, statistics, optimiser; then batch and frozen too.
             self.state_bytes = _bytes_on_one(state)
             self.argument_bytes = _bytes_on_one((state, batch, self.step.frozen))
 
