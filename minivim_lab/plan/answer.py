@@ -91,7 +91,6 @@ class Plan:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Plan":
-        """Inverse of `as_dict`."""
         kept = {name: values[name] for name in cls.__annotations__ if name in values}
         programs = []
         for program in values["programs"]:

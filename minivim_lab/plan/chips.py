@@ -59,7 +59,6 @@ class Slice:
 
     @property
     def example(self) -> str:
-        """A grid that there is of these chips."""
         return f"{self.chip.name}:{'x'.join('4' * self.chip.axes)}"
 
     def devices(self) -> list[Any]:

@@ -19,7 +19,6 @@ class Claim:
 
     @property
     def figures(self) -> tuple[str, str]:
-        """The figure of `better` and that of `worse`."""
         both = self.figure
         return (both, both) if isinstance(both, str) else both
 

@@ -54,7 +54,6 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """Where the weights and figures of the row are."""
         return self.stages[-1].folder
 
     def source(self, split: str) -> data.Source:
@@ -98,7 +97,6 @@ class Run:
         return folder
 
     def read(self) -> dict[str, Any] | None:
-        """The record of a finished row, or None."""
         spent, figures = [self.folder / "train.seconds"], {}
         for file, of, _ in self.measures():
             if (part := stored.read(file, of)) is None:
@@ -116,7 +114,6 @@ class Run:
         return record | {"figures": figures, "machine": machine, "seconds": seconds}
 
     def command(self) -> str:
-        """What computes this row again."""
         options = self.options
         words = ["minivim", "reproduce", "grid"]
         words += ["--only", self.row.name, "--seeds", str(self.seed)]
