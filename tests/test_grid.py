@@ -264,6 +264,8 @@ def test_figures_of_other_networks_or_sizes_are_measured_again(
 
 
 def test_speeds_are_measured_in_turns_of_all_timed_rows(tmp_path, monkeypatch, small):
+    large = replace(TINY, image_size=32)  # enough for PatchGAN
+    monkeypatch.setitem(FAMILIES, "shapes", large)
     timed = [row.name for row in ROWS if row.timed]
     here, turns, trained = place(tmp_path), [], []
 
@@ -289,7 +291,7 @@ def test_speeds_are_measured_in_turns_of_all_timed_rows(tmp_path, monkeypatch, s
     ]  # fmt: skip
     runs.run_rows(rows, [0], here)
     assert len(turns) == len(timed) * tokenizers.TURNS  # read, not measured
-    other = replace(TINY, tokenizer=(*TINY.tokenizer, "l2=2"))
+    other = replace(large, tokenizer=(*TINY.tokenizer, "l2=2"))
     monkeypatch.setitem(FAMILIES, "shapes", other)
     again = Run(rows[0], 0, here).read()
     assert again is not None and "images_per_second" not in again["figures"]
