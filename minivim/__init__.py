@@ -1,5 +1,6 @@
 """ViT-VQGAN and Vector-quantized Image Modeling, small enough to read."""
 
+import minivim.start  # first of all
 from minivim import data, metrics, recipes
 from minivim.errors import UserError
 from minivim.plugins import register

@@ -1,8 +1,10 @@
 """The exceptions that a user is meant to read."""
 
+import errno
+import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 # What ends a line, steers a terminal or has no coding: names in files hold anything.
@@ -42,7 +44,12 @@ def one_line(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[:half]} ... {text[-half:]}"
 
 
-def brief(error: BaseException) -> str:
+def brief(error: BaseException, place: Any = None) -> str:
     """The first line of an error's message, cut to a readable length."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
+    with suppress(OSError, AttributeError):  # Not every system can tell.
+        place = place or os.path.dirname(getattr(error, "filename", None) or "")
+        full = os.statvfs(place or ".")
+        if os.strerror(errno.ENOSPC) in lines[0] and full.f_files and not full.f_favail:
+            return "No room for more files: the inodes of the disk are used up"
     return lines[0] if len(lines[0]) <= 120 else lines[0][:117] + "..."

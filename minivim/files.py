@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from minivim.errors import UserError, one_line
+from minivim.errors import UserError, explained, one_line
 
 
 def regular(path: str | Path) -> int:
@@ -47,20 +47,27 @@ def read_json(path: str | Path, most: int = 1) -> dict[str, Any]:
     return value
 
 
-def lock(folder: Path) -> IO[str]:
-    """Keep other processes out of a folder until the file is closed or this one ends.
+def claim(folder: Path) -> IO[str]:
+    """Make a folder and keep other commands out until the file is closed.
 
-    Raises `UserError` where another process has it.
+    Raises `UserError` where another one has it or nothing can be written.
     """
-    file = open(folder / ".lock", "w")  # noqa: SIM115
+    remedy = "choose another place or free it"
+    with explained(f"cannot write to {folder}", remedy, OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "w")  # noqa: SIM115
+        file.write("of the command that writes here\n")
+        file.flush()
     try:
         import fcntl
 
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not os.fstat(file.fileno()).st_nlink:  # The other one has removed it.
+            raise BlockingIOError
     except BlockingIOError as error:
         file.close()
         told = f"{folder} is in use by another command"
-        raise UserError(f"{told}; wait for it or choose another folder") from error
+        raise UserError(f"{told}; wait for it or choose another place") from error
     except (ImportError, OSError):
         pass  # Neither Windows nor every network's file system has such locks.
     return file

@@ -31,13 +31,13 @@ from minivim.config.checks import require
 from minivim.context import Context
 from minivim.data import Source, Stream
 from minivim.data.augment import augment
-from minivim.files import write_json
+from minivim.files import claim, write_json
 from minivim.prior import Prior, prior_loss
 from minivim.probe import ProbeResult, linear_probe
 from minivim.sharding import MeshShape, check_batch, fetch, make_mesh, rows_here
 from minivim.tokenizer import Players, Tokenizer, objective
 from minivim.tokenizer.perceptual import perceptual_net
-from minivim.training.checkpoint import Row, check_writable
+from minivim.training.checkpoint import Row
 from minivim.training.loop import floats
 from minivim.training.step import Loss, Optim
 
@@ -373,13 +373,13 @@ def train_probe(recipe: ProbeRecipe, *, spec: Any, workdir: str | Path) -> Probe
     data.require_labels(source)
     data.announce(source)
     folder, names = Path(workdir), ("features", "held_out", "test")
-    check_writable(folder)
-    result = probe(recipe, prior, tokenizer, train=source, test=test)
-    layer = {name: np.asarray(value) for name, value in vars(result.probe).items()}
-    save_file(layer, str(folder / "probe.safetensors"))
-    rows = [dict(zip(names, row, strict=True)) for row in result.rows()]
-    card = {"recipe": config.as_dict(recipe), "data": source.description, "rows": rows}
-    write_json(folder / "probe.json", card)
+    with claim(folder):
+        result = probe(recipe, prior, tokenizer, train=source, test=test)
+        layer = {name: np.asarray(value) for name, value in vars(result.probe).items()}
+        save_file(layer, str(folder / "probe.safetensors"))
+        rows = [dict(zip(names, row, strict=True)) for row in result.rows()]
+        card = {"recipe": config.as_dict(recipe), "data": source.description}
+        write_json(folder / "probe.json", card | {"rows": rows})
     return result
 
 

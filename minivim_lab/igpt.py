@@ -18,10 +18,10 @@ from minivim import data, weights
 from minivim.config import PaletteConfig, PaletteRecipe, as_dict
 from minivim.encode import round_trip
 from minivim.errors import UserError
+from minivim.files import claim
 from minivim.tokenizer.model import Tokenizer
 from minivim.tokenizer.quantizer import Quantizer
 from minivim.train import machine
-from minivim.training.checkpoint import check_writable
 
 CHUNK = 8192  # points whose distances are in memory at once
 EVAL_SIZE = 512  # held-out images that the figures are measured on
@@ -59,20 +59,20 @@ def train_palette(
     folder, shape = Path(workdir), recipe.model.image_shape
     if (folder / "run.json").exists():
         raise UserError(f"{folder} holds a run; give --workdir another folder")
-    check_writable(folder)
-    source, held_out = (
-        data.open_source(spec, split=split, **shape) for split in ("train", "test")
-    )
-    drawn = np.random.default_rng(recipe.seed).permutation(len(source))
-    images = source.take(np.sort(drawn[: recipe.images]))["image"]
-    how = {"seed": recipe.seed, "steps": recipe.steps}
-    palette, objective = fit_palette(recipe.model, images, **how)
-    test = data.stack(held_out, EVAL_SIZE)["image"]
-    figures = {"distortion": objective[-1], **round_trip(palette, test)}
-    card = {"recipe": as_dict(recipe), "seed": recipe.seed, "steps": len(objective) - 1}
-    card |= {"data": source.description, "figures": figures}
-    card |= {"machine": machine(), "licence": "Apache-2.0"}
-    weights.save(folder, palette, kind="palette", card=card)
+    with claim(folder):
+        source, held_out = (
+            data.open_source(spec, split=split, **shape) for split in ("train", "test")
+        )
+        drawn = np.random.default_rng(recipe.seed).permutation(len(source))
+        images = source.take(np.sort(drawn[: recipe.images]))["image"]
+        how = {"seed": recipe.seed, "steps": recipe.steps}
+        palette, objective = fit_palette(recipe.model, images, **how)
+        test = data.stack(held_out, EVAL_SIZE)["image"]
+        figures = {"distortion": objective[-1], **round_trip(palette, test)}
+        card = {"recipe": as_dict(recipe), "seed": recipe.seed}
+        card |= {"steps": len(objective) - 1, "data": source.description}
+        card |= {"figures": figures, "machine": machine(), "licence": "Apache-2.0"}
+        weights.save(folder, palette, kind="palette", card=card)
     return palette, figures
 
 

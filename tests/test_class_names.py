@@ -213,7 +213,7 @@ def test_the_names_are_shown(home, titles, capsys):
     assert "classes" not in capsys.readouterr().out
     # What matplotlib would take for a formula is a title like others.
     assert run(home, "sample", "few") == 0
-    assert titles[-1] == [r"\$a\$ or \$b", "1", "2"]
+    assert titles[-1] == ["$a$ or $b", "1", "2"]
     Image.open(home / "out.png").verify()
 
 

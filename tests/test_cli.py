@@ -911,8 +911,8 @@ def test_a_damaged_workdir(spoiled, capsys):
 def test_a_workdir_that_cannot_be_written(home, capsys):
     (home / "file").write_text("in the way")
     refused(
-        capsys, tokenizer_command(home, "file/run"), "cannot write to workdir",
-        "choose another --workdir",
+        capsys, tokenizer_command(home, "file/run"), "cannot write to",
+        "choose another place",
     )  # fmt: skip
     for command in (
         ["encode", home / "tok", "--data", home / "pictures", "--out",

@@ -200,8 +200,7 @@ def test_records_of_codes(tmp_path):
     assert "cannot be read as codes" in message(lambda: data.open_codes(folder))
     for changes, wrong in ({"grid": 3}, "9 numbers"), ({"num_codes": 1}, "from 0 to 0"):
         (folder / "codes.json").write_text(json.dumps(card | changes))
-        opened = data.open_codes(folder)
-        assert wrong in message(lambda opened=opened: opened.take(np.arange(3)))
+        assert wrong in message(lambda: data.open_codes(folder))
 
 
 @pytest.mark.parametrize(

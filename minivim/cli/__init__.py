@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from importlib.util import find_spec
@@ -12,9 +13,9 @@ from typing import Any
 # Each module declares its commands, which --help lists in this order.
 from minivim.cli import models, drawing  # noqa: F401  # isort: skip
 from minivim.cli.arguments import COMMANDS, Parser, command
-from minivim.errors import Stopped, UserError
+from minivim.errors import Stopped, UserError, brief
 from minivim.plugins import import_modules
-from minivim.runtime import environment, restart_with_environment
+from minivim.runtime import environment
 
 IMPORT: dict[str, Any] = {
     "dest": "modules", "action": "append", "default": [], "metavar": "MODULE",
@@ -26,20 +27,17 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # Writes of orbax that fail are told by `Workdir`, and here again at the end.
+    logging.getLogger("asyncio").disabled = True
     try:
         options = parser().parse_args(arguments)
-        if arguments is None:
-            restart_with_environment()
         import_modules(options.modules)
         return options.run(options) or 0
-    except BrokenPipeError:
-        return 0
     except UserError as error:
         code, says = 2, f"error: {error}"
     except OSError as error:
-        place, reason = error.filename or "a file", error.strerror or error
-        says = f"error: cannot read or write {place} ({reason}); free the disk or "
-        code, says = 2, says + "choose another place, then run the same command"
+        says = f"error: cannot read or write ({brief(error)}); free the disk or choose"
+        code, says = 2, f"{says} another place, then run the same command"
     except Stopped as stopped:
         # As a shell says of a command that it ended.
         code, says = 128 + stopped.number, str(stopped)

@@ -30,8 +30,24 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see {self.prog} --help")
 
 
+def path(text: str) -> Path:
+    """Reads a path, or any other text that may not be empty."""
+    return Path(filled(text))
+
+
+def filled(text: str) -> str:
+    """Reads text that may not be blank: an empty path would be the folder at hand."""
+    if text.strip():
+        return text
+    raise argparse.ArgumentTypeError("it is empty; give a name, or . for this folder")
+
+
 def option(*flags: str, **settings: Any) -> Option:
-    """An option, or an argument where the name has no dashes."""
+    """An option, or an argument where the name has no dashes; text is not blank."""
+    # One with the default "" takes it from a user as well.
+    if not settings.keys() & {"type", "choices"} and settings.get("default") != "":
+        plain = settings.get("action", "extend") == "extend"
+        settings |= {"type": filled} if plain else {}
     return flags, settings
 
 

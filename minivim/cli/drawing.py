@@ -128,8 +128,7 @@ def _rows(labels: Any, names: list[str], columns: int) -> tuple[Any, list[str]]:
     for label in np.unique(labels):
         mine = np.flatnonzero(labels == label)
         rows[mine] = len(titles) + np.arange(len(mine)) // columns
-        # Between dollars matplotlib sees a formula.
-        titles += [names[label].replace("$", r"\$")] * math.ceil(len(mine) / columns)
+        titles += [names[label]] * math.ceil(len(mine) / columns)
     return rows, titles
 
 

@@ -173,13 +173,13 @@ def _evaluate(options: Namespace) -> None:
 @command(
     option("study", help="grid, losses, terms, cifar10, optimiser or shipped"),
     option("--data", default="", metavar="SPEC", help="default: the study's own"),
-    option("--out", type=Path, default=Path("runs/reproduce")),
+    option("--out", type=args.path, default=Path("runs/reproduce")),
     option("--only", nargs="+", default=[], metavar="ROW"),
     option("--seeds", nargs="+", type=args.natural, default=[], metavar="N"),
     option("--speed", action="store_true", help="also measure images/s"),
     option("--judge", default="", help="labelled network that grades"),
     option("--classifier", default="", help="labelled network that methods use"),
-    option("--page", type=Path, metavar="FOLDER", help="write a page of the book"),
+    option("--page", type=args.path, metavar="FOLDER", help="write a page of the book"),
     args.QUIET,
 )
 def _reproduce(options: Namespace) -> None:

@@ -4,8 +4,9 @@ import dataclasses
 import itertools
 import json
 import os
-import tempfile
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from minivim.data.arrays import whole_labels
 from minivim.data.base import Batch, Source, hash_of
 from minivim.data.files import saved
 from minivim.errors import Stopped, UserError, explained
-from minivim.files import read_json
+from minivim.files import claim, read_json
 
-CARD = "codes.json"
+CARD, ROWS = "codes.json", 10_000  # rows that are checked at once
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,13 +59,14 @@ class CodeSource(Source):
         while hasattr(codes.type, "list_size"):
             shape.append(codes.type.list_size)
             codes = codes.flatten()
-        codes = codes.to_numpy().astype(np.int32).reshape(shape)
+        codes = codes.to_numpy().reshape(shape)
         tokens, last = self.card.grid**2, self.card.num_codes - 1
-        fits = shape[-1] == tokens and not ((codes < 0) | (codes > last)).any()
+        fits = shape[-1] == tokens and codes.dtype.kind in "iu"
+        fits = fits and bool(codes.min() >= 0 and codes.max() <= last)
         told = f"{self.description} are not {tokens} numbers from 0 to {last}"
         require(fits, f"{told}: encode them again")
         labels = whole_labels(rows["label"].to_numpy(), self.num_classes or 2**31, -1)
-        return {"codes": codes, "label": labels}
+        return {"codes": codes.astype(np.int32), "label": labels}
 
 
 def is_codes(spec: Any) -> bool:
@@ -83,7 +85,10 @@ def open_codes(folder: str | os.PathLike[str], split: str = "train") -> CodeSour
         found = [name for name in tables if "codes" in tables[name].features]
     told = f"{folder} holds codes of the split {' and '.join(found)} and not of {split}"
     require(split in found, f"{told}: run minivim encode without --split")
-    return CodeSource(tables[split], card, split)
+    source = CodeSource(tables[split], card, split)
+    for rows in np.split(np.arange(len(source)), range(ROWS, len(source), ROWS)):
+        source.take(rows)
+    return source
 
 
 def write_codes(
@@ -106,10 +111,12 @@ def write_codes(
     path = Path(folder).expanduser()
     if path.exists():
         raise UserError(f"{folder} is there already: remove it or choose another place")
-    with explained(f"cannot write {folder}", "choose another place", OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        place = tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent)
-    with stop_signal() as asked, place as part:
+    # A killed command leaves it, and the next one writes over what it holds.
+    part = path.with_name(f".{path.name}.part")
+    out = part / "out"
+    with claim(part), ExitStack() as after, stop_signal() as asked:
+        after.callback(shutil.rmtree, part, ignore_errors=True)
+        shutil.rmtree(out, ignore_errors=True)
         tables: Any = datasets.DatasetDict()
         for split, (batches, names) in splits.items():
             rows: Any = iter(batches)
@@ -129,7 +136,6 @@ def write_codes(
                         raise stopped
                 writer.finalize()
             tables[split] = datasets.Dataset.from_file(file)
-        out = Path(part, "out")
         shown = datasets.is_progress_bar_enabled()
         datasets.disable_progress_bars()  # It is written faster than a bar is drawn.
         tables.save_to_disk(str(out))

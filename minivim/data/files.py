@@ -1,6 +1,7 @@
 """Which files below a folder are pictures, tables or tables of labels."""
 
 import csv
+import errno
 import json
 import os
 from collections import Counter, defaultdict
@@ -36,7 +37,7 @@ def look(folder: Path) -> Found:
     for name, entry in _walk(folder, odd):
         suffix = os.path.splitext(name)[1].lower()
         dangling = entry.is_symlink() and not os.path.exists(entry.path)
-        if not entry.is_file() and not dangling:
+        if not dangling and not entry.is_file():
             odd["pipe, socket or device"] += 1
         elif suffix in suffixes():
             pictures.append(name)  # A dangling one is named when it is read.
@@ -75,16 +76,24 @@ def _walk(folder: Path, odd: Counter) -> Iterator[tuple[str, os.DirEntry]]:
                 odd["folder linked again"] += 1
                 continue
             seen.add((info.st_dev, info.st_ino))
-            entries = sorted(os.scandir(path), key=lambda entry: entry.name)
-        for entry in entries:
+            shown = (e for e in os.scandir(path) if not e.name.startswith("."))
+            entries = [(e, _is_folder(e)) for e in sorted(shown, key=lambda e: e.name)]
+        for entry, is_folder in entries:
             name = f"{prefix}{entry.name}"
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                later = linked if entry.is_symlink() else real
-                later.append((f"{name}/", entry.path))
+            if is_folder:
+                below = linked if entry.is_symlink() else real
+                below.append((f"{name}/", entry.path))
             else:
                 yield name, entry
+
+
+def _is_folder(entry: Any) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return False  # As a link that leads nowhere.
+        raise
 
 
 def _holds_pictures(file: Path) -> bool:

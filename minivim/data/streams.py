@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from minivim.config.checks import require
-from minivim.data.arrays import unit_images
+from minivim.data.arrays import unit_images, whole_labels
 from minivim.data.base import Batch, Images, Request, hash_of, open_cell
 from minivim.data.layout import class_name
 from minivim.data.pixels import decode
@@ -55,7 +55,7 @@ class Stream(Images):
     def decode(self, rows: list[dict], pool: ThreadPoolExecutor | None = None) -> Batch:
         """Rows as arrays: image uint8 [n, H, W, C], label int32 [n], -1 for none."""
         pixels = list((pool.map if pool else map)(self._pixels, rows))
-        labels = np.array([self._label(row) for row in rows], np.int32)
+        labels = whole_labels([self._label(row) for row in rows], self.num_classes, -1)
         return {"image": np.stack(pixels), "label": labels}
 
     def _pixels(self, row: dict) -> UInt8[np.ndarray, "H W C"]:

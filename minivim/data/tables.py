@@ -12,7 +12,7 @@ import numpy as np
 from minivim.config.checks import require
 from minivim.data import files, layout
 from minivim.data.base import Request
-from minivim.errors import UserError, explained
+from minivim.errors import UserError, brief, explained
 
 # The chunks of a column of a split, by their names; None where nobody can know them.
 Column = Callable[[str, str], list[Any] | None]
@@ -165,7 +165,6 @@ def _at_hand(tables: Mapping[str, Any]) -> Column:
 
 def read(request: Request, streaming: bool = False) -> Read:
     """The splits of parquet files, of a saved dataset or of one of the hub."""
-    import datasets
     import pyarrow.parquet as pq
     from datasets import config as settings
 
@@ -192,13 +191,32 @@ def read(request: Request, streaming: bool = False) -> Read:
 
     features = _same_columns(groups, name)
     escaped = {split: list(map(glob.escape, group)) for split, group in groups.items()}
-    remedy = "check that its files agree in column types and that the disk has room"
     settings.HF_UPDATE_DOWNLOAD_COUNTS = False  # It would ask the hub.
-    with explained(f"{name} cannot be read as one dataset", remedy):
-        load: Any = datasets.load_dataset
-        how = {"data_files": escaped, "features": features, "streaming": streaming}
-        tables = dict(load("parquet", **how))
+    how = {"data_files": escaped, "features": features, "streaming": streaming}
+    tables = _loaded(name, how)
     return Read(request, tables, column, sizes)
+
+
+def _loaded(name: str, how: dict[str, Any]) -> dict[str, Any]:
+    """Tables as `datasets` has them in its cache, made again where that is damaged."""
+    import datasets
+    from datasets import config as settings
+
+    load: Any = datasets.load_dataset
+    with suppress(Exception):
+        return dict(load("parquet", **how))
+    try:
+        return dict(load("parquet", download_mode="force_redownload", **how))
+    except Exception as error:
+        cause: Any = error
+        while cause.__cause__ or cause.__context__:  # what `datasets` met
+            cause = cause.__cause__ or cause.__context__
+        place = f"the cache {settings.HF_DATASETS_CACHE}"
+        remedy = f"write its files again, with the same columns, or delete {place}"
+        if isinstance(cause, OSError):
+            remedy = f"free {place}, or set HF_HOME to a folder that can be written"
+        told = f"{name} cannot be read as one dataset ({brief(cause)})"
+        raise UserError(f"{told}: {remedy}") from error
 
 
 def _same_columns(groups: Mapping[str, list[str]], name: str) -> Any:

@@ -60,6 +60,11 @@ def _fit(plot: Plot) -> Plot:
     return plot
 
 
+def plain(text: str) -> str:
+    """Text as matplotlib shows it: between dollars it would see a formula."""
+    return text.replace("$", r"\$")
+
+
 def _axes(plot: Plot, title: str, *, x: str, y: str, at: tuple = (1, 1, 1)) -> Axes:
     axes = plot.add_subplot(*at, axisbelow=True)
     axes.set_title(title, fontsize=10, loc="left", color=INK)
@@ -76,6 +81,7 @@ def _mosaic(
 ) -> Plot:
     """Pictures in rows, the first of which have titles above their pictures."""
     height, width = (side * scale for side in rows[0][0].shape[:2])
+    names, titles = [*map(plain, names)], [[*map(plain, line)] for line in titles]
     drawn = [TextPath((0, 0), name, size=9).get_extents().width for name in names]
     left = 18 + max(drawn) * _DPI / 72 if names else 0
     wide = left + (width + _GAP) * max(map(len, rows)) - _GAP
@@ -169,7 +175,7 @@ def usage_histogram(counts, *, title: str = "Codebook") -> Plot:
     words = f"{title}: {used} of {len(counts)} codes used ({usage.usage:.1%})"
     words += f", perplexity {usage.perplexity:.1f}"
     plot = _plot(words, width=6.4, height=2.6)
-    axes = _axes(plot, words, x="code, most used first", y="share of tokens")
+    axes = _axes(plot, plain(words), x="code, most used first", y="share of tokens")
     axes.bar(np.arange(used), counts[:used] / counts.sum(), width=1.0, color=BLUE)
     if used < len(counts):
         axes.axvspan(used - 0.5, len(counts) - 0.5, color="#EEEEEE", zorder=0)
@@ -198,7 +204,7 @@ def probe_curve(block_accuracies, baselines: Mapping[str, float], chosen: int) -
     axes.plot(blocks[chosen], 100 * best, "o", label=f"chosen: {best:.1%}", **circle)
     colours = itertools.cycle((ORANGE, GREEN, PURPLE, GREY))
     for (name, value), colour in zip(baselines.items(), colours, strict=False):
-        label = f"{name}: {value:.1%}"
+        label = plain(f"{name}: {value:.1%}")
         axes.axhline(100 * value, label=label, color=colour, linestyle="--")
     low = min([*accuracies, *baselines.values()])
     axes.set(xticks=blocks, ylim=(max(0, 100 * low - 8), 102))
@@ -217,8 +223,8 @@ def loss_curves(rows: Sequence[Mapping], *, keys: Sequence[str] = ("loss",)) -> 
     alt = f"training to step {rows[-1]['step']}: {', '.join(ends)}"
     plot = _plot(alt, width=max(4.4, 3.3 * len(keys)), height=2.6)
     for i, (key, points) in enumerate(series.items()):
-        title = f"{key}: {points[-1][1]:.4g}"
-        axes = _axes(plot, title, x="step", y=key, at=(1, len(keys), i + 1))
+        title, name = plain(f"{key}: {points[-1][1]:.4g}"), plain(key)
+        axes = _axes(plot, title, x="step", y=name, at=(1, len(keys), i + 1))
         axes.plot(*zip(*points, strict=True), color=COLOURS[i % len(COLOURS)])
     return _fit(plot)
 
@@ -269,7 +275,7 @@ def attention_map(
     alt = f"{title}: most, {weights.max():.3f}, to row {most[0]}, column {most[1]}"
     count = 1 if image is None else 2
     plot = _plot(alt, width=3.3 * count, height=2.8)
-    panels = [_axes(plot, title, x="column", y="row", at=(1, count, count))]
+    panels = [_axes(plot, plain(title), x="column", y="row", at=(1, count, count))]
     panels[0].grid(False)
     panels[0].spines[:].set_visible(True)
     drawn = panels[0].imshow(weights, cmap="viridis", vmin=0, interpolation="nearest")

@@ -27,7 +27,7 @@ from jaxtyping import Array, UInt32
 
 from minivim.config.checks import require
 from minivim.errors import UserError, brief, explained
-from minivim.files import lock, read_json, write, write_json
+from minivim.files import claim, read_json, write, write_json
 from minivim.training.processes import agreed, on_first
 from minivim.training.step import TrainState
 
@@ -75,24 +75,16 @@ def _checksum(record: dict) -> int:
     return zlib.crc32(json.dumps(record, sort_keys=True).encode())
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException, place: Path) -> str:
     """Why something failed, in the system's words where tensorstore wraps them."""
     words = map(os.strerror, errno.errorcode)
-    return next((known for known in words if known in str(error)), brief(error))
+    known = next((OSError(word) for word in words if word in str(error)), error)
+    return brief(known, place)
 
 
 def _not_orbax(record: logging.LogRecord) -> bool:
-    """False for errors that orbax's threads log: they are raised again later."""
-    return record.levelno < logging.ERROR or "orbax" not in record.pathname
-
-
-def check_writable(folder: Path) -> None:
-    """Make a folder and write to it, or say in a `UserError` why that cannot be."""
-    remedy = "choose another --workdir or free it"
-    with explained(f"cannot write to workdir {folder}", remedy, OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".writable").write_text("yes")
-        (folder / ".writable").unlink()
+    """False for what orbax's threads log: it is told in a line, or not necessary."""
+    return "orbax" not in record.pathname
 
 
 class Workdir(AbstractContextManager):
@@ -115,19 +107,30 @@ class Workdir(AbstractContextManager):
         except UserError:
             self._free()
             raise
+        logging.getLogger("absl").addFilter(_not_orbax)
         options = ocp.CheckpointManagerOptions(max_to_keep=keep)
         self._manager = ocp.CheckpointManager(self._checkpoints, options=options)
         self._failed = ""
-        logging.getLogger("absl").addFilter(_not_orbax)
 
     def _identify(self, identity: dict[str, Any]) -> None:
-        check_writable(self.path)
-        self._lock = lock(self.path)
+        self._lock = claim(self.path)
         # What a kill left half written. Orbax would remove it in a thread of its own,
         # which nobody waits for where a run ends before its first checkpoint.
         for part in self._checkpoints.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
             shutil.rmtree(part, ignore_errors=True)
-        file = self.path / "run.json"
+        file, steps = self.path / "run.json", self._checkpoints
+        # Orbax would wait for ever at a pipe, and not write over what is no folder.
+        for place in (self.metrics_path, steps, *steps.rglob("*")):
+            wants = place == steps or place.parent == steps and place.name.isdecimal()
+            pipe = place.exists() and not place.is_file()
+            if not place.is_dir() and (os.path.lexists(place) if wants else pipe):
+                told = f"{place} is no {'folder' if wants else 'regular file'}"
+                raise UserError(f"{told}; delete it and run the same command")
+            if place.name == "_CHECKPOINT_METADATA" and place.is_file():
+                try:
+                    read_json(place)
+                except ValueError:
+                    place.unlink()  # Orbax does without it, not with this one.
         if self.new or not file.exists():
             write_json(file, identity)
             return
@@ -165,8 +168,9 @@ class Workdir(AbstractContextManager):
             write()
         except Exception as error:  # of a thread of orbax, whatever it met
             self._failed = (
-                f"cannot write a checkpoint to {self.path} ({_reason(error)}); free "
-                "the disk and run the same command, which goes on from the one before"
+                f"cannot write a checkpoint to {self.path} ({_reason(error, self.path)}"
+                "); free the disk and run the same command, which goes on from the one "
+                "before"
             )
 
     def settle(self) -> None:
@@ -231,7 +235,7 @@ class Workdir(AbstractContextManager):
                 elif int(state.step) != step:
                     why = "it is of another step"
             except Exception as error:  # what orbax raises depends on the file
-                why = _reason(error)
+                why = _reason(error, self.path)
             if why:
                 gc.collect()
         if not (why := agreed(why)):

@@ -10,6 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from minivim.errors import UserError
+from minivim.start import interrupted
 
 _UNIT = 2048  # bytes: few lengths of messages, hence few compiled programs
 # The signal for which to save and stop after the given step, or 0.
@@ -51,9 +52,9 @@ def stop_signal(active: bool = True) -> Iterator[Asked]:
 
     The second SIGINT raises `KeyboardInterrupt` at once, and so does leaving after one
     that nobody asked for, as after the last step. SIGINT is taken only from Python's
-    own handler. With several processes `jax.distributed` has taken SIGTERM already and
-    tells all of them the same step; each must ask after every step. Nothing changes
-    unless `active`, nor in any but the main thread, which alone may handle signals.
+    own handler or the command's. With several processes `jax.distributed` has taken
+    SIGTERM already and tells all of them the same step; each must ask after every step.
+    Nothing changes unless `active`, nor in any but the main thread.
     """
     if active and jax.process_count() > 1:
         reached = multihost_utils.reached_preemption_sync_point
@@ -69,7 +70,8 @@ def stop_signal(active: bool = True) -> Iterator[Asked]:
             raise KeyboardInterrupt
         came.append(number)
 
-    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    known = signal.default_int_handler, interrupted
+    ours = signal.getsignal(signal.SIGINT) in known
     taken = [signal.SIGTERM, *([signal.SIGINT] if ours else [])]
     # Not under nohup, which ignores it.
     closed = getattr(signal, "SIGHUP", None)

@@ -9,6 +9,7 @@ a study's figures, table and pictures are written for the book.
 from functools import partial
 
 from minivim.errors import UserError
+from minivim.files import claim
 from minivim_lab.reproduce import optimiser, page, shipped, tokenizers
 from minivim_lab.reproduce.stored import Options
 from minivim_lab.reproduce.tokenizers import STUDIES
@@ -17,7 +18,8 @@ from minivim_lab.reproduce.tokenizers import STUDIES
 def main(study: str, options: Options) -> str:
     """Run the rows of a study that are still missing; returns its table.
 
-    Raises `UserError` for a study, a row or an option that there is not.
+    Raises `UserError` for a study, a row or an option that there is not, and where
+    another command has the folder of the runs.
     """
     own = {"grid": page.main, "optimiser": optimiser.main, "shipped": shipped.main}
     studies = own | {name: partial(tokenizers.main, name) for name in STUDIES}
@@ -27,4 +29,5 @@ def main(study: str, options: Options) -> str:
     if study != "grid" and (options.judge or options.classifier):
         problem = f"{study} has networks of its own"
         raise UserError(f"{problem}; leave out --judge and --classifier")
-    return studies[study](options)
+    with claim(options.out):
+        return studies[study](options)

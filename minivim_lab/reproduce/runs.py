@@ -1,7 +1,7 @@
 """Trains and measures the rows of the grid, each stage once.
 
 Rows that begin alike share their first stage. Interrupted runs continue where they
-stopped. Every folder's name has the seed: processes with other seeds may run at once.
+stopped.
 """
 
 import shlex

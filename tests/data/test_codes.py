@@ -4,15 +4,18 @@ import dataclasses
 import json
 import pickle
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import datasets
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import RecordBatchStreamWriter as ArrowStream
 
 from minivim import train, weights
 from minivim.context import Context
@@ -271,6 +274,87 @@ def test_a_folder_says_where_its_codes_come_from(tmp_path):
     plain = encode_source(tokenizer, sources["test"], batch_size=24, quiet=True)
     np.testing.assert_array_equal(stack(test)["codes"], plain.arrays["codes"])
     assert coded.class_names == sources["train"].class_names
+
+
+# --- folders that hold something else -----------------------------------------------
+
+LIST = datasets.Sequence(datasets.Value("int16"), length=4)
+LABEL = datasets.ClassLabel(names=["a", "b"])
+GOOD = np.arange(12).reshape(3, 4).tolist()
+OTHERS = {
+    "a code too high": ([*GOOD, [0, 0, 24, 0]], [0, 1, 0, 1], LIST, LABEL),
+    "a code below zero": ([*GOOD, [0, -1, 0, 0]], [0, 1, 0, 1], LIST, LABEL),
+    "a code that is missing": ([*GOOD, [0, None, 0, 0]], [0, 1, 0, 1], LIST, LABEL),
+    "a row that is missing": ([*GOOD, None], [0, 1, 0, 1], LIST, LABEL),
+    "fractions": (
+        [[0.0, 1.5, 2.0, float("nan")]] * 2, [0, 1],
+        datasets.Sequence(datasets.Value("float32"), length=4), LABEL,
+    ),
+    "fewer codes": (
+        [[0, 1, 2]] * 2, [0, 1],
+        datasets.Sequence(datasets.Value("int16"), length=3), LABEL,
+    ),
+    "rows of any length": (
+        [[0, 1], [2]], [0, 1], datasets.Sequence(datasets.Value("int16")), LABEL
+    ),
+    "text": ([["0", "1", "2", "3"]], [0],
+             datasets.Sequence(datasets.Value("string"), length=4), LABEL),
+    "codes without a list": ([0, 1], [0, 1], datasets.Value("int16"), LABEL),
+    "a label below none": (GOOD, [0, 1, -2], LIST, datasets.Value("int32")),
+    "a label that is missing": (GOOD, [0, 1, None], LIST, LABEL),
+    "a label that is a fraction": (GOOD, [0, 1, 0.5], LIST, datasets.Value("float32")),
+    "no rows": ([], [], LIST, LABEL),
+}  # fmt: skip
+
+
+def put(folder, codes, labels, kind, label, split="train", card=CARD):
+    kinds = datasets.Features({"codes": kind, "label": label})
+    table = datasets.Dataset.from_dict({"codes": codes, "label": labels}, kinds)
+    datasets.DatasetDict({split: table}).save_to_disk(str(folder))
+    (folder / "codes.json").write_text(json.dumps(dataclasses.asdict(card)))
+
+
+@pytest.mark.parametrize("what", OTHERS)
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_columns_that_hold_something_else(tmp_path, what, split):
+    put(tmp_path, *OTHERS[what], split=split)
+    told = message(lambda: open_codes(tmp_path, split))
+    assert told.endswith(": encode them again") or told.startswith("label")
+
+
+def test_a_class_without_a_name(tmp_path):
+    """9 of 2; `datasets` itself would not write it."""
+    put(tmp_path, GOOD, [0, 9, 1], LIST, datasets.Value("int64"))
+    assert open_codes(tmp_path).num_classes == 0
+    [info] = tmp_path.glob("train/dataset_info.json")
+    parts = json.loads(info.read_text())
+    parts["features"]["label"] = {"names": ["a", "b"], "_type": "ClassLabel"}
+    info.write_text(json.dumps(parts))
+    [file] = tmp_path.glob("train/*.arrow")
+    table = pa.ipc.open_stream(file.read_bytes()).read_all().replace_schema_metadata()
+    with ArrowStream(str(file), table.schema) as stream:
+        stream.write_table(table)
+    told = message(lambda: open_codes(tmp_path))
+    assert told == "label 9 is out of range; use -1 to 1"
+
+
+def test_a_great_many_codes_are_checked_in_little_memory(tmp_path):
+    count = 400_000  # 51 MB of codes, the last of them too high
+    part = np.random.default_rng(0).integers(0, 24, (50_000, 64), np.int16)
+    batches = [
+        {"codes": part, "label": np.zeros(len(part), np.int32)}
+        for _ in range(count // len(part))
+    ]
+    batches[-1] = {**batches[-1], "codes": part.copy()}
+    batches[-1]["codes"][-1, -1] = 24
+    card = dataclasses.replace(CARD, grid=8)
+    write_codes(tmp_path / "codes", {"train": (batches, ("a", "b"))}, card)
+    before = pa.total_allocated_bytes()
+    began = time.process_time()
+    told = message(lambda: open_codes(tmp_path / "codes"))
+    assert "are not 64 numbers from 0 to 23: encode them again" in told
+    assert time.process_time() - began < 4
+    assert pa.total_allocated_bytes() - before < 2**23
 
 
 # --- the prior ---------------------------------------------------------------------

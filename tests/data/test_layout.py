@@ -625,3 +625,48 @@ def test_dark_pictures_and_animations_are_remarked_on(tmp_path):
     source = checked(open_source(tmp_path), headers=True)
     assert "1 with several frames or pages: the first is taken" in source.summary
     assert "the brightest pixel of 13 pictures is 14 of 255" in source.summary
+
+
+@pytest.mark.parametrize("inner", ["a", "train/a", "a/deep/er", "tables"])
+@pytest.mark.parametrize("when", ["opened", "read on", "followed"])
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch, inner, when):
+    """Even an administrator, whom nothing is forbidden, sees it so."""
+    others = [f"{inner.rpartition('a')[0]}b", f"{inner}/below", inner]
+    tree(tmp_path, *grid(*others))
+    os.symlink(tmp_path, tmp_path / inner / "link")
+    real, denied = os.scandir, PermissionError(13, "Permission denied")
+
+    class Entry:
+        def __init__(self, entry):
+            self.entry, self.name, self.path = entry, entry.name, entry.path
+
+        def __getattr__(self, name):
+            if name == "is_dir" and self.name == "link":
+                raise denied
+            return getattr(self.entry, name)
+
+    def scandir(path):
+        found = [Entry(e) if when == "followed" else e for e in real(path)]
+        if when == "opened" and str(path) == str(tmp_path / inner):
+            raise denied
+        yield from found[:2]
+        if when == "read on" and str(path) == str(tmp_path / inner):
+            raise denied
+        yield from found[2:]
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    told = message(lambda: open_source(tmp_path))
+    assert f"{tmp_path / inner} cannot be read (" in told
+    assert told.endswith("Permission denied): allow reading it")
+
+
+def test_links_in_a_circle_are_links_to_nowhere(tmp_path):
+    tree(tmp_path, *grid("a", "b"))
+    os.symlink("round", tmp_path / "round")
+    os.symlink("there.png", tmp_path / "a/here.png")
+    os.symlink("here.png", tmp_path / "a/there.png")
+    source = open_source(tmp_path)
+    assert source.class_names == ("a", "b") and len(source) == 24
+    assert "not used: 1 x file without a suffix" in source.summary
+    text = message(lambda: checked(source, headers=True))
+    assert "here.png" in text and text.startswith("2 of 24 pictures")

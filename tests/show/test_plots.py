@@ -8,6 +8,7 @@ from base64 import b64decode
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 
 from minivim import show
@@ -137,3 +138,26 @@ def test_small_arrays_are_enlarged_by_whole_numbers():
 def test_refuses(draw, message):
     with pytest.raises(ValueError, match=message):
         draw()
+
+
+AWKWARD = [
+    "price $x^$", "$", "$$", "$a$", r"\$5 or $6", r"$\frac$", "a\\$b$c", "a_b_ $^$"
+]  # fmt: skip
+NAMED = {
+    "samples": lambda name: show.samples_by_class(IMAGES, [0, 1] * 3, [name, "b"]),
+    "grid": lambda name: show.image_grid(IMAGES, columns=3, titles=[name] * 6),
+    "usage": lambda name: show.usage_histogram([5, 0, 3, 1], title=name),
+    "probe": lambda name: show.probe_curve([0.5, 0.75], {name: 0.4}, 1),
+    "loss": lambda name: show.loss_curves([{"step": 1, name: 2.0}], keys=[name]),
+    "attention": lambda name: show.attention_map(np.eye(4)[2], title=name),
+}
+
+
+@pytest.mark.parametrize("name", AWKWARD)
+@pytest.mark.parametrize("kind", NAMED)
+def test_dollars_in_a_name_are_no_formula(kind, name):
+    plot = NAMED[kind](name)
+    show.to_png(plot)
+    assert name in plot.alt or kind in ("grid", "loss")
+    found = [text._preprocess_math(text.get_text()) for text in plot.findobj(Text)]
+    assert any(name in shown and formula is False for shown, formula in found)

@@ -214,17 +214,33 @@ def saved(tmp_path_factory):
     return folder
 
 
-def flipped(raw: bytes) -> bytes:
-    middle = len(raw) // 2
-    return raw[:middle] + bytes([raw[middle] ^ 1]) + raw[middle + 1 :]
+def flipped(raw: bytes, at: float = 0.5) -> bytes:
+    place = int(at * (len(raw) - 1))
+    return raw[:place] + bytes([raw[place] ^ 1]) + raw[place + 1 :]
 
 
 DAMAGE = {
     "empty": lambda raw: b"",
     "truncated": lambda raw: raw[: len(raw) // 2],
+    "a byte short": lambda raw: raw[:-1],
+    "a byte longer": lambda raw: raw + b"x",
     "flipped": flipped,
+    "first flipped": partial(flipped, at=0),
+    "last flipped": partial(flipped, at=1),
     "zeros": lambda raw: bytes(len(raw)),
-    "missing": None,
+    "a list": lambda raw: b"[]",
+    "a number": lambda raw: b"3",
+    "nothing": lambda raw: b"null",
+    "nested": lambda raw: b'{"a": ' + b"[" * 20_000,
+    "another's": lambda raw: b'{"item_handlers": {}, "tree_metadata": {"a": 1}}',
+}
+# What stands in the place of a file, or of the whole checkpoint.
+INSTEAD = {
+    "missing": lambda place: None,
+    "a folder": Path.mkdir,
+    "a pipe": os.mkfifo,
+    "a link to nowhere": lambda place: place.symlink_to("nowhere"),
+    "a link in a circle": lambda place: place.symlink_to(place.name),
 }
 
 
@@ -234,11 +250,11 @@ def copied(saved: Path, folder: Path) -> Path:
 
 
 def damage(file: Path, how: str) -> None:
-    change = DAMAGE[how]
-    if change is None:
-        file.unlink()
-    else:
-        file.write_bytes(change(file.read_bytes()))
+    if how in DAMAGE:
+        file.write_bytes(DAMAGE[how](file.read_bytes()))
+        return
+    shutil.rmtree(file) if file.is_dir() else file.unlink()
+    INSTEAD[how](file)
 
 
 def files_of(folder: Path, step: int) -> list[Path]:
@@ -246,17 +262,25 @@ def files_of(folder: Path, step: int) -> list[Path]:
     return sorted(path for path in found if path.is_file())
 
 
-# The last two do what "truncated" and "flipped" do, to more bytes.
-SLOW = [pytest.param(how, marks=pytest.mark.slow) for how in ("empty", "zeros")]
+# The others do what these do, to more bytes or fewer.
+QUICK = ["truncated", "flipped", "missing", "a pipe", "a list"]
+SLOW = [
+    pytest.param(how, marks=pytest.mark.slow)
+    for how in (DAMAGE | INSTEAD).keys() - set(QUICK)
+]
 
 
-@pytest.mark.parametrize("how", ["truncated", "flipped", "missing", *SLOW])
+@pytest.mark.parametrize("how", [*QUICK, *sorted(SLOW, key=str)])
 def test_no_damage_to_any_file_goes_through(saved, tmp_path, capfd, how):
     """Whichever file it is, the state is one that was saved, to the bit."""
     fell_back = []
     for file in files_of(saved, 10):
         folder = copied(saved, tmp_path / "copy")
         damage(folder / file.relative_to(saved), how)
+        if how == "a pipe":
+            told = tiny.message(lambda: Workdir(folder, IDENTITY))  # noqa: B023
+            assert f"{file.name} is no regular file; delete it and run" in told
+            (folder / file.relative_to(saved)).unlink()
         workdir = Workdir(folder, IDENTITY)
         state, position = workdir.restore(state_of(0))
         workdir.close()
@@ -275,6 +299,44 @@ def test_no_damage_to_any_file_goes_through(saved, tmp_path, capfd, how):
     assert len(fell_back) >= 4
     if how == "flipped":
         assert max(files_of(saved, 10), key=lambda f: f.stat().st_size) in fell_back
+
+
+NAMES = ["10 (copy)", "10.bak", "ten", "0010", "11", "-10", "1e1", "9" * 20, "\u0661"]
+
+
+WHOLE = [(what, how) for what in ("state", "data", ".") for how in INSTEAD]
+
+
+@pytest.mark.parametrize(("what", "how"), [*WHOLE, *((n, "renamed") for n in NAMES)])
+def test_no_damage_to_a_folder_goes_through(saved, tmp_path, capfd, what, how):
+    """It is refused in a line, or the run goes on from the one before and saves."""
+    folder = copied(saved, tmp_path / "copy")
+    whole = folder / "checkpoints" / "10"
+    if how == "renamed":
+        whole.rename(whole.with_name(what))
+    else:
+        damage(whole / what, how)
+    refused = how == "a pipe" or what == "." and how.startswith("a link")
+    if refused:
+        told = tiny.message(lambda: Workdir(folder, IDENTITY))
+        assert told.endswith("; delete it and run the same command")
+        (whole / what).unlink()
+    with Workdir(folder, IDENTITY) as workdir:
+        tiny.assert_same(workdir.restore(state_of(0))[0], state_of(5))
+        assert len(workdir.metrics_path.read_text().splitlines()) == 1
+        workdir.save(state_of(10), position_of(10))
+        workdir.wait()
+        tiny.assert_same(workdir.restore(state_of(0))[0], state_of(10))
+    said = capfd.readouterr().err.splitlines()
+    assert all(line.startswith("minivim: warning: the check") for line in said), said
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "run.json", "checkpoints"])
+def test_pipes_beside_checkpoints_are_not_waited_for(saved, tmp_path, name):
+    folder = copied(saved, tmp_path / "copy")
+    damage(folder / name, "a pipe")
+    told = tiny.message(lambda: Workdir(folder, IDENTITY))
+    assert f"{folder / name} is " in told
 
 
 def largest(folder: Path, step: int) -> Path:

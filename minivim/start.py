@@ -1,0 +1,79 @@
+"""How the process of a command starts: before anything large is imported."""
+
+import errno
+import io
+import os
+import signal
+import sys
+from contextlib import suppress
+
+
+class Shown(io.TextIOWrapper):
+    """A standard stream whose reader, or the disk behind it, may go away."""
+
+    def write(self, text: str, /) -> int:
+        try:
+            return super().write(text)
+        except OSError as error:
+            gone = error.errno in (errno.EPIPE, errno.EIO)
+            # What a command was asked for may not be lost without a word.
+            if self.fileno() == 1 and not gone:
+                error.filename = "what is printed"
+                raise
+            return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            super().flush()
+
+
+def interrupted(*_: object) -> None:
+    """End the process in one line, where `stop_signal` has not taken Ctrl-C.
+
+    `KeyboardInterrupt` gets lost where it comes up while a module is imported.
+    """
+    with suppress(OSError):
+        os.write(2, b"minivim: stopped; the same command goes on\n")
+    os._exit(130)
+
+
+def _hook(ignored: "sys.UnraisableHookArgs") -> None:
+    """Not for what orbax's threads meet after a write that failed, which is told."""
+    if "Event loop is closed" not in str(ignored.exc_value):
+        sys.__unraisablehook__(ignored)
+
+
+def prepare() -> None:
+    """Ctrl-C is one line, and no closed stream or full disk behind one ends a command.
+
+    Nothing happens in other processes that import the package.
+    """
+    name, words = sys.argv[0], sys.orig_argv
+    module = name == "-m" and words[words.index(name) + 1] == "minivim"
+    if not module and (os.path.basename(name) != "minivim" or name not in words):
+        return
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupted)
+    if blocks := hasattr(signal, "pthread_sigmask"):
+        # Until the process that is started anew has its handler, too.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    from minivim.runtime import restart_with_environment
+
+    restart_with_environment()
+    if blocks:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    sys.unraisablehook = _hook
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # A file that is opened later would get the number.
+            os.open(os.devnull, os.O_RDWR)
+    for number, stream in ((1, "stdout"), (2, "stderr")):
+        raw = open(number, "wb", closefd=False)  # noqa: SIM115
+        coding, errors = (
+            getattr(getattr(sys, stream), n, None) for n in ("encoding", "errors")
+        )
+        setattr(sys, stream, Shown(raw, coding, errors, line_buffering=True))
+
+
+prepare()
