@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from benchmarks import strangers
 from minivim import data, weights
 from minivim.errors import UserError
 from minivim.tokenizer.perceptual import LPIPS, PerceptualConfig
@@ -177,8 +178,15 @@ def test_messages_are_one_line_that_can_be_printed():
     assert len(str(UserError("a" * 10_000))) < 4_000
 
 
+def test_the_page_says_what_was_found():
+    record = Path(__file__).parents[1] / "book" / "results" / "strangers.json"
+    found = json.loads(record.read_text("utf-8"))
+    assert record.with_suffix(".md").read_text("utf-8") == strangers.markdown(found)
+    assert not any(row[way] for row in found["rows"].values() for way in strangers.BAD)
+
+
 def test_a_mutated_few(tmp_path):
-    """`python -m benchmarks.strangers` tries 50,000."""
+    """`python -m benchmarks.strangers` tries many more."""
     command = [sys.executable, "-m", "benchmarks.strangers", "--cases", "200"]
     command += ["--seed", "2", "--processes", "1", "--keep", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -214,12 +222,17 @@ def test_tables_of_labels_that_are_none(tmp_path, text):
     assert "not used: 1 x .csv file, 1 x .jsonl" in data.open_source(tmp_path).summary
 
 
-def test_cells_whose_path_is_none(tmp_path):
-    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    cells = pa.array([{"bytes": None, "path": "\0a.png"}], kind)
+@pytest.mark.parametrize(
+    "path, told", [(b"\0a.png", "row 0 of"), (b"a\xff.png", "cannot be read")]
+)
+def test_cells_whose_path_is_none(tmp_path, path, told):
+    text = pa.array([path]).view(pa.string())
+    cells = pa.StructArray.from_arrays(
+        [pa.nulls(1, pa.binary()), text], ["bytes", "path"]
+    )
     pq.write_table(pa.table({"image": cells}), tmp_path / "a.parquet")
     source = data.open_source(tmp_path)
-    assert "row 0 of" in message(lambda: source.take(np.array([0])))
+    assert told in message(lambda: source.take(np.array([0])))
 
 
 def test_tables_whose_offsets_are_false(tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from minivim.data.pixels import decode
-from minivim.errors import UserError, one_line
+from minivim.errors import UserError, explained, one_line
 from minivim.files import inside
 
 Batch = dict[str, np.ndarray]
@@ -120,7 +120,8 @@ class TableSource(Pictures):
 
     def files(self, indices: Int[np.ndarray, " n"]) -> list[tuple[Any, str]]:
         rows = self._rows[indices].tolist()
-        (cells,) = self._table[rows].values()
+        with explained(f"{self.name} cannot be read", "fetch or write it again"):
+            (cells,) = self._table[rows].values()
         named = zip(cells, rows, strict=True)
         return [open_cell(c, f"row {r} of {self.name}", self.request) for c, r in named]
 
