@@ -195,38 +195,46 @@ def _reproduce(options: Namespace) -> None:
     print(reproduce.main(options.study, reproduce.Options(**given)))
 
 
-FILES = """vit-vqgan: a tokenizer in the layout of the public PyTorch ViT-VQGAN; lpips:
-torchvision's vgg16-*.pth and the vgg.pth of the lpips package; inception: pytorch-fid's
+FILES = """vit-vqgan, vqgan, llamagen: a tokenizer's weights in the layout of
+enhancing-transformers, taming-transformers or LlamaGen; lpips: torchvision's
+vgg16-*.pth and the vgg.pth of the lpips package; inception: pytorch-fid's
 pt_inception-2015-12-05-*.pth. All also as .safetensors."""
 
 
 @command(
-    option("what", choices=("vit-vqgan", "lpips", "inception")),
+    option("what", choices=("vit-vqgan", "vqgan", "llamagen", "lpips", "inception")),
     option("files", nargs="+", metavar="FILE", help=FILES),
     option("--out", required=True, help="a folder that load will read"),
+    option("--image-size", type=args.positive, help="vqgan, llamagen; default: 256"),
 )
 def _convert(options: Namespace) -> None:
     """Read the weights of another project."""
     from minivim_lab import convert, inception
 
+    what, card = options.what, {"labels_seen": "ImageNet"}
     if (Path(options.out) / "run.json").exists():
         raise UserError(f"{options.out} holds a run; give --out another folder")
-    wanted = 2 if options.what == "lpips" else 1
+    wanted = 2 if what == "lpips" else 1
     if len(options.files) != wanted:
         files = "vgg16 and heads" if wanted == 2 else "one file"
-        wrong = f"convert {options.what} takes {files}, got {len(options.files)}"
+        wrong = f"convert {what} takes {files}, got {len(options.files)}"
         raise UserError(f"{wrong}; see minivim convert --help")
+    if options.image_size and what not in ("vqgan", "llamagen"):
+        raise UserError(f"the weights of {what} tell the size; leave out --image-size")
     states = [convert.read_state_dict(file) for file in options.files]
-    if options.what == "vit-vqgan":
-        model, kind = convert.tokenizer_from_torch(*states), "tokenizer"
-        origin = "the layout of the public PyTorch ViT-VQGAN"
-        seen = "a perceptual loss, as the public code has it"
-    elif options.what == "inception":
+    if what in convert.LAYOUTS:
+        if (found := convert.layout_of(*states)) != what:
+            wrong = f"{options.files[0]} is in the layout of {found}, not of {what}"
+            raise UserError(f"{wrong}; run minivim convert {found}")
+        model = convert.tokenizer_from_torch(states[0], options.image_size or 256)
+        kind = "tokenizer"
+        card["converted_from"] = f"the layout of {convert.LAYOUTS[what][0]}"
+        card["labels_seen"] = "a perceptual loss, as the public code has it"
+    elif what == "inception":
         model, kind = inception.inception_from_torch(*states), "inception"
-        origin, seen = "InceptionV3 of 2015, as pytorch-fid has it", "ImageNet"
+        card["converted_from"] = "InceptionV3 of 2015, as pytorch-fid has it"
     else:
         model, kind = convert.lpips_from_torch(*states), "perceptual"
-        origin, seen = "VGG16 and the linear heads of LPIPS", "ImageNet"
-    card = {"converted_from": origin, "labels_seen": seen}
+        card["converted_from"] = "VGG16 and the linear heads of LPIPS"
     weights.save(options.out, model, kind=kind, card=card)
     print(f"{kind}: {options.out}")

@@ -48,12 +48,16 @@ class CNNConfig(Config):
 
     # At the image's size; the paper's "channels x1" and "x2" (Table 1) vary this.
     channels: checks.Count = 128
-    # Of `channels` at each size, down to the grid of tokens, where attention is.
+    # Of `channels` at each size, down to the grid of tokens.
     multipliers: checks.Counts = (1, 1, 2, 4)
     res_blocks: checks.Count = 2
     # Of the group norms.
     groups: Annotated[checks.Count, checks.Divides("channels")] = 32
     norm_eps: checks.Positive = 1e-6
+    # Sizes whose residual blocks have attention, 0 for the smallest; the middle has it.
+    attention: tuple[int, ...] = (0,)
+    # Maps on the quantizer's side; 0: as many as at the smallest size.
+    features: checks.Natural = 0
 
     @property
     def patch_size(self) -> int:
@@ -72,8 +76,8 @@ class CNNConfig(Config):
 
     @property
     def width(self) -> int:
-        """Channels at the smallest size."""
-        return self.widths[-1]
+        """Channels on the quantizer's side."""
+        return self.features or self.widths[-1]
 
 
 class AnyQuantizerConfig(Config):

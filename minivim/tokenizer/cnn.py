@@ -110,7 +110,7 @@ def blocks(
 
 def middle(config: CNNConfig, *, rngs: nnx.Rngs) -> list[nnx.Module]:
     """Residual block, attention, residual block, at the smallest size."""
-    widths = (config.width, config.width)
+    widths = config.widths[-1:] * 2
     first = blocks(config, widths, attend=True, rngs=rngs)
     return first + blocks(config, widths, attend=False, rngs=rngs)
 
@@ -122,17 +122,17 @@ class CNNEncoder(nnx.Module):
     def __init__(self, config: TokenizerConfig, *, rngs: nnx.Rngs):
         size = config.encoder
         assert isinstance(size, CNNConfig)
-        width, smallest = size.channels, len(size.widths) - 1
+        width, last = size.channels, len(size.widths) - 1
         layers: list[nnx.Module] = []
         self.stem = conv(config.channels, width, rngs)
         for i, outputs in enumerate(size.widths):
             widths = [width] + [outputs] * size.res_blocks
-            layers += blocks(size, widths, attend=i == smallest, rngs=rngs)
-            if i < smallest:
+            layers += blocks(size, widths, attend=last - i in size.attention, rngs=rngs)
+            if i < last:
                 layers.append(Halve(outputs, rngs=rngs))
             width = outputs
         self.layers = nnx.List(layers + middle(size, rngs=rngs))
-        self.out = Output(size, width, width, rngs=rngs)
+        self.out = Output(size, width, size.width, rngs=rngs)
 
     def __call__(self, images: Maps) -> Tokens:
         x = self.stem(2 * images - 1)
@@ -148,12 +148,12 @@ class CNNDecoder(nnx.Module):
         size = config.decoder
         assert isinstance(size, CNNConfig)
         self.config = config
-        width, smallest = size.width, len(size.widths) - 1
-        self.stem = conv(width, width, rngs)
+        width, last = size.widths[-1], len(size.widths) - 1
+        self.stem = conv(size.width, width, rngs)
         layers = middle(size, rngs=rngs)
         for i, outputs in reversed(list(enumerate(size.widths))):
             widths = [width] + [outputs] * (size.res_blocks + 1)
-            layers += blocks(size, widths, attend=i == smallest, rngs=rngs)
+            layers += blocks(size, widths, attend=last - i in size.attention, rngs=rngs)
             if i > 0:
                 layers.append(Double(outputs, rngs=rngs))
             width = outputs

@@ -50,8 +50,8 @@ def random_state(seed: int = 0) -> dict[str, torch.Tensor]:
         "encoder.to_patch_embedding.0.bias": draw(WIDTH) - embed.sum((1, 2, 3)) / 2,
         "encoder.en_pos_embedding": table,
         "decoder.de_pos_embedding": table.clone(),
-        "decoder.to_pixel.conv_out.weight": draw(WIDTH, 3, PATCH, PATCH) / 8,
-        "decoder.to_pixel.conv_out.bias": draw(3),
+        "decoder.to_pixel.1.weight": draw(WIDTH, 3, PATCH, PATCH) / 8,
+        "decoder.to_pixel.1.bias": draw(3),
         "quantizer.embedding.weight": draw(CODES, CODE_DIM),
         "pre_quant.weight": draw(CODE_DIM, WIDTH),
         "pre_quant.bias": draw(CODE_DIM),
@@ -61,8 +61,8 @@ def random_state(seed: int = 0) -> dict[str, torch.Tensor]:
         "loss.discriminator.conv.weight": draw(3, 3),
     }
     for side, depth in DEPTH.items():
-        state[f"{side}.norm.weight"] = draw(WIDTH, around=1.0)
-        state[f"{side}.norm.bias"] = draw(WIDTH)
+        state[f"{side}.transformer.norm.weight"] = draw(WIDTH, around=1.0)
+        state[f"{side}.transformer.norm.bias"] = draw(WIDTH)
         for i in range(depth):
             name = f"{side}.transformer.layers.{i}"
             state |= {
@@ -102,7 +102,7 @@ def blocks(state: dict, side: str, x: torch.Tensor) -> torch.Tensor:
             for j in (0, 2)
         )
         x = x + F.linear(torch.tanh(F.linear(norm(f"{name}.1.norm", x), *up)), *down)
-    return norm(f"{side}.norm", x)
+    return norm(f"{side}.transformer.norm", x)
 
 
 @torch.no_grad()
@@ -121,7 +121,7 @@ def twin(state: dict, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     x = F.linear(book[codes], *layer("post_quant")) + state["decoder.de_pos_embedding"]
     x = blocks(state, "decoder", x).transpose(1, 2)
     x = x.unflatten(2, (SIDE // PATCH, -1))
-    x = F.conv_transpose2d(x, *layer("decoder.to_pixel.conv_out"), stride=PATCH)
+    x = F.conv_transpose2d(x, *layer("decoder.to_pixel.1"), stride=PATCH)
     return codes.numpy(), x.permute(0, 2, 3, 1).numpy()
 
 
@@ -147,6 +147,21 @@ def test_codes_are_identical_and_pixels_agree():
     model = tokenizer_from_torch(arrays(state))
     np.testing.assert_array_equal(model.encode(IMAGES), codes)
     np.testing.assert_allclose(model.decode(codes), recon.clip(0, 1), atol=1e-4)
+
+
+def test_the_names_until_july_2022_are_known():
+    state = arrays(random_state())
+    older = {
+        name.replace(".transformer.norm.", ".norm.").replace(
+            "pixel.1", "pixel.conv_out"
+        ): x
+        for name, x in state.items()
+    }
+    assert len(older.keys() - state.keys()) == 6
+    now, before = (
+        weights.flat_weights(tokenizer_from_torch(s)) for s in (state, older)
+    )
+    tiny.assert_same(now, before)
 
 
 def test_sizes_are_read_from_the_shapes():
@@ -202,9 +217,11 @@ def unnormalised(weights, config):
 )
 def test_a_mistake_in_a_detail_is_caught(mistake, monkeypatch):
     filled = convert._filled
-    monkeypatch.setattr(
-        convert, "_filled", lambda c, weights: filled(mistake(weights, c), weights)
-    )
+
+    def wrongly(config, ours, theirs):
+        return filled(mistake(ours, config), ours, theirs)
+
+    monkeypatch.setattr(convert, "_filled", wrongly)
     codes, error = differences(random_state())
     assert codes or error > 1e-3
 
@@ -236,6 +253,12 @@ def columns_first(state):
     state["encoder.en_pos_embedding"] = torch.cat([second, first], dim=-1)
 
 
+def unlike(state):
+    state["decoder.de_pos_embedding"] = torch.from_numpy(sincos_positions(2, WIDTH))[
+        None
+    ]
+
+
 def oblong(state):
     state["decoder.de_pos_embedding"] = state["decoder.de_pos_embedding"][:, :15]
 
@@ -255,8 +278,9 @@ def no_blocks(state):
         (wide, "attention of width 64 in a model of width 128.*512 and 768"),
         (columns_first, "encoder.en_pos_embedding differs from the fixed sin-cos"),
         (oblong, "decoder.de_pos_embedding is of no square grid"),
-        (no_blocks, "no encoder.transformer.layers.0 among"),
-        (dict.clear, "no 'encoder.to_patch_embedding.0.weight'"),
+        (unlike, "its parts are of unlike widths or grids"),
+        (no_blocks, "no 'encoder.transformer.layers.0.0.fn.to_qkv.weight' among"),
+        (dict.clear, "there is no encoder in it; known are vit-vqgan"),
     ],
 )
 def test_other_states_are_refused_in_one_line(change, words):
