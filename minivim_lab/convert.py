@@ -7,13 +7,13 @@ for files that `torch.save` wrote and for nothing else.
 import importlib.util
 import io
 import math
-import os
 import pickle
 import re
 import warnings
 import zipfile
 from functools import partial
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import jax.numpy as jnp
@@ -31,24 +31,17 @@ from minivim.tokenizer.perceptual import LPIPS, PerceptualConfig
 from minivim.tokenizer.vit import sincos_positions
 from minivim.weights import abstract
 
-SAVE_AGAIN = (
-    "save it again with torch.save({k: v for k, v in model.state_dict().items()}, "
-    "'weights.pt')"
-)
+SAVE_AGAIN = "save it again with torch.save(dict(model.state_dict()), 'weights.pt')"
 # Public tokenizers: whose code they are, and a layer that no other of them has.
 LAYOUTS = {
     "vit-vqgan": ("thuanz123/enhancing-transformers", "encoder.to_patch_embedding.0"),
     "vqgan": ("CompVis/taming-transformers", "encoder.down.0.block.0.conv1"),
     "llamagen": ("FoundationVision/LlamaGen", "encoder.conv_blocks.0.res.0.conv1"),
 }
-OTHER_LAYOUT = (
-    f"known are {', '.join(f'{k} ({code})' for k, (code, _) in LAYOUTS.items())}; "
-    f"for one of these, {SAVE_AGAIN}"
-)
+CODES = ", ".join(f"{name} ({code})" for name, (code, _) in LAYOUTS.items())
+OTHER_LAYOUT = f"known are {CODES}; for one of these, {SAVE_AGAIN}"
 # How names in them begin, and which of them are no part of the model.
-KNOWN = (
-    r"(en|de)coder\.(to_p|.._pos|transformer|norm|conv|down\.|up\.|mid\.)|.*quant|loss"
-)
+KNOWN = r"..coder\.(to_p|.._pos|transformer|norm|conv|down\.|up\.|mid\.)|.*quant|loss"
 BESIDES = "loss.", "quantize.codebook_used"
 # A layer of ours and its name there: in a block of the ViT; in the CNN's layers of any
 # kind, where three make one of ours; at the CNN's ends.
@@ -67,6 +60,11 @@ LAYER = re.compile(
     r"..coder\.(?:(down|up|conv_blocks)\.(\d+)|mid)\."
     r"(block|res|attn|downsample|upsample|)[._]?(\d*)"
 )
+# Networks that measure: kind and origin.
+OTHERS = {
+    "lpips": ("perceptual", "VGG16 and the linear heads of LPIPS"),
+    "inception": ("inception", "InceptionV3 of 2015, as pytorch-fid has it"),
+}
 HEAD_DIM = 64  # the width of every attention head in the public ViT-VQGAN
 # Indices of the convolutions in torchvision's vgg16.
 VGG16_CONVS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
@@ -75,14 +73,36 @@ LPIPS_HEADS = "give weights/v0.1/vgg.pth of the lpips package"
 # Of names, shapes and the like in a file: ten times what public ones have.
 MOST_BYTES = 2**21
 # Classes in public checkpoints beside the arrays; an empty one is read for each.
-EMPTY = (
-    "argparse.Namespace",
-    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
-)
+EMPTY = ["pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"]
+EMPTY += ["argparse.Namespace"]
 
 Weights = dict[str, np.ndarray]
 # For an array of ours itself, or for a layer its name in the file.
 Ours = dict[str, np.ndarray | str]
+
+
+def converted(
+    what: str, files: list[str], image_size: int | None = None
+) -> tuple[Any, str, dict[str, str]]:
+    """The model in files of one of `LAYOUTS` or `OTHERS`, its kind and its card."""
+    pair = what == "lpips"
+    wrong = f"convert {what} takes {'vgg16 and heads' if pair else 'one file'}"
+    told = f"{wrong}, got {len(files)}; see minivim convert --help"
+    require(len(files) == 1 + pair, told)
+    wrong = f"the weights of {what} tell the size; leave out --image-size"
+    require(image_size is None or what in ("vqgan", "llamagen"), wrong)
+    states, seen = [read_state_dict(file) for file in files], "ImageNet"
+    if what in LAYOUTS:
+        seen = "a perceptual loss, as the public code has it"
+        kind, origin = "tokenizer", f"the layout of {LAYOUTS[what][0]}"
+        model = tokenizer_from_torch(states[0], what, image_size or 256)
+    else:
+        kind, origin = OTHERS[what]
+        place = (
+            "minivim_lab.convert:lpips" if pair else "minivim_lab.inception:inception"
+        )
+        model = resolve_name(f"{place}_from_torch")(*states)
+    return model, kind, {"converted_from": origin, "labels_seen": seen}
 
 
 def read_state_dict(path: str | Path) -> Weights:
@@ -118,7 +138,7 @@ class Frugal(io.FileIO):
 
     def read(self, size: int | None = -1, /) -> Any:
         if size is None or size < 0:
-            size = os.fstat(self.fileno()).st_size - self.tell()
+            size = regular(str(self.name)) - self.tell()
         # A pickle is read by the byte, and each takes its time.
         self.spend(size + 16)
         return super().read(size)
@@ -136,36 +156,32 @@ def _saved_by_torch(path: Path, size: int) -> Weights:
         source, mapped = file, zipfile.is_zipfile(path)
         if mapped:
             for part in zipfile.ZipFile(file).infolist():
-                plain = part.compress_type == zipfile.ZIP_STORED
-                require(plain, f"{path} is compressed; {SAVE_AGAIN}")
+                if part.compress_type != zipfile.ZIP_STORED:
+                    raise ValueError("it is compressed")
                 file.spend(part.file_size * part.filename.endswith("data.pkl"))
             # An array cannot lie outside of a file that is mapped into memory.
             source = path
         try:
             values = torch.load(source, "cpu", weights_only=True, mmap=mapped)
         except pickle.UnpicklingError as error:
-            if (found := re.search(r"GLOBAL ([\w.]+)", str(error))) is None:
-                raise ValueError("it is damaged") from error
-            problem = f"{path} holds more than arrays: {found[1]} could run code"
-            told = f"{problem} and is not read (weights_only=True); {SAVE_AGAIN}"
-            raise UserError(told) from error
+            runs = re.search(r"GLOBAL ([\w.]+)", str(error))
+            told = "it could run {}, which weights_only=True refuses"
+            raise ValueError(told.format(runs[1]) if runs else "damaged") from error
+    for name in ("ema", "model", "state_dict"):
+        if isinstance(values, dict) and isinstance(values.get(name), dict):
+            values = values[name]
     require(isinstance(values, dict), f"{path} holds no arrays by name; {SAVE_AGAIN}")
-    inner = [values.get(name) for name in ("ema", "model", "state_dict")]
-    values = next((found for found in inner if isinstance(found, dict)), values)
     arrays, left = {}, 2 * size  # two names may share an array
     for name, value in values.items():
         named = isinstance(name, str) and len(name) < 256 and torch.is_tensor(value)
         problem = f"{path} holds {name!r:.60} of type {type(value).__name__}"
         require(named, f"{problem}, not arrays by name; {SAVE_AGAIN}")
-        kind = value.layout, value.device.type, value.is_quantized, value.is_nested
-        problem = f"{path} holds {name!r} sparse, quantised or without values"
-        dense = kind == (torch.strided, "cpu", False, False)
-        require(dense, f"{problem}; save it as a dense array of floats")
-        left -= value.nbytes
-        problem = f"{path} claims more numbers than its {size} bytes hold"
-        require(left >= 0, f"{problem}; {SAVE_AGAIN}")
-        floats = value.float() if value.is_floating_point() else value
-        arrays[name] = floats.detach().numpy()
+        with explained(f"{path} holds {name!r}, no dense array", SAVE_AGAIN):
+            left -= value.nbytes
+            if left < 0:
+                raise ValueError(f"more numbers are claimed than {size} bytes hold")
+            floats = value.float() if value.is_floating_point() else value
+            arrays[name] = floats.detach().numpy()
     return arrays
 
 
@@ -189,52 +205,49 @@ def take(
 def lpips_from_torch(vgg: Weights, heads: Weights) -> LPIPS:
     """LPIPS from torchvision's `vgg16` and the heads of the `lpips` package.
 
-    vgg: `features.N.weight` [O, I, 3, 3] and `.bias`; heads: `linN.model.1.weight`
-    [1, C, 1, 1]; other keys are ignored. Raises `UserError` where one is missing or of
-    another shape, or a head is negative.
+    vgg: `features.N`; heads: `linN.model.1.weight` [1, C, 1, 1]; others are ignored.
+    Raises `UserError` for one missing or of another shape, and for a negative head.
     """
-    model = abstract("perceptual", PerceptualConfig())
-    of_vgg, heads = partial(take, dict(vgg), remedy=VGG16), dict(heads)
-    for conv, index in zip(model.convs, VGG16_CONVS, strict=True):
-        name, (h, w, inputs, outputs) = f"features.{index}", conv.kernel.shape
-        kernel = of_vgg(f"{name}.weight", outputs, inputs, h, w)
-        conv.kernel = nnx.Param(jnp.asarray(kernel.transpose(2, 3, 1, 0)))
-        conv.bias = nnx.Param(jnp.asarray(of_vgg(f"{name}.bias", outputs)))
+    model, heads = abstract("perceptual", PerceptualConfig()), dict(heads)
+    ours: Ours = {f"convs.{i}": f"features.{n}" for i, n in enumerate(VGG16_CONVS)}
     for i, width in enumerate(model.config.widths):
         name = f"lin{i}.model.1.weight"
         head = take(heads, name, 1, width, 1, 1, remedy=LPIPS_HEADS).ravel()
         require(bool(head.min() >= 0), f"{name} is negative somewhere; {LPIPS_HEADS}")
-        model.heads[i] = nnx.Param(jnp.asarray(head))
-    return model
+        ours[f"heads.{i}"] = head
+    return _filled(model, ours, dict(vgg), VGG16)
 
 
-def layout_of(state: Weights) -> str:
-    """The one of `LAYOUTS` that a state has; raises `UserError` for any other."""
-    for name, (_, layer) in LAYOUTS.items():
-        if f"{layer}.weight" in state:
-            return name
-    other = next((name for name in state if not re.match(KNOWN, name)), "")
-    told = f"{other!r} is in no known layout" if other else "there is no encoder in it"
-    raise UserError(f"{told}; {OTHER_LAYOUT}")
-
-
-def tokenizer_from_torch(state: Weights, image_size: int = 256) -> Tokenizer:
-    """A tokenizer with the weights of one of `LAYOUTS`.
+def tokenizer_from_torch(
+    state: Weights, layout: str = "", image_size: int = 256
+) -> Tokenizer:
+    """A tokenizer with the weights of one of `LAYOUTS`, which their names tell.
 
     Sizes are read from the shapes, but for a CNN's `image_size`, which they do not
     tell; the other options are what that code does. Training state is left out. The
     shapes do not tell of Gumbel or residual codes: none are assumed. Raises `UserError`
-    for other layouts, trained positions, heads not of 64.
+    for other layouts, for one that is not `layout`, trained positions, heads not of 64.
     """
-    layout = layout_of(state)
+    signs = {name: f"{layer}.weight" for name, (_, layer) in LAYOUTS.items()}
+    found = next((name for name, sign in signs.items() if sign in state), "")
+    other = next((name for name in state if not re.match(KNOWN, name)), "no encoder")
+    require(bool(found), f"{other!r} is in no known layout; {OTHER_LAYOUT}")
+    wrong = f"these weights are in the layout of {found}; run minivim convert {found}"
+    require(layout in ("", found), wrong)
     theirs = {k: v for k, v in state.items() if not k.startswith(BESIDES)}
-    if layout != "vit-vqgan":
-        return _filled(*_cnn(theirs, layout, image_size), theirs)
-    # Until July 2022 two layers had other names.
-    norms = [re.sub(r"^(..coder)\.norm", r"\1.transformer.norm", k) for k in theirs]
-    names = [name.replace("pixel.conv_out", "pixel.1") for name in norms]
-    theirs = dict(zip(names, theirs.values(), strict=True))
-    return _filled(*_vit(theirs), theirs)
+    if found == "vit-vqgan":
+        # Until July 2022 two layers had other names.
+        names = [re.sub("^(..coder).norm", r"\1.transformer.norm", k) for k in theirs]
+        names = [name.replace("pixel.conv_out", "pixel.1") for name in names]
+        theirs = dict(zip(names, theirs.values(), strict=True))
+        config, ours = _vit(theirs)
+    else:
+        config, ours = _cnn(theirs, image_size, l2_normalise=found == "llamagen")
+    model = _filled(abstract("tokenizer", config), ours, theirs, OTHER_LAYOUT)
+    if theirs:
+        problem = f"{len(theirs)} weights have no place here, such as {min(theirs)!r}"
+        raise UserError(f"{problem}; {OTHER_LAYOUT}")
+    return model
 
 
 _take = partial(take, remedy=OTHER_LAYOUT)
@@ -248,12 +261,14 @@ def _vit(theirs: Weights) -> tuple[TokenizerConfig, Ours]:
     Queries, keys and values have no bias (here a zero one). The encoder reads pixels in
     [0, 1], ours `2 x - 1`: `W x + b = (W / 2) (2 x - 1) + (b + W 1 / 2)`.
     """
-    ours: Ours = {"quantizer.down": "pre_quant", "quantizer.up": "post_quant"}
     name = "encoder.to_patch_embedding.0"
     width, channels, size, _ = _look(theirs, f"{name}.weight", *4 * [None]).shape
     patch = _take(theirs, f"{name}.weight", width, channels, size, size)
-    ours["encoder.embed.kernel"] = rearrange(patch, "d c p q -> (p q c) d") / 2
     bias = _take(theirs, f"{name}.bias", width)
+    codes = _take(theirs, "quantizer.embedding.weight", None, None)
+    ours: Ours = {"quantizer.down": "pre_quant", "quantizer.up": "post_quant"}
+    ours["quantizer.codebook"] = codes
+    ours["encoder.embed.kernel"] = rearrange(patch, "d c p q -> (p q c) d") / 2
     ours["encoder.embed.bias"] = bias + patch.sum(axis=(1, 2, 3)) / 2
     encoder, grid = _stack(theirs, ours, "encoder.en_pos_embedding")
     decoder, other = _stack(theirs, ours, "decoder.de_pos_embedding")
@@ -265,15 +280,16 @@ def _vit(theirs: Weights) -> tuple[TokenizerConfig, Ours]:
     ours["decoder.head.kernel"] = rearrange(pixels, "d c p q -> d (p q c)")
     bias = _take(theirs, f"{name}.bias", channels)
     ours["decoder.head.bias"] = np.tile(bias, size**2)
-    codes = _take(theirs, "quantizer.embedding.weight", None, None)
-    ours["quantizer.codebook"] = codes
-    sizes = dict(zip(("num_codes", "code_dim"), codes.shape, strict=True))
     config = TokenizerConfig(
         image_size=grid * size, patch_size=size, channels=channels, encoder=encoder,
-        decoder=decoder, quantizer=QuantizerConfig(**sizes, straight_through="raw"),
-        tanh="blocks", positions="sincos", output="linear",
+        decoder=decoder, quantizer=_codes(codes, straight_through="raw"), tanh="blocks",
+        positions="sincos", output="linear",
     )  # fmt: skip
     return config, ours
+
+
+def _codes(codes: np.ndarray, **how: Any) -> QuantizerConfig:
+    return QuantizerConfig(num_codes=len(codes), code_dim=codes.shape[1], **how)
 
 
 def _stack(theirs: Weights, ours: Ours, table: str) -> tuple[StackConfig, int]:
@@ -281,20 +297,17 @@ def _stack(theirs: Weights, ours: Ours, table: str) -> tuple[StackConfig, int]:
     positions = _take(theirs, table, 1, None, None)[0]
     tokens, width = positions.shape
     grid = math.isqrt(tokens)
-    if grid**2 != tokens or width % 4:
-        raise UserError(f"{table} is of no square grid; {OTHER_LAYOUT}")
-    if np.abs(positions - sincos_positions(grid, width)).max() > 1e-4:
-        problem = f"{table} differs from the fixed sin-cos table, as if trained"
+    known = sincos_positions(grid, width)
+    if known.shape != positions.shape or np.abs(positions - known).max() > 1e-4:
+        problem = f"{table} differs from the sin-cos table of a square, as if trained"
         raise UserError(f"{problem}; only fixed positions can be converted")
     side = table.split(".")[0]
     layers = f"{side}.transformer.layers."
     inner = len(_look(theirs, f"{layers}0.0.fn.to_qkv.weight", None, width)) // 3
-    if inner != width or width % HEAD_DIM:
-        raise UserError(
-            f"{side} has attention of width {inner} in a model of width {width}; only "
-            f"models whose heads of {HEAD_DIM} fill the width can be converted, such "
-            "as those of width 512 and 768"
-        )
+    wrong = f"{side} has attention of width {inner} in a model of width {width}; only "
+    wrong += f"models whose heads of {HEAD_DIM} fill the width can be converted, such "
+    fits = inner == width and width % HEAD_DIM == 0
+    require(fits, f"{wrong}as those of width 512 and 768")
     hidden = len(_look(theirs, f"{layers}0.1.fn.net.0.bias", None))
     blocks = len({k.split(".")[3] for k in theirs if k.startswith(layers)})
     ours[f"{side}.stack.norm"] = f"{side}.transformer.norm"
@@ -305,12 +318,11 @@ def _stack(theirs: Weights, ours: Ours, table: str) -> tuple[StackConfig, int]:
     return StackConfig(**size, heads=heads, activation="tanh", norm_eps=1e-5), grid
 
 
-def _cnn(theirs: Weights, layout: str, size: int) -> tuple[TokenizerConfig, Ours]:
-    """Pixels are `2 x - 1` at both ends, in ours only at the encoder's.
-
-    LlamaGen's codes are normalised, those of VQGAN as long as they are.
-    """
+def _cnn(theirs: Weights, size: int, **how: Any) -> tuple[TokenizerConfig, Ours]:
+    """Pixels are `2 x - 1` at both ends, in ours only at the encoder's."""
+    codes = _take(theirs, "quantize.embedding.weight", None, None)
     ours: Ours = {"quantizer.down": "quant_conv", "quantizer.up": "post_quant_conv"}
+    ours["quantizer.codebook"] = codes
     encoder = _side(theirs, ours, "encoder", "quant_conv.weight")
     decoder = _side(theirs, ours, "decoder", "post_quant_conv.weight")
     name, patch = "decoder.conv_out", encoder.patch_size
@@ -318,15 +330,11 @@ def _cnn(theirs: Weights, layout: str, size: int) -> tuple[TokenizerConfig, Ours
     ours["decoder.out.conv.kernel"] = pixels.transpose(2, 3, 1, 0)
     bias = _take(theirs, f"{name}.bias", len(pixels)) / 2
     ours["decoder.out.conv.bias"] = bias + 0.5
-    codes = _take(theirs, "quantize.embedding.weight", None, None)
-    ours["quantizer.codebook"] = codes
     wrong = f"images of {size} pixels are not of whole patches of {patch}"
     require(size % patch == 0, f"{wrong}; give a multiple as --image-size")
-    sizes = dict(zip(("num_codes", "code_dim"), codes.shape, strict=True))
-    quantizer = QuantizerConfig(**sizes, l2_normalise=layout == "llamagen")
     config = TokenizerConfig(
         image_size=size, patch_size=patch, channels=len(pixels), encoder=encoder,
-        decoder=decoder, quantizer=quantizer, output="linear",
+        decoder=decoder, quantizer=_codes(codes, **how), output="linear",
     )  # fmt: skip
     return config, ours
 
@@ -349,55 +357,46 @@ def _side(theirs: Weights, ours: Ours, side: str, outer: str) -> CNNConfig:
             ours[f"{side}.layers.{i}.{part}"] = " ".join(each)
     rows = [k for k in found if math.isfinite(k[0]) and k[1] < math.inf and not k[2]]
     sizes = sorted((key for key in rows if key[1] == 0), reverse=first)
-    attention = [i for i, key in enumerate(sizes) if (*key[:2], True) in found]
-    names = [f"{found[key]}.conv1.weight" for key in reversed(sizes)]
-    widths = [len(_look(theirs, name, None, None, 3, 3)) for name in names]
+    firsts = [f"{found[key]}.conv1.weight" for key in reversed(sizes)]
+    widths = [len(_look(theirs, name, None, None, 3, 3)) for name in firsts]
     channels = len(_look(theirs, "encoder.conv_in.weight", None, None, 3, 3))
-    fits = bool(widths) and all(n % channels == 0 for n in widths)
-    wrong = f"{side} has {widths} maps, not multiples of {channels}"
-    require(fits, f"{wrong}; {OTHER_LAYOUT}")
     theirs[outer] = _take(theirs, outer, None, None, 1, 1)[:, :, 0, 0]
-    features = theirs[outer].shape[1 if first else 0]
     return CNNConfig(
         channels=channels,
-        multipliers=tuple(n // channels for n in widths),
-        res_blocks=len(rows) // len(sizes) - (not first),
-        attention=tuple(attention),
-        features=0 if features == widths[-1] else features,
+        multipliers=tuple(width // channels for width in widths),
+        res_blocks=len(rows) // max(len(sizes), 1) - (not first),
+        attention=tuple(i for i, k in enumerate(sizes) if (*k[:2], True) in found),
+        features=theirs[outer].shape[1 if first else 0],
     )
 
 
-def _filled(config: TokenizerConfig, ours: Ours, theirs: Weights) -> Tokenizer:
-    """A tokenizer of `ours`, which name what is taken from theirs; none may be left."""
+def _filled(model: Any, ours: Ours, theirs: Weights, remedy: str) -> Any:
+    """An abstract model with `ours`, which name what is taken from theirs."""
+
+    def one(name: str, part: str, *shape: int) -> np.ndarray:
+        """[..., in, out] here is [out, in, ...] there, and a scale a weight."""
+        if part != "kernel":
+            name = f"{name}.{part.replace('scale', 'weight')}"
+            return take(theirs, name, *shape, remedy=remedy)
+        *size, inputs, outputs = shape
+        shape = outputs, inputs, *size
+        kernel = take(theirs, f"{name}.weight", *shape, remedy=remedy)
+        return np.moveaxis(kernel, (0, 1), (-1, -2))
 
     def fill(path: tuple, leaf: nnx.Variable) -> nnx.Variable:
         name = ".".join(map(str, path))
         layer, _, part = name.rpartition(".")
-        if name in ours:
-            value = ours[name]
-        elif "{i}" in (where := str(ours.get(layer, layer))):
-            names = [where.format(i=i) for i in range(leaf.shape[0])]
-            found = [_layer(theirs, n, part, *leaf.shape[1:]) for n in names]
-            value = np.stack(found)
+        where = ours.get(name, ours.get(layer, layer))
+        if not isinstance(where, str):
+            return leaf.replace(jnp.asarray(where))
+        if "{i}" in where:
+            each = [where.format(i=i) for i in range(leaf.shape[0])]
+            value = np.stack([one(n, part, *leaf.shape[1:]) for n in each])
         else:
-            names, (*shape, last) = where.split(), leaf.shape
-            shape = (*shape, last // len(names))
-            found = [_layer(theirs, n, part, *shape) for n in names]
+            each, (*shape, last) = where.split(), leaf.shape
+            found = [one(n, part, *shape, last // len(each)) for n in each]
             value = np.concatenate(found, axis=-1)
         return leaf.replace(jnp.asarray(value))
 
-    graph, state = nnx.split(abstract("tokenizer", config))
-    model = nnx.merge(graph, nnx.map_state(fill, state))
-    if theirs:
-        problem = f"{len(theirs)} weights have no place here, such as {min(theirs)!r}"
-        raise UserError(f"{problem}; {OTHER_LAYOUT}")
-    return model
-
-
-def _layer(theirs: Weights, name: str, part: str, *shape: int) -> np.ndarray:
-    """A bias, a scale or a kernel: [..., in, out] here, [out, in, ...] there."""
-    if part != "kernel":
-        return _take(theirs, f"{name}.{'bias' if part == 'bias' else 'weight'}", *shape)
-    *size, inputs, outputs = shape
-    kernel = _take(theirs, f"{name}.weight", outputs, inputs, *size)
-    return kernel.transpose(*range(2, kernel.ndim), 1, 0)
+    graph, state = nnx.split(model)
+    return nnx.merge(graph, nnx.map_state(fill, state))

@@ -20,7 +20,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from minivim.card import Carded
-from minivim.config.checks import Config, Count, Rule
+from minivim.config.checks import Config, Count, Rule, require
 from minivim_lab.convert import Weights, take
 
 SIDE = 299
@@ -167,15 +167,16 @@ def inception_from_torch(state: Weights) -> Inception:
     `UserError` where one is missing or of another shape.
     """
     model = nnx.eval_shape(lambda: Inception(InceptionConfig(), rngs=nnx.Rngs(0)))
-    double = {name: np.asarray(value, np.float64) for name, value in state.items()}
-    found = partial(take, double, remedy=REMEDY)
+    found = partial(take, dict(state), remedy=REMEDY)
     for name, conv in model.convs.items():
         h, w, inputs, outputs = conv.kernel.shape
         kernel = found(f"{name}.conv.weight", outputs, inputs, h, w)
         gain, bias, mean, variance = (
-            found(f"{name}.bn.{part}", outputs)
+            found(f"{name}.bn.{part}", outputs).astype(np.float64)
             for part in ("weight", "bias", "running_mean", "running_var")
         )
+        below = f"{name}.bn.running_var is negative somewhere; {REMEDY}"
+        require(bool(variance.min() >= 0), below)
         scale = gain / np.sqrt(variance + NORM_EPS)
         kernel = rearrange(kernel, "o i h w -> h w i o") * scale
         conv.kernel = nnx.Param(jnp.asarray(kernel, jnp.float32))

@@ -209,32 +209,11 @@ pt_inception-2015-12-05-*.pth. All also as .safetensors."""
 )
 def _convert(options: Namespace) -> None:
     """Read the weights of another project."""
-    from minivim_lab import convert, inception
+    from minivim_lab.convert import converted
 
-    what, card = options.what, {"labels_seen": "ImageNet"}
     if (Path(options.out) / "run.json").exists():
         raise UserError(f"{options.out} holds a run; give --out another folder")
-    wanted = 2 if what == "lpips" else 1
-    if len(options.files) != wanted:
-        files = "vgg16 and heads" if wanted == 2 else "one file"
-        wrong = f"convert {what} takes {files}, got {len(options.files)}"
-        raise UserError(f"{wrong}; see minivim convert --help")
-    if options.image_size and what not in ("vqgan", "llamagen"):
-        raise UserError(f"the weights of {what} tell the size; leave out --image-size")
-    states = [convert.read_state_dict(file) for file in options.files]
-    if what in convert.LAYOUTS:
-        if (found := convert.layout_of(*states)) != what:
-            wrong = f"{options.files[0]} is in the layout of {found}, not of {what}"
-            raise UserError(f"{wrong}; run minivim convert {found}")
-        model = convert.tokenizer_from_torch(states[0], options.image_size or 256)
-        kind = "tokenizer"
-        card["converted_from"] = f"the layout of {convert.LAYOUTS[what][0]}"
-        card["labels_seen"] = "a perceptual loss, as the public code has it"
-    elif what == "inception":
-        model, kind = inception.inception_from_torch(*states), "inception"
-        card["converted_from"] = "InceptionV3 of 2015, as pytorch-fid has it"
-    else:
-        model, kind = convert.lpips_from_torch(*states), "perceptual"
-        card["converted_from"] = "VGG16 and the linear heads of LPIPS"
+    how = args.given(options, "what", "files", "image_size")
+    model, kind, card = converted(**how)
     weights.save(options.out, model, kind=kind, card=card)
     print(f"{kind}: {options.out}")

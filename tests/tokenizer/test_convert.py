@@ -216,12 +216,13 @@ def unnormalised(weights, config):
     ids=lambda mistake: mistake.__name__,
 )
 def test_a_mistake_in_a_detail_is_caught(mistake, monkeypatch):
-    filled = convert._filled
+    vit = convert._vit
 
-    def wrongly(config, ours, theirs):
-        return filled(mistake(ours, config), ours, theirs)
+    def wrongly(theirs):
+        config, ours = vit(theirs)
+        return mistake(ours, config), ours
 
-    monkeypatch.setattr(convert, "_filled", wrongly)
+    monkeypatch.setattr(convert, "_vit", wrongly)
     codes, error = differences(random_state())
     assert codes or error > 1e-3
 
@@ -276,11 +277,11 @@ def no_blocks(state):
         (added, "1 weights have no place here, such as 'ema.encoder.norm.weight'"),
         (reshaped, "'pre_quant.weight' has shape 128x8, not 8x128.*save it again"),
         (wide, "attention of width 64 in a model of width 128.*512 and 768"),
-        (columns_first, "encoder.en_pos_embedding differs from the fixed sin-cos"),
-        (oblong, "decoder.de_pos_embedding is of no square grid"),
+        (columns_first, "encoder.en_pos_embedding differs from the sin-cos table"),
+        (oblong, "decoder.de_pos_embedding differs from the sin-cos table of a square"),
         (unlike, "its parts are of unlike widths or grids"),
         (no_blocks, "no 'encoder.transformer.layers.0.0.fn.to_qkv.weight' among"),
-        (dict.clear, "there is no encoder in it; known are vit-vqgan"),
+        (dict.clear, "'no encoder' is in no known layout; known are vit-vqgan"),
     ],
 )
 def test_other_states_are_refused_in_one_line(change, words):
@@ -325,7 +326,7 @@ class Anything:
     ("content", "words"),
     [
         ({"state_dict": {"a": torch.ones(1)}, "hparams": Anything()}, "save it again"),
-        ({"a": 1}, "no arrays by name.*save it again"),
+        ({"a": 1}, "not arrays by name; save it again"),
         ([torch.ones(1)], "no arrays by name.*save it again"),
     ],
     ids=["pickled", "numbers", "list"],

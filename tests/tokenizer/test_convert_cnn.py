@@ -3,16 +3,22 @@
 The networks below are those architectures written again from their facts.
 """
 
+import re
+from dataclasses import replace
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from minivim import cli, weights
-from minivim.errors import UserError
+from minivim import cli, data, weights
+from minivim.config import CNNConfig
 from minivim_lab import convert
 from minivim_lab.convert import tokenizer_from_torch
 from tests import tiny
+from tests.tiny import message
+from tests.tokenizer import test_convert
 
 SIDE, CODES, CODE_DIM, FEATURES = 16, 40, 4, 24
 IMAGES = tiny.images(6, size=SIDE).astype(np.float32) / 255
@@ -132,16 +138,187 @@ class Twin:
         return {name: value.numpy() for name, value in self.state.items()}
 
 
-@pytest.fixture(scope="module", params=LAYOUTS)
+@cache
+def twin_of(layout):
+    return Twin(layout)
+
+
+@pytest.fixture(params=LAYOUTS)
 def twin(request):
-    return Twin(request.param)
+    return twin_of(request.param)
+
+
+def differences(twin):
+    """How many codes differ, and the largest difference of a pixel."""
+    codes, recon = twin(IMAGES)
+    ours, aux = tiny.call(tokenizer_from_torch(twin.arrays(), image_size=SIDE), IMAGES)
+    return int((aux["codes"] != codes).sum()), float(np.abs(recon - ours).max())
 
 
 def test_codes_are_identical_and_pixels_agree(twin):
     codes, recon = twin(IMAGES)
     assert np.unique(codes).size > 10
     assert recon.std() > 0.1 and recon.min() < 0 < 1 < recon.max()
-    model = tokenizer_from_torch(twin.arrays(), image_size=SIDE)
-    ours, aux = tiny.call(model, IMAGES)
-    np.testing.assert_array_equal(aux["codes"], codes)
-    np.testing.assert_allclose(ours, recon, atol=1e-4)
+    wrong, error = differences(twin)
+    assert wrong == 0 and error < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("layout", "attention"), [("vqgan", ()), ("llamagen", (0, 1))], ids=str
+)
+def test_attention_is_where_the_file_has_it(layout, attention):
+    twin = Twin(layout, widths=(32, 64), blocks=1, attention=attention)
+    wrong, error = differences(twin)
+    assert wrong == 0 and error < 1e-4
+
+
+def test_sizes_are_read_from_the_shapes(twin):
+    state = twin.arrays() | {
+        "loss.discriminator.main.3.num_batches_tracked": np.array(3),
+        "quantize.codebook_used": np.zeros(65536, np.float32),
+    }
+    config = tokenizer_from_torch(state).config
+    size = CNNConfig(channels=32, multipliers=(1, 2, 2), features=FEATURES)
+    assert (config.encoder, config.decoder) == (size, size)
+    assert (config.image_size, config.patch_size, config.channels) == (256, 4, 3)
+    assert (config.quantizer.num_codes, config.quantizer.code_dim) == (CODES, CODE_DIM)
+    assert config.quantizer.l2_normalise == (twin.layout == "llamagen")
+    assert config.output == "linear"
+
+
+def other_eps(config, ours):
+    return replace(config, decoder=replace(config.decoder, norm_eps=1e-2))
+
+
+def other_groups(config, ours):
+    return replace(config, encoder=replace(config.encoder, groups=16))
+
+
+def other_codes(config, ours):
+    normalised = not config.quantizer.l2_normalise
+    return replace(config, quantizer=replace(config.quantizer, l2_normalise=normalised))
+
+
+def unhalved(config, ours):
+    ours["decoder.out.conv.kernel"] = 2 * ours["decoder.out.conv.kernel"]
+    return config
+
+
+def turned(config, ours):
+    ours["decoder.out.conv.kernel"] = ours["decoder.out.conv.kernel"][::-1]
+    return config
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [other_eps, other_groups, other_codes, unhalved, turned],
+    ids=lambda mistake: mistake.__name__,
+)
+def test_a_mistake_in_a_detail_is_caught(mistake, monkeypatch):
+    cnn = convert._cnn
+
+    def wrongly(*args, **how):
+        config, ours = cnn(*args, **how)
+        return mistake(config, ours), ours
+
+    monkeypatch.setattr(convert, "_cnn", wrongly)
+    codes, error = differences(Twin("llamagen", widths=(32, 64), blocks=1))
+    assert codes or error > 1e-3
+
+
+# --- what cannot be converted --------------------------------------------------------
+
+
+def without(*parts):
+    def change(state):
+        for name in list(state):
+            if any(part in name for part in parts):
+                del state[name]
+
+    return change
+
+
+def renamed(old, new):
+    def change(state):
+        for name in list(state):
+            state[name.replace(old, new)] = state.pop(name)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (dict.clear, "'no encoder' is in no known layout; known are vit-vqgan .*, "
+                     r"vqgan \(CompVis/taming-transformers\), llamagen \("),
+        (renamed(".down.", ".down_blocks."), "'encoder.down_blocks.0.block.0.norm1.we"),
+        (renamed("quantize.embedding", "quantize.embed"), "no 'quantize.embedding.wei"),
+        (without("down.1.downsample"), "there is no 'encoder.down.2"),
+        (without("up.0.block.2"), "there is no 'decoder"),
+        (without("down.1.block.1"), "there is no 'encoder"),
+        (without("decoder.up"), r"multipliers=\(\)"),
+        (without("encoder.mid.attn_1.k"), "no 'encoder.mid.attn_1.k.bias'"),
+        (without("quant_conv.weight"), "no 'quant_conv.weight'"),
+        (without("conv_in"), "no 'encoder.conv_in.weight'"),
+        (lambda s: s.update(extra=np.ones(2)), "1 weights have no place here.*'extra'"),
+        (lambda s: s.update({"post_quant_conv.bias": np.ones(3, np.float32)}),
+         f"has shape 3, not {FEATURES}"),
+    ],
+)  # fmt: skip
+def test_other_states_are_refused_in_one_line(change, words):
+    state = twin_of("vqgan").arrays()
+    change(state)
+    assert re.search(words, message(lambda: tokenizer_from_torch(state)))
+
+
+# --- commands ------------------------------------------------------------------------
+
+
+def saved(layout, path):
+    """A small model of a layout, and what to say of it."""
+    vit = layout == "vit-vqgan"
+    state = test_convert.random_state() if vit else twin_of(layout).state
+    whole = {"llamagen": {"model": state}, "vqgan": {"state_dict": state, "epoch": 3}}
+    torch.save(whole.get(layout, state), path)
+    return [] if vit else ["--image-size", str(SIDE)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["vit-vqgan", *LAYOUTS])
+def test_commands_work_over_what_was_converted(layout, tmp_path, capsys):
+    """Reconstruct, encode, train a prior on the codes, draw samples of it."""
+    size, folder = saved(layout, tmp_path / "public.pt"), str(tmp_path / "tokenizer")
+    command = ["convert", layout, str(tmp_path / "public.pt"), "--out", folder, *size]
+    assert cli.main(command) == 0
+    assert capsys.readouterr().out == f"tokenizer: {folder}\n"
+    tokenizer = weights.load(folder)
+    assert convert.LAYOUTS[layout][0] in tokenizer.card["converted_from"]
+    assert tokenizer.card.labels_seen  # as far as anybody knows: not for the probe
+    pictures = ["--data", str(tiny.pictures(tmp_path / "pictures"))]
+    image, codes, prior = (str(tmp_path / name) for name in ("a.png", "codes", "prior"))
+    assert cli.main(["reconstruct", folder, *pictures, "--out", image]) == 0
+    command = ["encode", folder, *pictures, "--out", codes, "--quiet"]
+    assert cli.main([*command, "--split", "train"]) == 0
+    found = data.open_codes(codes, "train").take(np.arange(4))["codes"]
+    source = data.open_source(pictures[1], split="train", image_size=SIDE, channels=3)
+    expected = tokenizer.encode(source.take(np.arange(4))["image"])
+    np.testing.assert_array_equal(found.reshape(4, -1), expected)
+    settings = [s for s in tiny.PRIOR_SETTINGS if not s.startswith("grid")]
+    settings += ["num_codes=40", "grid=4", f"tokenizer={folder}"]
+    command = ["train", "prior", "shapes", "--quiet", "--workdir", prior, *pictures]
+    assert cli.main([*command, "--set", *settings]) == 0
+    assert cli.main(["sample", prior, "--out", image]) == 0
+
+
+def test_the_command_says_which_layout_and_size(tmp_path, capsys):
+    path, out = str(tmp_path / "public.pt"), str(tmp_path / "out")
+    size = saved("llamagen", path)
+    for command, words in (
+        (["vqgan", path, *size], "layout of llamagen; run minivim convert llamagen"),
+        (["llamagen", path, "--image-size", "18"], "not of whole patches of 4; give a"),
+        (["vit-vqgan", path, *size], "tell the size; leave out --image-size"),
+        (["lpips", path, path, *size], "tell the size; leave out --image-size"),
+    ):
+        assert cli.main(["convert", *command, "--out", out]) == 2
+        shown = capsys.readouterr().err
+        assert words in shown and shown.count("\n") == 1
