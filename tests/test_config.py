@@ -527,6 +527,8 @@ CNN = {
     "channels": Change(8, shapes),
     "multipliers": Change((1, 2, 2), shapes),
     "res_blocks": Change(2, shapes),
+    "attention": Change((0, 1), shapes),
+    "features": Change(12, shapes),
     "groups": Change(4, loss),
     "norm_eps": Change(0.1, loss),
 }

@@ -42,6 +42,9 @@ Counts = Annotated[
 ]
 Several = Annotated[int, Rule(lambda x: x >= 2, "must be 2 or more")]
 Natural = Annotated[int, Rule(lambda x: x >= 0, "must not be negative")]
+Naturals = Annotated[
+    tuple[int, ...], Rule(lambda x: min(x, default=0) >= 0, "must not be negative")
+]
 # JAX keeps the low 32 bits: two larger seeds could be one run.
 Seed = Annotated[int, Rule(lambda x: 0 <= x < 2**32, f"is not in 0..{2**32 - 1}")]
 Positive = Annotated[float, Rule(lambda x: x > 0, "must be above zero")]

@@ -55,7 +55,7 @@ class CNNConfig(Config):
     groups: Annotated[checks.Count, checks.Divides("channels")] = 32
     norm_eps: checks.Positive = 1e-6
     # Sizes whose residual blocks have attention, 0 for the smallest; the middle has it.
-    attention: tuple[int, ...] = (0,)
+    attention: checks.Naturals = (0,)
     # Maps on the quantizer's side; 0: as many as at the smallest size.
     features: checks.Natural = 0
 
