@@ -54,7 +54,7 @@ def step_of(rung: Rung, source: Any) -> Callable[[], float]:
     import jax
 
     from minivim import data
-    from minivim.train import frozen_network, setup
+    from minivim.trainer import frozen_network, setup
     from minivim.training import make_step, new_state
 
     recipe = rung.recipe

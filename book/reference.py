@@ -33,7 +33,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "minivim.recipes": ("01_two_stages", "03_vit_tokenizer"),
     "minivim.weights": ("01_two_stages",),
     "minivim.evaluate": ("10_claims",),
-    "minivim.train": ("10_claims",),
+    "minivim.trainer": ("10_claims",),
     "minivim.encode": ("01_two_stages",),
     "minivim_lab.reproduce": ("10_claims",),
     "minivim.show": (),

@@ -1,8 +1,9 @@
-"""The exceptions that a user is meant to read."""
+"""The exceptions and notes that a user is meant to read."""
 
 import errno
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -53,3 +54,8 @@ def brief(error: BaseException, place: Any = None) -> str:
         if os.strerror(errno.ENOSPC) in lines[0] and full.f_files and not full.f_favail:
             return "No room for more files: the inodes of the disk are used up"
     return lines[0] if len(lines[0]) <= 120 else lines[0][:117] + "..."
+
+
+def note(text: str) -> None:
+    """Say something in passing, on stderr."""
+    print(f"minivim: note: {text}", file=sys.stderr)

@@ -25,7 +25,7 @@ from minivim.metrics.judged import SPLITS, Figures, Pair, Views, features_and_lo
 from minivim.metrics.neighbours import nearest, pixels, share_nearer
 from minivim.prior import Prior, check_labels, knows_null, sample
 from minivim.tokenizer import Tokenizer
-from minivim.train import probe
+from minivim.trainer import probe
 
 DRAWN = 512  # samples of one call, and hence what is drawn: no setting
 SOUGHT = 1024  # samples and real images, at most, whose neighbours are sought

@@ -13,7 +13,7 @@ from minivim.errors import explained
 from minivim.prior import Prior, sample
 from minivim.probe import ProbeResult
 from minivim.tokenizer import Tokenizer
-from minivim.train import probe, train
+from minivim.trainer import probe, train
 from minivim.training import read_metrics
 from minivim_lab.report import page
 
@@ -50,7 +50,7 @@ def demo(out: str | Path, *, seed: int = 0) -> Path:
         print(f"{number} of 4  {says}")
         settings = TOKENIZER if recipe is tokens else over_codes
         recipe = with_overrides(recipe, [*settings, f"seed={seed}"])
-        models.append(train(recipe, spec="shapes", workdir=out / name)[0])
+        models.append(train(recipe, "shapes", out / name)[0])
     print("4 of 4  probe and report")
     tokenizer, prior, unlabelled = models
     splits = {s: data.open_source("shapes", split=s) for s in ("train", "test")}

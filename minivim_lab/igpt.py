@@ -21,7 +21,7 @@ from minivim.errors import UserError
 from minivim.files import claim
 from minivim.tokenizer.model import Tokenizer
 from minivim.tokenizer.quantizer import Quantizer
-from minivim.train import machine
+from minivim.trainer import machine
 
 CHUNK = 8192  # points whose distances are in memory at once
 EVAL_SIZE = 512  # held-out images that the figures are measured on
@@ -53,7 +53,7 @@ class Palette(Tokenizer):
 
 
 def train_palette(
-    recipe: PaletteRecipe, *, spec: Any, workdir: str | Path
+    recipe: PaletteRecipe, spec: Any, workdir: str | Path
 ) -> tuple[Palette, dict[str, float]]:
     """Fit the colours by k-means, for `load`; the palette and its held-out figures."""
     folder, shape = Path(workdir), recipe.model.image_shape

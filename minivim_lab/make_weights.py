@@ -11,7 +11,7 @@ from pathlib import Path
 from minivim import recipes
 from minivim.evaluate import Options, shipped_figures
 from minivim.files import write_json
-from minivim.train import train
+from minivim.trainer import train
 from minivim.weights import CARD, DATA, HERE, load, read_card, save
 
 # Half the size of float32; the figures on the cards are those of the rounded weights.
@@ -36,7 +36,7 @@ def make(name: str, workdir: Path, *, spec: str) -> None:
     """Train one of `RECIPES` and export it, rounded, into the package."""
     stage, recipe_name = RECIPES[name]
     family = name.split("/")[0]
-    train(recipes.recipe(stage, recipe_name), spec=spec, workdir=workdir)  # type: ignore[arg-type]
+    train(recipes.recipe(stage, recipe_name), spec, workdir)  # type: ignore[arg-type]
     own = ("format", "kind", "model", "parameters", "storage")
     card = {k: v for k, v in read_card(workdir).values.items() if k not in own}
     card["command"] = f"python -m minivim_lab.make_weights {name}"

@@ -115,7 +115,7 @@ def test_training_with_labels_ends_with_their_names(home, capsys, monkeypatch):
     config = ClassifierConfig(kind="cnn", num_classes=25, width=4)
     network = tiny.build(classifier.build, config)
     network.card = Card("", {"class_names": ["n01440764", "shark, white"]})
-    monkeypatch.setattr("minivim.train.train", lambda *a, **o: (network, []))
+    monkeypatch.setattr("minivim.trainer.train", lambda *a, **o: (network, []))
     workdir = ["--workdir", str(home / "prior")]
     command = ["train", "classifier", "shapes", "--data", "x", *workdir]
     assert cli.main(command) == 0
@@ -753,9 +753,9 @@ def test_a_broken_picture_does_not_end_a_run_for_good(spoiled, capsys):
 
 
 def test_an_image_that_vanishes(spoiled, capsys, monkeypatch):
-    from minivim import train
+    from minivim import trainer
 
-    make = train.setup
+    make = trainer.setup
 
     def late(*arguments, **options):
         parts = make(*arguments, **options)
@@ -763,7 +763,7 @@ def test_an_image_that_vanishes(spoiled, capsys, monkeypatch):
             picture.unlink()
         return parts
 
-    monkeypatch.setattr(train, "setup", late)
+    monkeypatch.setattr(trainer, "setup", late)
     refused(capsys, tokenizer_command(spoiled, "new"), "is missing", "restore it")
 
 

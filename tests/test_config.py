@@ -17,7 +17,7 @@ import pytest
 from flax import nnx
 from jax.interpreters.partial_eval import dce_jaxpr
 
-from minivim import data, recipes, train, training, weights
+from minivim import data, recipes, trainer, training, weights
 from minivim.config import (
     ClassifierConfig,
     ClassifierRecipe,
@@ -248,7 +248,7 @@ def test_a_dictionary_of_another_version_is_refused():
 # --- no dead keys (C13) ------------------------------------------------------------
 
 
-build = train.build
+build = trainer.build
 
 
 def built(recipe: Any, *, rngs: nnx.Rngs) -> nnx.Module:
@@ -263,7 +263,7 @@ class Setup(NamedTuple):
 
     def ready(self) -> tiny.Ready:
         """The recipe made ready on a few random pictures, its model filled by NumPy."""
-        self.patch.setattr(train, "build", lambda recipe: tiny.build(built, recipe))
+        self.patch.setattr(trainer, "build", lambda recipe: tiny.build(built, recipe))
         if self.recipe.stage == "classifier":
             # Larger pictures, because these networks halve them three times.
             rows = {"image": tiny.images(24, 16), "label": np.arange(24) % 3}
@@ -272,7 +272,7 @@ class Setup(NamedTuple):
             return tiny.ready(self.recipe, source)
         if self.recipe.stage == "prior":
             return tiny.ready(self.recipe, network=tiny.tokenizer())
-        return tiny.ready(self.recipe, network=train.frozen_network(self.recipe))
+        return tiny.ready(self.recipe, network=trainer.frozen_network(self.recipe))
 
 
 def shapes(setup: Setup) -> Any:
@@ -427,10 +427,10 @@ def kept(setup: Setup) -> Any:
     """How the workdir is made; tests/training/test_checkpoint.py has the effects."""
     found: list[Any] = []
     setup.patch.setattr(training, "Workdir", recorder(found))
-    setup.patch.setattr(train, "frozen_network", lambda recipe: tiny.tokenizer())
+    setup.patch.setattr(trainer, "frozen_network", lambda recipe: tiny.tokenizer())
     setup.patch.setattr(data, "open_source", lambda *a, **options: tiny.source())
     with pytest.raises(Seen):
-        train.train(setup.recipe, spec="shapes", workdir="never")
+        trainer.train(setup.recipe, data="shapes", workdir="never")
     [((_, identity), options)] = found
     assert not any("keep" in name for name in identity)  # a run may change it
     return options
@@ -447,7 +447,7 @@ def opened(setup: Setup) -> Any:
     found: list[Any] = []
     setup.patch.setattr(data, "open_source", recorder(found))
     with pytest.raises(Seen):
-        train.train(setup.recipe, spec="shapes", workdir="never")
+        trainer.train(setup.recipe, data="shapes", workdir="never")
     return found
 
 
@@ -456,13 +456,13 @@ def loaded(setup: Setup) -> Any:
     found: list[Any] = []
     setup.patch.setattr(weights, "load", recorder(found))
     setup.patch.setattr(weights, "load_pair", recorder(found))
-    call = {"prior": train.train, "probe": train.train_probe}
+    call = {"prior": trainer.train, "probe": trainer.train_probe}
     if setup.recipe.stage == "tokenizer":
         with pytest.raises(Seen):
             setup.ready()
         return found
     with pytest.raises(Seen):
-        call[setup.recipe.stage](setup.recipe, spec="shapes", workdir="never")
+        call[setup.recipe.stage](setup.recipe, data="shapes", workdir="never")
     return found
 
 
@@ -475,7 +475,7 @@ def painted(setup: Setup) -> Any:
 
     setup.patch.setattr(data, "open_source", opened)
     with tempfile.TemporaryDirectory() as folder:
-        model, _ = igpt.train_palette(setup.recipe, spec="shapes", workdir=folder)
+        model, _ = igpt.train_palette(setup.recipe, data="shapes", workdir=folder)
     return np.asarray(model.quantizer.codebook[...]).tolist()
 
 
@@ -487,9 +487,9 @@ def probed(setup: Setup) -> Any:
         found.append((len(train["label"]), len(test["label"]), sorted(options.items())))
         raise Seen
 
-    setup.patch.setattr(train, "linear_probe", record)
+    setup.patch.setattr(trainer, "linear_probe", record)
     with pytest.raises(Seen):
-        train.probe(
+        trainer.probe(
             setup.recipe, tiny.prior(), tiny.tokenizer(),
             train=tiny.source(), test=tiny.source(),
         )  # fmt: skip

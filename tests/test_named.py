@@ -12,7 +12,7 @@ import pytest
 import minivim
 from minivim import cli, weights
 from minivim.config import with_overrides
-from minivim.train import train
+from minivim.trainer import train
 from tests import tiny
 from tests.tiny import message
 

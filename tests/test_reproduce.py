@@ -86,7 +86,7 @@ def quick(monkeypatch):
     return settings
 
 
-def untrained(recipe, *, spec, workdir, quiet):
+def untrained(recipe, data, workdir, *, quiet):
     """In place of `train`, for its folder alone."""
     tokenizer = tiny.tokenizer(image_size=16, patch_size=8)
     weights.save(workdir, tokenizer, kind="tokenizer", card={})
@@ -99,9 +99,9 @@ def test_a_row_is_trained_and_measured_once(tmp_path, monkeypatch, quick):
 
     trained = []
 
-    def train(recipe, *, spec, workdir, quiet):
-        trained.append((recipe, spec))
-        untrained(recipe, spec=spec, workdir=workdir, quiet=quiet)
+    def train(recipe, data, workdir, *, quiet):
+        trained.append((recipe, data))
+        untrained(recipe, data, workdir, quiet=quiet)
 
     monkeypatch.setattr(stored, "train", train)
     one = run("shapes")

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from minivim import data, train
+from minivim import data, trainer
 from minivim.config import (
     CNNConfig,
     OptimConfig,
@@ -127,10 +127,10 @@ def source(count: int = 24, seed: int = 0) -> ArraySource:
 
 
 class Ready(NamedTuple):
-    """A recipe made ready on made-up pictures, as `minivim.train.train` does it."""
+    """A recipe made ready on made-up pictures, as `minivim.train` does it."""
 
     recipe: Any
-    parts: train.Setup
+    parts: trainer.Setup
     batches: Any
     test: dict[str, np.ndarray]
 
@@ -159,11 +159,13 @@ def ready(
     recipe: Any, images: Any = None, held_out: Any = None, *, network: Any = None
 ) -> Ready:
     images = source() if images is None else images
-    images, test = train.coded(recipe, network, images, held_out or images, quiet=True)
+    images, test = trainer.coded(
+        recipe, network, images, held_out or images, quiet=True
+    )
     batches = data.batches(
         images, batch_size=recipe.run.batch_size, seed=recipe.run.seed
     )
-    return Ready(recipe, train.setup(recipe, frozen=network), batches, test)
+    return Ready(recipe, trainer.setup(recipe, frozen=network), batches, test)
 
 
 def pictures(folder: Path, *, labels: int = CLASSES, each: int = 10) -> Path:

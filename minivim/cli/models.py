@@ -14,6 +14,7 @@ import numpy as np
 from minivim import config, data, encode, recipes, weights
 from minivim.cli import arguments as args
 from minivim.cli.arguments import command, option
+from minivim.config.checks import require
 from minivim.describe import describe_recipe, figures_table
 from minivim.errors import UserError
 from minivim.files import write_json
@@ -42,11 +43,18 @@ def _recipes(options: Namespace) -> None:
         print(f"{stage:10}  {name:18}  {says}".rstrip())
 
 
+def words(text: str) -> tuple[str, ...]:
+    """The words of a list with commas."""
+    return tuple(filter(None, text.split(",")))
+
+
 @command(
     option("stage", choices=args.STAGES),
     option("recipe"),
     *(*args.DATA, args.SET, args.WORKERS, args.QUIET),
     option("--workdir", required=True, help="an earlier run's is resumed"),
+    option("--from", dest="start", default="", metavar="REF", help="initial weights"),
+    option("--freeze", type=words, default=(), metavar="encoder,..", help="kept parts"),
     option("--stream", action="store_true", help="read tables in order, no copy"),
     option("--mesh", default="data=-1", help=f"devices, as in {MESH}"),
     option("--distributed", action="store_true", help="one of several processes"),
@@ -55,28 +63,29 @@ def _train(options: Namespace) -> None:
     """Train a recipe, or go on with it."""
     if options.distributed:
         join_processes()
-    from minivim import train
+    from minivim import trainer
     from minivim.training import read_metrics
 
     recipe = recipes.recipe(options.stage, options.recipe)
     recipe = config.with_overrides(recipe, options.set)
     once = isinstance(recipe, config.ProbeRecipe | config.PaletteRecipe)
-    if once and (options.stream or options.workers):
+    for name in ("stream", "workers", "start", "freeze") if once else ():
         wrong = f"{recipe.stage} {recipe.name} reads its images once"
-        raise UserError(f"{wrong}; leave out --stream and --workers")
-    where: Any = {"spec": args.data_of(options), "workdir": options.workdir}
+        flag = {"start": "from"}.get(name, name)
+        require(not getattr(options, name), f"{wrong}; leave out --{flag}")
+    where: Any = args.data_of(options), options.workdir
     if isinstance(recipe, config.ProbeRecipe):
-        for row in train.train_probe(recipe, **where).rows():
+        for row in trainer.train_probe(recipe, *where).rows():
             print("  ".join(map(str, row)))
         return
     if isinstance(recipe, config.PaletteRecipe):
         from minivim_lab.igpt import train_palette
 
-        _, figures = train_palette(recipe, **where)
+        _, figures = train_palette(recipe, *where)
     else:
-        how = args.given(options, "workers", "stream", "quiet")
+        how = args.given(options, "start", "freeze", "workers", "stream", "quiet")
         mesh = MeshShape.parse(options.mesh)
-        model, rows = train.train(recipe, **where, mesh=mesh, **how)
+        model, rows = trainer.train(recipe, *where, mesh=mesh, **how)
         if jax.process_index():
             return
         if not rows:

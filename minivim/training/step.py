@@ -1,6 +1,6 @@
 """One training step as a pure function over split state."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from minivim.config.checks import require
 from minivim.context import Context
 from minivim.sharding import by_rows, one_device, place, shardings_of
 from minivim.training.optim import Optim, learning_rate, optimizer
@@ -64,6 +65,29 @@ def _variables(model: nnx.Module) -> tuple[Any, Any]:
     return nnx.state(model, nnx.Param), nnx.state(model, nnx.BatchStat)
 
 
+def _holder(model: nnx.Module, freeze: Sequence[str]) -> Callable[[Any, Any], Any]:
+    """`hold(new, old)`: the old arrays of the parts to freeze, else the new ones."""
+
+    def names(path: tuple) -> set[str]:
+        keys = [str(getattr(p, "key", "")) for p in path[:2]]
+        return set(keys if keys[0] in ("tokenizer", "discriminator") else keys[:1])
+
+    paths = jax.tree.leaves_with_path(nnx.state(model, nnx.Param))
+    known = sorted({name for path, _ in paths for name in names(path)})
+    for part in freeze:
+        told = f"there is no {part!r} to freeze"
+        require(part in known, f"{told}; use {', '.join(known)}")
+
+    def hold(new: Any, old: Any) -> Any:
+        if not freeze:
+            return new
+        return jax.tree.map_with_path(
+            lambda path, x, kept: kept if names(path) & {*freeze} else x, new, old
+        )
+
+    return hold
+
+
 @dataclass(frozen=True)
 class Step:
     """`step(state, batch) -> state, metrics`; a batch holds the rows of this process.
@@ -103,6 +127,7 @@ def make_step(
     lazy_every: int = 0,
     accumulate: int = 1,
     mesh: Mesh | None = None,
+    freeze: Sequence[str] = (),
 ) -> Step:
     """Compile `state, batch -> state, metrics`: one update of the whole loss.
 
@@ -117,18 +142,21 @@ def make_step(
     convolutions inside a condition many times slower on a CPU. `accumulate` parts of
     the batch pass one after another and their gradients are averaged: the same update,
     unless samples of a batch see each other. A `mesh`, by default of one device,
-    changes the order of sums alone. Models may be abstract.
+    changes the order of sums alone. Parts of the model that `freeze` names keep their
+    values and have no gradient. Models may be abstract.
     """
     mesh = mesh or one_device()
     graph, update = nnx.graphdef(model), optimizer(config, steps=steps)
     parts = config if isinstance(config, dict) else {"": config}
     rate = learning_rate(next(iter(parts.values())), steps=steps)
     shardings = shardings_of(abstract_state(model, config, steps=steps), mesh)
+    hold = _holder(model, freeze)
 
     def objective(
         params: Any, zeros: Any, stats: Any, batch: Batch, context: Context, key: Any
     ) -> tuple[Array, Any]:
         # A copy, for Flax does not write into variables from outside of `grad`.
+        params = hold(params, jax.lax.stop_gradient(params))
         merged = nnx.merge(graph, params, stats, copy=True)
         value, metrics = loss(merged, batch, context._replace(zeros=zeros), key=key)
         return value, (metrics | {"loss": value}, *_variables(merged))
@@ -154,7 +182,8 @@ def make_step(
             "lr": rate(state.step),
             **{f"grad_norm_{n}": optax.global_norm(g) for n, g in norms.items()},
         }
-        params = optax.apply_updates(params, updates)
+        params = hold(optax.apply_updates(params, updates), state.params)
+        stats = hold(stats, state.stats)
         return TrainState(state.step + 1, params, opt_state, stats), metrics
 
     def in_parts(state: TrainState, batch: Batch, context: Context, key: Any) -> tuple:

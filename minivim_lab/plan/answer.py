@@ -11,7 +11,7 @@ from minivim.config import OptimConfig, leaves
 from minivim.describe import count_parameters
 from minivim.errors import UserError
 from minivim.sharding import MeshShape, make_mesh
-from minivim.train import TrainableRecipe
+from minivim.trainer import TrainableRecipe
 from minivim_lab.plan.chips import Slice
 from minivim_lab.plan.hlo import Traffic
 from minivim_lab.plan.program import Inputs, Program, compiled, model_flops, schedule

@@ -16,7 +16,7 @@ from minivim.config import PaletteRecipe, PriorRecipe, leaves, with_overrides
 from minivim.errors import UserError, brief
 from minivim.sharding import by_rows, check_batch, place, shardings_of
 from minivim.tokenizer.perceptual import PerceptualConfig
-from minivim.train import Setup, TrainableRecipe
+from minivim.trainer import Setup, TrainableRecipe
 from minivim.training.step import abstract_state, make_step
 from minivim_lab.plan.chips import refusal
 from minivim_lab.plan.hlo import Traffic, costs

@@ -24,7 +24,7 @@ from minivim.data import Source
 from minivim.describe import build_abstract, count_parameters
 from minivim.errors import UserError
 from minivim.tokenizer import Tokenizer
-from minivim.train import Setup, coded, setup
+from minivim.trainer import Setup, coded, setup
 from minivim.training import optimizer
 from minivim_lab import widgets
 from minivim_lab.reproduce import stored

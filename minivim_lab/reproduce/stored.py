@@ -24,7 +24,7 @@ from minivim.config import PaletteRecipe, PriorRecipe, ProbeRecipe, TokenizerRec
 from minivim.data import Source
 from minivim.errors import UserError
 from minivim.probe import ProbeResult
-from minivim.train import probe, train
+from minivim.trainer import probe, train
 from minivim_lab.igpt import train_palette
 
 FIGURES = "figures.json"
@@ -135,9 +135,9 @@ def trained(recipe: StageRecipe, folder: Path, options: Options) -> None:
         return
     with metered(folder / "train.seconds"):
         if isinstance(recipe, PaletteRecipe):
-            train_palette(recipe, spec=options.data, workdir=folder)
+            train_palette(recipe, options.data, folder)
         else:
-            train(recipe, spec=options.data, workdir=folder, quiet=options.quiet)
+            train(recipe, options.data, folder, quiet=options.quiet)
 
 
 def probed(ref: str | Path, sizes: tuple[int, int], options: Options) -> ProbeResult:

@@ -18,7 +18,7 @@ from minivim import data, evaluate, recipes, show, weights
 from minivim.config import TokenizerRecipe, with_overrides
 from minivim.data import Source
 from minivim.describe import count_parameters
-from minivim.train import frozen_network, setup
+from minivim.trainer import frozen_network, setup
 from minivim.training import make_step, new_state, read_metrics, train_seconds
 from minivim_lab.reproduce import stored, verdicts
 from minivim_lab.reproduce.grid import PATCHGAN, Row

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import RecordBatchStreamWriter as ArrowStream
 
-from minivim import train, weights
+from minivim import trainer, weights
 from minivim.context import Context
 from minivim.data import (
     ArraySource,
@@ -404,7 +404,7 @@ def test_views_on_the_fly_are_of_the_same_kind_as_cached_ones(monkeypatch, prior
         seen.update(batch)
         return 0.0, {}
 
-    monkeypatch.setattr(train, "prior_loss", record)
+    monkeypatch.setattr(trainer, "prior_loss", record)
     batch, key = next(ready.batches), jax.random.key(3)
     batch = jax.tree.map(jnp.asarray, batch)
     context = Context(frozen=ready.parts.frozen)

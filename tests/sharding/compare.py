@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from minivim import classifier, data, train
+from minivim import classifier, data, trainer
 from minivim.config import (
     ClassifierConfig,
     ClassifierRecipe,
@@ -98,7 +98,7 @@ def ready(recipe):
         network = tiny.build(classifier.build, recipe.model)
         classifier.build = lambda config, *, rngs: nnx.clone(network)
         return tiny.ready(recipe, source)
-    return tiny.ready(recipe, network=train.frozen_network(recipe))
+    return tiny.ready(recipe, network=trainer.frozen_network(recipe))
 
 
 def trained(recipe, mesh):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
-from minivim import recipes, train
+from minivim import recipes
 from minivim.config import with_overrides
 from minivim.errors import UserError
 from minivim.sharding import (

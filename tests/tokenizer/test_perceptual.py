@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from minivim import classifier, data, train, weights
+from minivim import classifier, data, trainer, weights
 from minivim.config import ClassifierConfig, LossConfig
 from minivim.errors import UserError
 from minivim.tokenizer import perceptual as module
@@ -214,7 +214,7 @@ def test_no_leaf_of_the_network_is_trained(tmp_path):
         {"image": images, "label": np.zeros(8, np.int32)},
         class_names=["one"],
     )
-    parts = tiny.ready(recipe, source, network=train.frozen_network(recipe)).parts
+    parts = tiny.ready(recipe, source, network=trainer.frozen_network(recipe)).parts
     assert moved(parts.model, network) == []
 
 

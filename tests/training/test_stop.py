@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from minivim import cli, train
+from minivim import cli, trainer
 from minivim.config import RunConfig
 from minivim.data import ArraySource, batches
 from minivim.errors import Stopped, UserError
@@ -262,7 +262,7 @@ def test_the_command_says_where_it_stopped(capsys, monkeypatch, number, code):
     def stop(*arguments, **options):
         raise Stopped(17, number)
 
-    monkeypatch.setattr(train, "train", stop)
+    monkeypatch.setattr(trainer, "train", stop)
     command = ["train", "tokenizer", "shapes", "--data", "shapes", "--workdir", "x"]
     assert cli.main(command) == code
     said = capsys.readouterr().err

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from minivim import train, weights
+from minivim import trainer, weights
 from minivim.config import DiscriminatorConfig, LossConfig
 from minivim.errors import UserError
 from tests import tiny
@@ -21,8 +21,8 @@ def test_what_refuses_a_loaded_model_refuses_a_trained_one(tmp_path):
     second = replace(tiny.PRIOR_RECIPE, run=RUN, tokenizer=str(tmp_path / "tok"))
     models = {}
     for name, recipe in (("tok", first), ("prior", second)):
-        models[name], _ = train.train(
-            recipe, spec=spec, workdir=tmp_path / name, quiet=True
+        models[name], _ = trainer.train(
+            recipe, data=spec, workdir=tmp_path / name, quiet=True
         )
         card = models[name].card
         assert card.path == str(tmp_path / name)
@@ -47,18 +47,18 @@ def test_data_of_ones_own_with_resume_and_card(tmp_path, kind, capsys):
     }[kind]
     recipe = replace(tiny.TOKENIZER_RECIPE, run=replace(tiny.RUN, steps=4))
     how = {"workdir": tmp_path / "run", "quiet": True}
-    model, rows = train.train(recipe, spec=spec, **how)
+    model, rows = trainer.train(recipe, data=spec, **how)
     assert rows
     card = weights.load(tmp_path / "run").card
     held = "30 train, 9 test" if kind == "splits" else "27 train, 3 held out to test"
     assert held in card["data_read"] and held in capsys.readouterr().err
-    again, rows = train.train(recipe, spec=spec, **how)
+    again, rows = trainer.train(recipe, data=spec, **how)
     assert rows == []
     assert weights.weights_hash(again) == weights.weights_hash(model)
     other = {"train": source, "test": tiny.source(30, seed=2)}
     with pytest.raises(UserError, match="its pictures have changed"):
-        train.train(recipe, spec=tiny.source(30, seed=1), **how)
-    train.train(recipe, spec=other, workdir=tmp_path / "both", quiet=True)
+        trainer.train(recipe, data=tiny.source(30, seed=1), **how)
+    trainer.train(recipe, data=other, workdir=tmp_path / "both", quiet=True)
 
 
 @pytest.mark.parametrize(("gamma", "every"), [(0.0, 0), (10.0, 3)])
@@ -67,5 +67,5 @@ def test_without_r1_no_step_is_another_program(gamma, every):
     recipe = replace(
         tiny.TOKENIZER_RECIPE, loss=LossConfig(adversarial=0.1), discriminator=critic
     )
-    model = nnx.eval_shape(lambda: train.build(recipe))
-    assert train.setup(recipe, model).lazy_every == every
+    model = nnx.eval_shape(lambda: trainer.build(recipe))
+    assert trainer.setup(recipe, model).lazy_every == every

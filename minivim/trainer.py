@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -28,9 +27,11 @@ from safetensors.numpy import save_file
 from minivim import classifier, config, data, encode, metrics, training, weights
 from minivim.config import ClassifierRecipe, PriorRecipe, ProbeRecipe, TokenizerRecipe
 from minivim.config.checks import require
+from minivim.config.settings import registered_names
 from minivim.context import Context
-from minivim.data import Source, Stream
+from minivim.data import CAVEAT, Source, Stream, announce, batches, checked
 from minivim.data.augment import augment
+from minivim.errors import note
 from minivim.files import claim, write_json
 from minivim.prior import Prior, prior_loss
 from minivim.probe import ProbeResult, linear_probe
@@ -40,15 +41,18 @@ from minivim.tokenizer.perceptual import perceptual_net
 from minivim.training.checkpoint import Row
 from minivim.training.loop import floats
 from minivim.training.step import Loss, Optim
+from minivim.weights.warm_start import given, origin, start_from
 
 TrainableRecipe = TokenizerRecipe | PriorRecipe | ClassifierRecipe
 
 
 def train(
     recipe: TrainableRecipe,
-    *,
-    spec: Any,
+    data: Any,
     workdir: str | Path,
+    *,
+    start: str | Path = "",
+    freeze: Sequence[str] = (),
     mesh: MeshShape | None = None,
     workers: int = 0,
     stream: bool = False,
@@ -56,53 +60,58 @@ def train(
 ) -> tuple[nnx.Module, list[Row]]:
     """Train a recipe on data, or go on where `workdir` stopped.
 
-    `spec` is what `open_source` takes; a new run looks at the headers of all pictures
-    first. At the end the workdir holds `model.safetensors` and `card.json`, which
-    `load` reads. `mesh` lays the run out over all devices of all processes; when a run
-    goes on it may be another one, and so may `workers`, the number of processes that
-    decode images. A prior's data may be a folder of codes that `encode_folder` wrote.
-    For `stream` see `minivim.data.Stream`. Returns the model, with its card, and the
-    rows of metrics of this call, none where it was finished already. Raises `UserError`
-    for data that does not fit the recipe, a batch that the mesh cannot split and a
-    workdir of another run.
+    `data` is what `open_source` takes, or for a prior a folder of codes that
+    `encode_folder` wrote; a new run looks at the headers of all pictures first. `start`
+    names weights to start from, with a new optimizer and schedule, and `freeze` parts
+    of the model that keep theirs, such as "encoder". `mesh` lays the run out over all
+    devices of all processes; when a run goes on it may be another one, and so may
+    `workers`, the number of processes that decode images. For `stream` see
+    `minivim.data.Stream`.
+
+    At the end the workdir holds `model.safetensors` and `card.json`, which `load`
+    reads. Returns the model, with its card, and the rows of metrics of this call, none
+    where it was finished already. Raises `UserError` for data or weights that do not
+    fit the recipe, a batch that the mesh cannot split and a workdir of another run.
     """
     run, devices, first = recipe.run, make_mesh(mesh), not jax.process_index()
     check_batch(devices, batch_size=run.batch_size, accumulate=run.accumulate)
-    network, source, held_out = opened(recipe, spec, stream=stream)
-    # All but the title and what changes no number.
-    free = ("name", "run.keep")
-    identity = {k: v for k, v in config.leaves(recipe).items() if k not in free}
-    identity |= {"stage": recipe.stage, "data": source.fingerprint}
-    if isinstance(network, Tokenizer):
-        identity["tokenizer_hash"] = weights.weights_hash(network)
-    if left_out := {*source.unreadable, *held_out.unreadable}:
-        identity["unreadable"] = sorted(left_out)
+    network, source, held_out = opened(recipe, data, stream=stream)
+    identity, old = _identity(recipe, network, source, held_out), None
+    if start:
+        codes = getattr(getattr(source, "card", None), "tokenizer_hash", "")
+        old = given(start, recipe.stage, identity.get("tokenizer_hash", codes))
+    identity |= (came := origin(old, freeze))
     # Before images are encoded: another run's folder is refused at once.
     with training.Workdir(workdir, identity, keep=run.keep) as folder:
         quiet = quiet or not first
         if folder.new and not stream:
-            check: Any = partial(data.checked, headers=True, quiet=quiet)
+            check: Any = partial(checked, headers=True, quiet=quiet)
             source, held_out = check(source), check(held_out)
         if first:
-            data.announce(source)
+            announce(source)
             if stream:
-                print(f"minivim: note: {data.CAVEAT}", file=sys.stderr)
+                note(CAVEAT)
+            if (end := recipe.optim.decay_end) > run.steps:
+                told = f"the learning rate falls until step {end}, and the run ends at"
+                note(f"{told} {run.steps}; optim.decay_end=0 ends both together")
         how: Any = {"workers": workers, "quiet": quiet}
         rows_from, test = coded(recipe, network, source, held_out, **how)
         parts = setup(recipe, frozen=network)
+        if old is not None and folder.new:
+            start_from(parts.export(parts.model), old)
         model, optim, graph = parts.model, parts.optim, nnx.graphdef(parts.model)
         state = training.new_state(model, optim, steps=run.steps, mesh=devices)
         step = training.make_step(
             model, parts.loss, optim, steps=run.steps, key=jax.random.key(run.seed),
-            accumulate=run.accumulate, mesh=devices, **parts.options,
+            accumulate=run.accumulate, mesh=devices, freeze=freeze, **parts.options,
         )  # fmt: skip
-        batches = data.batches(
+        rows = batches(
             rows_from, batch_size=run.batch_size, seed=run.seed, workers=workers,
             rows=rows_here(devices, run.batch_size).tolist(),
         )  # fmt: skip
-        with closing(batches):
-            state, rows = training.fit(
-                state, step, batches, run, workdir=folder, describe=parts.describe,
+        with closing(rows):
+            state, told = training.fit(
+                state, step, rows, run, workdir=folder, describe=parts.describe,
                 evaluate=lambda now: parts.evaluate(nnx.merge(graph, now), test),
                 title=f"{recipe.stage} {recipe.name}", quiet=quiet,
             )  # fmt: skip
@@ -110,11 +119,27 @@ def train(
     model = parts.export(nnx.merge(graph, variables))
     if first:
         card = run_card(recipe, source, training.read_metrics(workdir))
-        card |= _provenance(recipe, network, source, workdir)
+        card |= _provenance(recipe, network, source, workdir) | came
         weights.save(workdir, model, kind=recipe.stage, card=card)
         # As `weights.load` would give it, for those who ask what it was trained on.
         model.card = weights.read_card(workdir)
-    return model, rows
+    return model, told
+
+
+def _identity(
+    recipe: TrainableRecipe, network: Any, source: Any, held_out: Any
+) -> dict[str, Any]:
+    """All that makes a run this run, but the title and what changes no number."""
+    free = ("name", "run.keep")
+    identity = {k: v for k, v in config.leaves(recipe).items() if k not in free}
+    kinds = dict(enumerate(registered_names(recipe)))
+    identity |= {"stage": recipe.stage, "data": source.fingerprint}
+    identity |= {"registered": kinds} if kinds else {}
+    if isinstance(network, Tokenizer):
+        identity["tokenizer_hash"] = weights.weights_hash(network)
+    if left_out := {*source.unreadable, *held_out.unreadable}:
+        identity["unreadable"] = sorted(left_out)
+    return identity
 
 
 @dataclass(frozen=True)
@@ -365,13 +390,13 @@ def _provenance(recipe: Any, network: Any, source: Any, workdir: Any) -> dict[st
     return card | {"class_names": names if recipe.model.num_classes else []}
 
 
-def train_probe(recipe: ProbeRecipe, *, spec: Any, workdir: str | Path) -> ProbeResult:
+def train_probe(recipe: ProbeRecipe, spec: Any, workdir: str | Path) -> ProbeResult:
     """Probe a trained prior; writes `probe.safetensors` and `probe.json`."""
     tokenizer, prior = weights.load_pair(recipe.prior, recipe.tokenizer or None)
     shape = tokenizer.config.image_shape
     source, test = (data.open_source(spec, split=s, **shape) for s in ("train", "test"))
     data.require_labels(source)
-    data.announce(source)
+    announce(source)
     folder, names = Path(workdir), ("features", "held_out", "test")
     with claim(folder):
         result = probe(recipe, prior, tokenizer, train=source, test=test)
