@@ -1,6 +1,5 @@
 """Pictures for notebooks and reports: plots and tables."""
 
-from minivim.show.health import gan_health, gan_verdict
 from minivim.show.picture import to_png
 from minivim.show.plots import (
     Plot,

@@ -20,6 +20,7 @@ from minivim.data import Source
 from minivim.describe import count_parameters
 from minivim.trainer import frozen_network, setup
 from minivim.training import make_step, new_state, read_metrics, train_seconds
+from minivim_lab.health import gan_health
 from minivim_lab.reproduce import stored, verdicts
 from minivim_lab.reproduce.grid import PATCHGAN, Row
 from minivim_lab.reproduce.stored import PICTURES, Options
@@ -134,7 +135,7 @@ def measured(folder: Path, test: Source, judge: str) -> dict[str, Any]:
     found = evaluate.tokenizer_figures(tokenizer, test, how)
     rows = read_metrics(folder)
     if "right_on_fake" in rows[-1]:
-        found["health"] = show.gan_health(rows).alt
+        found["health"] = gan_health(rows).alt
     seconds = round(train_seconds(rows), 1)
     return found | {"parameters": count_parameters(tokenizer), "train_seconds": seconds}
 
@@ -211,7 +212,7 @@ def drawn(name: str, found: Found, options: Options) -> dict[str, show.Plot]:
     pictures = {name: stored.strips(strips)}
     for run in [f for f in found if "health" in f][:1]:
         rows = read_metrics(folders[run["row"]])
-        pictures[f"{name}-health"] = show.gan_health(rows)
+        pictures[f"{name}-health"] = gan_health(rows)
     return pictures
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from minivim import show
-from minivim.show.health import quantiles
 from minivim.tokenizer.objective import LOGIT_BINS
+from minivim_lab.health import gan_health, gan_verdict, quantiles
 
 
 def rows(real: float, fake: float, count: int = 10) -> list[dict]:
@@ -26,23 +26,23 @@ def rows(real: float, fake: float, count: int = 10) -> list[dict]:
     [(0.7, 0.8, "healthy"), (1.0, 0.97, "winning"), (1.0, 0.05, "sleeping")],
 )
 def test_verdict(real, fake, word):
-    assert show.gan_verdict(rows(real, fake)).startswith(f"{word}: right on {real:.0%}")
+    assert gan_verdict(rows(real, fake)).startswith(f"{word}: right on {real:.0%}")
 
 
 def test_the_verdict_is_of_the_end():
-    assert show.gan_verdict(rows(1, 1)[:8] + rows(0.7, 0.7)[8:]).startswith("healthy")
+    assert gan_verdict(rows(1, 1)[:8] + rows(0.7, 0.7)[8:]).startswith("healthy")
 
 
 def test_rows_of_a_run_without_adversary_are_refused():
     with pytest.raises(ValueError, match=r"loss\.adversarial above zero"):
-        show.gan_health([{"step": 1, "loss": 2.0}])
+        gan_health([{"step": 1, "loss": 2.0}])
 
 
 def test_the_picture_says_its_numbers():
-    plot = show.gan_health(rows(0.7, 0.8))
+    plot = gan_health(rows(0.7, 0.8))
     assert "after 200 steps healthy: right on 70% of real" in plot.alt
     assert "l2 0.001, adversarial 0.002" in plot.alt
-    assert show.to_png(plot) == show.to_png(show.gan_health(rows(0.7, 0.8)))
+    assert show.to_png(plot) == show.to_png(gan_health(rows(0.7, 0.8)))
 
 
 def test_quantiles_of_a_histogram():
