@@ -75,7 +75,7 @@ def test_a_run_and_its_tokenizer_move_together(tmp_path, monkeypatch, typed):
     tokenizer("runs/tok")
     os.symlink("runs", "linked")
     recipe = with_overrides(tiny.PRIOR_RECIPE, [f"tokenizer={typed}", "steps=2"])
-    model, _ = train(recipe, spec=tiny.source(), workdir="runs/prior", quiet=True)
+    model, _ = train(recipe, tiny.source(), "runs/prior", quiet=True)
     assert model.card["tokenizer"] == os.path.join("..", "tok")
     weights.load_pair("runs/prior")
     shutil.move("runs", tmp_path / "moved")
