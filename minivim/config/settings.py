@@ -62,9 +62,10 @@ def registered_name(kind: type) -> str:
 
 def registered_names(config: Any) -> list[str]:
     """The names of all settings of one's own within a config."""
-    parts = [v for v in vars(config).values() if dataclasses.is_dataclass(v)]
+    if not dataclasses.is_dataclass(config):
+        return []
     own = [name for name, kind in REGISTERED.items() if kind is type(config)]
-    return own + [name for part in parts for name in registered_names(part)]
+    return own + [n for part in vars(config).values() for n in registered_names(part)]
 
 
 def _class_of(hint: Any, values: dict) -> Any:

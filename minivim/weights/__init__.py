@@ -69,7 +69,8 @@ def weights_hash(model: Any) -> str:
 
     The names of registered quantizers count as well, where there is one.
     """
-    digest = hashlib.sha256("".join(registered_names(model.config)).encode())
+    names = registered_names(getattr(model, "config", None))
+    digest = hashlib.sha256("".join(names).encode())
     for name, value in sorted(flat_weights(model).items()):
         array = np.asarray(value, np.float32)
         digest.update(f"{name}{array.shape}".encode())
