@@ -85,23 +85,20 @@ def converted(
     what: str, files: list[str], image_size: int | None = None
 ) -> tuple[Any, str, dict[str, str]]:
     """The model in files of one of `LAYOUTS` or `OTHERS`, its kind and its card."""
-    pair = what == "lpips"
+    pair, seen = what == "lpips", "ImageNet"
     wrong = f"convert {what} takes {'vgg16 and heads' if pair else 'one file'}"
     told = f"{wrong}, got {len(files)}; see minivim convert --help"
     require(len(files) == 1 + pair, told)
     wrong = f"the weights of {what} tell the size; leave out --image-size"
     require(image_size is None or what in ("vqgan", "llamagen"), wrong)
-    states, seen = [read_state_dict(file) for file in files], "ImageNet"
+    states = [read_state_dict(file) for file in files]
     if what in LAYOUTS:
         seen = "a perceptual loss, as the public code has it"
         kind, origin = "tokenizer", f"the layout of {LAYOUTS[what][0]}"
         model = tokenizer_from_torch(states[0], what, image_size or 256)
     else:
-        kind, origin = OTHERS[what]
-        place = (
-            "minivim_lab.convert:lpips" if pair else "minivim_lab.inception:inception"
-        )
-        model = resolve_name(f"{place}_from_torch")(*states)
+        (kind, origin), module = OTHERS[what], "convert" if pair else what
+        model = resolve_name(f"minivim_lab.{module}:{what}_from_torch")(*states)
     return model, kind, {"converted_from": origin, "labels_seen": seen}
 
 
@@ -235,14 +232,21 @@ def tokenizer_from_torch(
     wrong = f"these weights are in the layout of {found}; run minivim convert {found}"
     require(layout in ("", found), wrong)
     theirs = {k: v for k, v in state.items() if not k.startswith(BESIDES)}
-    if found == "vit-vqgan":
+    vit = found == "vit-vqgan"
+    if vit:
         # Until July 2022 two layers had other names.
         names = [re.sub("^(..coder).norm", r"\1.transformer.norm", k) for k in theirs]
         names = [name.replace("pixel.conv_out", "pixel.1") for name in names]
         theirs = dict(zip(names, theirs.values(), strict=True))
-        config, ours = _vit(theirs)
-    else:
-        config, ours = _cnn(theirs, image_size, l2_normalise=found == "llamagen")
+    name = "quantizer.embedding.weight" if vit else "quantize.embedding.weight"
+    codes = _take(theirs, name, None, None)
+    quantizer = QuantizerConfig(
+        num_codes=len(codes), code_dim=codes.shape[1], l2_normalise=found != "vqgan",
+        straight_through="raw" if vit else "project",
+    )  # fmt: skip
+    make = _vit if vit else partial(_cnn, size=image_size)
+    config, ours = make(theirs, quantizer)
+    ours["quantizer.codebook"] = codes
     model = _filled(abstract("tokenizer", config), ours, theirs, OTHER_LAYOUT)
     if theirs:
         problem = f"{len(theirs)} weights have no place here, such as {min(theirs)!r}"
@@ -254,7 +258,7 @@ _take = partial(take, remedy=OTHER_LAYOUT)
 _look = partial(_take, keep=True)
 
 
-def _vit(theirs: Weights) -> tuple[TokenizerConfig, Ours]:
+def _vit(theirs: Weights, quantizer: QuantizerConfig) -> tuple[TokenizerConfig, Ours]:
     """Pixels without sigmoid, tanh in every FFN, fixed positions, LayerNorm eps 1e-5.
 
     Codes are normalised, with a straight-through gradient to the vector before it.
@@ -265,15 +269,11 @@ def _vit(theirs: Weights) -> tuple[TokenizerConfig, Ours]:
     width, channels, size, _ = _look(theirs, f"{name}.weight", *4 * [None]).shape
     patch = _take(theirs, f"{name}.weight", width, channels, size, size)
     bias = _take(theirs, f"{name}.bias", width)
-    codes = _take(theirs, "quantizer.embedding.weight", None, None)
     ours: Ours = {"quantizer.down": "pre_quant", "quantizer.up": "post_quant"}
-    ours["quantizer.codebook"] = codes
     ours["encoder.embed.kernel"] = rearrange(patch, "d c p q -> (p q c) d") / 2
     ours["encoder.embed.bias"] = bias + patch.sum(axis=(1, 2, 3)) / 2
-    encoder, grid = _stack(theirs, ours, "encoder.en_pos_embedding")
-    decoder, other = _stack(theirs, ours, "decoder.de_pos_embedding")
-    fits = (grid, width) == (other, encoder.width)
-    require(fits, f"its parts are of unlike widths or grids; {OTHER_LAYOUT}")
+    encoder, grid = _stack(theirs, ours, "encoder.en_pos_embedding", None, width)
+    decoder, _ = _stack(theirs, ours, "decoder.de_pos_embedding", grid**2, None)
     # The stride equals the kernel's size: a dense map for each token, nothing to flip.
     name, shape = "decoder.to_pixel.1", (decoder.width, channels, size, size)
     pixels = _take(theirs, f"{name}.weight", *shape)
@@ -282,19 +282,17 @@ def _vit(theirs: Weights) -> tuple[TokenizerConfig, Ours]:
     ours["decoder.head.bias"] = np.tile(bias, size**2)
     config = TokenizerConfig(
         image_size=grid * size, patch_size=size, channels=channels, encoder=encoder,
-        decoder=decoder, quantizer=_codes(codes, straight_through="raw"), tanh="blocks",
-        positions="sincos", output="linear",
+        decoder=decoder, quantizer=quantizer, tanh="blocks", positions="sincos",
+        output="linear",
     )  # fmt: skip
     return config, ours
 
 
-def _codes(codes: np.ndarray, **how: Any) -> QuantizerConfig:
-    return QuantizerConfig(num_codes=len(codes), code_dim=codes.shape[1], **how)
-
-
-def _stack(theirs: Weights, ours: Ours, table: str) -> tuple[StackConfig, int]:
+def _stack(
+    theirs: Weights, ours: Ours, table: str, *shape: int | None
+) -> tuple[StackConfig, int]:
     """The size of the blocks after a table of positions, and its grid's width."""
-    positions = _take(theirs, table, 1, None, None)[0]
+    positions = _take(theirs, table, 1, *shape)[0]
     tokens, width = positions.shape
     grid = math.isqrt(tokens)
     known = sincos_positions(grid, width)
@@ -304,10 +302,9 @@ def _stack(theirs: Weights, ours: Ours, table: str) -> tuple[StackConfig, int]:
     side = table.split(".")[0]
     layers = f"{side}.transformer.layers."
     inner = len(_look(theirs, f"{layers}0.0.fn.to_qkv.weight", None, width)) // 3
-    wrong = f"{side} has attention of width {inner} in a model of width {width}; only "
-    wrong += f"models whose heads of {HEAD_DIM} fill the width can be converted, such "
-    fits = inner == width and width % HEAD_DIM == 0
-    require(fits, f"{wrong}as those of width 512 and 768")
+    wrong = f"{side} has attention of width {inner} in a model of width {width}"
+    told = f"{wrong}; heads of {HEAD_DIM} must fill it, as at widths 512 and 768"
+    require(inner == width and width % HEAD_DIM == 0, told)
     hidden = len(_look(theirs, f"{layers}0.1.fn.net.0.bias", None))
     blocks = len({k.split(".")[3] for k in theirs if k.startswith(layers)})
     ours[f"{side}.stack.norm"] = f"{side}.transformer.norm"
@@ -318,11 +315,11 @@ def _stack(theirs: Weights, ours: Ours, table: str) -> tuple[StackConfig, int]:
     return StackConfig(**size, heads=heads, activation="tanh", norm_eps=1e-5), grid
 
 
-def _cnn(theirs: Weights, size: int, **how: Any) -> tuple[TokenizerConfig, Ours]:
+def _cnn(
+    theirs: Weights, quantizer: QuantizerConfig, size: int
+) -> tuple[TokenizerConfig, Ours]:
     """Pixels are `2 x - 1` at both ends, in ours only at the encoder's."""
-    codes = _take(theirs, "quantize.embedding.weight", None, None)
     ours: Ours = {"quantizer.down": "quant_conv", "quantizer.up": "post_quant_conv"}
-    ours["quantizer.codebook"] = codes
     encoder = _side(theirs, ours, "encoder", "quant_conv.weight")
     decoder = _side(theirs, ours, "decoder", "post_quant_conv.weight")
     name, patch = "decoder.conv_out", encoder.patch_size
@@ -334,7 +331,7 @@ def _cnn(theirs: Weights, size: int, **how: Any) -> tuple[TokenizerConfig, Ours]
     require(size % patch == 0, f"{wrong}; give a multiple as --image-size")
     config = TokenizerConfig(
         image_size=size, patch_size=patch, channels=len(pixels), encoder=encoder,
-        decoder=decoder, quantizer=_codes(codes, **how), output="linear",
+        decoder=decoder, quantizer=quantizer, output="linear",
     )  # fmt: skip
     return config, ours
 
@@ -375,13 +372,13 @@ def _filled(model: Any, ours: Ours, theirs: Weights, remedy: str) -> Any:
 
     def one(name: str, part: str, *shape: int) -> np.ndarray:
         """[..., in, out] here is [out, in, ...] there, and a scale a weight."""
-        if part != "kernel":
-            name = f"{name}.{part.replace('scale', 'weight')}"
-            return take(theirs, name, *shape, remedy=remedy)
-        *size, inputs, outputs = shape
-        shape = outputs, inputs, *size
-        kernel = take(theirs, f"{name}.weight", *shape, remedy=remedy)
-        return np.moveaxis(kernel, (0, 1), (-1, -2))
+        kernel, name = (
+            part == "kernel",
+            f"{name}.{part if part == 'bias' else 'weight'}",
+        )
+        shape = (*shape[:-3:-1], *shape[:-2]) if kernel else shape
+        value = take(theirs, name, *shape, remedy=remedy)
+        return np.moveaxis(value, (0, 1), (-1, -2)) if kernel else value
 
     def fill(path: tuple, leaf: nnx.Variable) -> nnx.Variable:
         name = ".".join(map(str, path))

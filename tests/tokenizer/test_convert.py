@@ -218,8 +218,8 @@ def unnormalised(weights, config):
 def test_a_mistake_in_a_detail_is_caught(mistake, monkeypatch):
     vit = convert._vit
 
-    def wrongly(theirs):
-        config, ours = vit(theirs)
+    def wrongly(*args):
+        config, ours = vit(*args)
         return mistake(ours, config), ours
 
     monkeypatch.setattr(convert, "_vit", wrongly)
@@ -261,7 +261,7 @@ def unlike(state):
 
 
 def oblong(state):
-    state["decoder.de_pos_embedding"] = state["decoder.de_pos_embedding"][:, :15]
+    state["encoder.en_pos_embedding"] = state["encoder.en_pos_embedding"][:, :15]
 
 
 def no_blocks(state):
@@ -278,8 +278,8 @@ def no_blocks(state):
         (reshaped, "'pre_quant.weight' has shape 128x8, not 8x128.*save it again"),
         (wide, "attention of width 64 in a model of width 128.*512 and 768"),
         (columns_first, "encoder.en_pos_embedding differs from the sin-cos table"),
-        (oblong, "decoder.de_pos_embedding differs from the sin-cos table of a square"),
-        (unlike, "its parts are of unlike widths or grids"),
+        (oblong, "encoder.en_pos_embedding differs from the sin-cos table of a square"),
+        (unlike, "decoder.de_pos_embedding' has shape 1x4x128, not 1x16x"),
         (no_blocks, "no 'encoder.transformer.layers.0.0.fn.to_qkv.weight' among"),
         (dict.clear, "'no encoder' is in no known layout; known are vit-vqgan"),
     ],

@@ -23,7 +23,7 @@ from tests.tiny import message
 from tests.tokenizer.test_convert import random_state
 
 ONE = torch.ones(2, 2)
-EMBED = "encoder.to_patch_embedding.0.weight"
+EMBED, BOOK = "encoder.to_patch_embedding.0.weight", "quantizer.embedding.weight"
 
 
 class Shell:
@@ -175,9 +175,8 @@ SAFE = {
     "a size below 0": (header(HEADER % (-1, 4)), "cannot be read"),
     "no JSON": (header("{" * 1000), "cannot be read"),
     "many names": (lambda p: header(json.dumps(MANY))(p), "more names than any model"),
-    "integers": (lambda p: save_file({EMBED: ONE.long()}, p), "has shape 2x2"),
-    "whole numbers": (
-        lambda p: save_file({EMBED: torch.ones(1, 1, 1, 1).int()}, p), "holds int32"),
+    "integers": (lambda p: save_file({EMBED: ONE, BOOK: ONE.int()}, p), "holds int32"),
+    "a matrix": (lambda p: save_file({EMBED: ONE, BOOK: -ONE}, p), "has shape 2x2"),
     "no array": (lambda p: save_file({}, p), "'no encoder' is in"),
 }  # fmt: skip
 BOTH = [(case, "weights.pt") for case in CASES]
