@@ -261,8 +261,8 @@ def raced(found: list[Race]) -> str:
         "",
         "## Two commands in one folder",
         "",
-        f"Two commands of different seeds were started {len(found)} times in one folder "
-        f"at the same time: `--races {len(found)}`. One was refused each time "
+        f"Two commands of different seeds were started {len(found)} times in one "
+        f"folder at the same time: `--races {len(found)}`. One was refused each time "
         f"(the first {wins} times), with the line",
         "",
         *(f"    {line}" for line in sorted(said)),
