@@ -1136,3 +1136,23 @@ def test_other_disk_errors_are_one_line(capsys, monkeypatch, error):
     demo = (fail, *arguments.COMMANDS["demo"][1:])
     monkeypatch.setitem(arguments.COMMANDS, "demo", demo)
     refused(capsys, ["demo"], "x.npz", "No space left", "run the same command")
+
+
+@pytest.mark.parametrize("flag", ["--workdir", "--data", "--out", "--json", "--labels"])
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_blank_paths_and_names_are_refused(capsys, flag, blank):
+    """An empty path would be the current folder."""
+    stage = ["train", "tokenizer", "shapes", "--data", "shapes", "--workdir", "w"]
+    draw = ["sample", "shapes/prior", "--out", "s.png", "--labels", "star"]
+    commands = {"--out": draw, "--labels": draw, "--json": ["evaluate", "w"]}
+    command = [*commands.get(flag, stage), flag, blank]
+    refused(capsys, command, f"argument {flag}: it is empty; give a name, or . for")
+
+
+def test_class_names_steer_no_terminal(capsys):
+    network = tiny.build(
+        classifier.build, ClassifierConfig(kind="cnn", num_classes=3, width=4)
+    )
+    network.card = Card("", {"class_names": ["a\x1b[2J", "b\nc", "d"]})
+    arguments.show_classes(network)
+    assert capsys.readouterr().out == "classes: 0 a\\x1b[2J; 1 b\\nc; 2 d\n"

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from minivim import weights
 from minivim.config.checks import require
 from minivim.data import DataSpec
-from minivim.errors import UserError, explained
+from minivim.errors import UserError, explained, one_line
 from minivim.files import beside
 from minivim.prior.model import class_names
 from minivim.tokenizer import Tokenizer
@@ -123,7 +123,7 @@ def show_classes(model: Any) -> list[str]:
     shown = [f"{number} {name}" for number, name in enumerate(names[:20])]
     shown += [f"and {len(names) - 20} more"] * (len(names) > 20)
     if names:
-        print(f"classes: {'; '.join(shown)}")
+        print(one_line(f"classes: {'; '.join(shown)}", 4_000))
     return names
 
 
