@@ -244,6 +244,7 @@ def test_weights_round_trip(tok, tmp_path):
         ({"multipliers": (1, 2)}, "patches of 2, but patch_size=4"),
         ({"multipliers": ()}, "set multipliers=1,1,2,4"),
         ({"res_blocks": 0}, "res_blocks=0 must be above zero"),
+        ({"attention": (-1,)}, "must not be negative; set attention=0"),
     ],
 )
 def test_an_impossible_size_is_refused(changes, message):
