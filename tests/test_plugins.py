@@ -209,8 +209,8 @@ def plugin(tmp_path):
     filled = PLUGIN.format(code=code, settings=tiny.TOKENIZER_SETTINGS)
     (tmp_path / "exercise.py").write_text(filled)
 
-    def run(*words, plugin=("--import", "exercise")):
-        command = [sys.executable, "-m", "minivim", *map(str, words), *plugin]
+    def run(*words, plugin=("--import", "exercise"), module="minivim"):
+        command = [sys.executable, "-m", module, *map(str, words), *plugin]
         path = f"{tmp_path}{os.pathsep}{ROOT}"
         env = os.environ | {"PYTHONPATH": path, "JAX_PLATFORMS": "cpu"}
         return subprocess.run(
@@ -256,3 +256,17 @@ def test_the_exercise_of_chapter_5_from_training_to_sampling(plugin, tmp_path):
     assert card["recipe"]["model"]["quantizer"]["class"] == "fsq"
     done = plugin("sample", "p", "--out", "n.png", "--quiet", plugin=())
     assert done.returncode == 2 and "'fsq' is registered by no module" in done.stderr
+
+
+def test_the_script_of_the_book(plugin, tmp_path):
+    """Own pictures, quantizer, optimizer and loop, as the page has them."""
+    text = (ROOT / "book/own_code.md").read_text()
+    [script] = re.findall(r"```python\n(.*?)```", text, re.S)
+    (tmp_path / "exercise.py").rename(tmp_path / "fsq.py")
+    (tmp_path / "script.py").write_text(script)
+    done = plugin(plugin=(), module="script")
+    assert done.returncode == 0, done.stderr
+    steps = [line.split() for line in done.stdout.splitlines()]
+    assert [step for step, _ in steps] == ["1", "2", "3", "4"]
+    losses = [float(loss) for _, loss in steps]
+    assert losses[-1] < losses[0]

@@ -132,7 +132,8 @@ def fit(
             if logs:
                 row = {"step": now, **describe(window.summary())}
                 pace = window.count / (time.perf_counter() - window.began)
-                row |= {"lr": float(metrics["lr"]), "steps_per_second": round(pace, 3)}
+                row |= {"lr": float(metrics["lr"])} if "lr" in metrics else {}
+                row["steps_per_second"] = round(pace, 3)
                 if evaluate and judges:
                     scores = evaluate(state.variables)
                     row |= {f"eval_{name}": value for name, value in scores.items()}

@@ -9,8 +9,8 @@ import optax
 from minivim.config import OptimConfig
 from minivim.training.factored import scale_by_factored_adam
 
-# For the whole model, or for its parts by name.
-Optim = OptimConfig | dict[str, OptimConfig]
+# For the whole model, or for its parts by name; or any transformation of optax.
+Optim = OptimConfig | dict[str, OptimConfig] | optax.GradientTransformation
 
 
 # Paper, section 5.1: warm-up over 50k steps, then a cosine to 5e-5
@@ -47,8 +47,11 @@ def decays(params: Any) -> Any:
 def optimizer(config: Optim, *, steps: int) -> optax.GradientTransformation:
     """AdamW with the recipe's schedule and moments, clipped by global norm if asked.
 
-    Each part that is named gets its own, clipped by its own norm.
+    Each part that is named gets its own, clipped by its own norm. A transformation of
+    optax is taken as it is.
     """
+    if isinstance(config, optax.GradientTransformation):
+        return config
     if isinstance(config, dict):
         return optax.partition(
             {name: optimizer(one, steps=steps) for name, one in config.items()},

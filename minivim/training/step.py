@@ -11,6 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from minivim.config import OptimConfig
 from minivim.config.checks import require
 from minivim.context import Context
 from minivim.sharding import by_rows, one_device, place, shardings_of
@@ -137,18 +138,20 @@ def make_step(
     changes (EMA statistics) are kept. Randomness of step `t` is `fold_in(key, t)`.
 
     Metrics hold the loss, the global gradient norm, that of each part, and the learning
-    rate just used. `frozen` and `zeros(batch)` go into the `Context`. Every
-    `lazy_every`-th step, from the first on, is a program of its own, since XLA runs
-    convolutions inside a condition many times slower on a CPU. `accumulate` parts of
-    the batch pass one after another and their gradients are averaged: the same update,
-    unless samples of a batch see each other. A `mesh`, by default of one device,
-    changes the order of sums alone. Parts of the model that `freeze` names keep their
-    values and have no gradient. Models may be abstract.
+    rate just used, unless `config` is a transformation of optax. `frozen` and
+    `zeros(batch)` go into the `Context`. Every `lazy_every`-th step, from the first on,
+    is a program of its own, since XLA runs convolutions inside a condition many times
+    slower on a CPU. `accumulate` parts of the batch pass one after another and their
+    gradients are averaged: the same update, unless samples of a batch see each other. A
+    `mesh`, by default of one device, changes the order of sums alone. Parts of the
+    model that `freeze` names keep their values and have no gradient. Models may be
+    abstract.
     """
     mesh = mesh or one_device()
     graph, update = nnx.graphdef(model), optimizer(config, steps=steps)
     parts = config if isinstance(config, dict) else {"": config}
-    rate = learning_rate(next(iter(parts.values())), steps=steps)
+    first = next(iter(parts.values()))
+    rate = learning_rate(first, steps=steps) if isinstance(first, OptimConfig) else None
     shardings = shardings_of(abstract_state(model, config, steps=steps), mesh)
     hold = _holder(model, freeze)
 
@@ -179,7 +182,7 @@ def make_step(
         norms = {**slopes, **{name: grads[name] for name in parts if name}}
         metrics = metrics | {
             "grad_norm": optax.global_norm(grads),
-            "lr": rate(state.step),
+            **({"lr": rate(state.step)} if rate else {}),
             **{f"grad_norm_{n}": optax.global_norm(g) for n, g in norms.items()},
         }
         params = hold(optax.apply_updates(params, updates), state.params)
