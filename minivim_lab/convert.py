@@ -117,7 +117,7 @@ def read_state_dict(path: str | Path) -> Weights:
         if path.suffix != ".safetensors":
             return _saved_by_torch(path, size)
         with Frugal(path) as file:
-            file.spend(int.from_bytes(file.read(8), "little"))
+            file.read(int.from_bytes(file.read(8), "little"))
         arrays = {name: np.asarray(value) for name, value in load_file(path).items()}
         floats = [k for k, v in arrays.items() if jnp.issubdtype(v.dtype, jnp.floating)]
         return arrays | {name: arrays[name].astype(np.float32) for name in floats}
@@ -128,16 +128,13 @@ class Frugal(io.FileIO):
 
     left = MOST_BYTES
 
-    def spend(self, size: int) -> None:
-        self.left -= size
-        if self.left < 0:
-            raise ValueError("it has more names than any model that can be converted")
-
     def read(self, size: int | None = -1, /) -> Any:
         if size is None or size < 0:
             size = regular(str(self.name)) - self.tell()
         # A pickle is read by the byte, and each takes its time.
-        self.spend(size + 16)
+        self.left -= size + 16
+        if self.left < 0:
+            raise ValueError("it has more names than any model that can be converted")
         return super().read(size)
 
 
@@ -152,10 +149,14 @@ def _saved_by_torch(path: Path, size: int) -> Weights:
     with warnings.catch_warnings(action="ignore"), known, Frugal(path) as file:
         source, mapped = file, zipfile.is_zipfile(path)
         if mapped:
-            for part in zipfile.ZipFile(file).infolist():
+            archive = zipfile.ZipFile(file)
+            for part in archive.infolist():
                 if part.compress_type != zipfile.ZIP_STORED:
                     raise ValueError("it is compressed")
-                file.spend(part.file_size * part.filename.endswith("data.pkl"))
+                # What torch builds of a name alone, however long it is said to be.
+                pickled = part.filename.endswith("data.pkl")
+                if pickled and b"bytearray" in archive.read(part):
+                    raise ValueError("it holds more than arrays")
             # An array cannot lie outside of a file that is mapped into memory.
             source = path
         try:

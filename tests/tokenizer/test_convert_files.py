@@ -157,6 +157,10 @@ CASES = {
     ),
     "deep": (archive(b"\x80\x02" + b"]" * 10**5 + b"a" * (10**5 - 1) + b"."),
              "no arrays by name"),
+    "bytes, 2 GB": (
+        archive(b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R."),
+        "it holds more than arrays",
+    ),
     "text of 4 GB": (archive(b"\x80\x02X\xff\xff\xff\xffa."), "cannot be read"),
     "a zip bomb": (archive(bytes(10**8), zipfile.ZIP_DEFLATED), "is compressed"),
     "a large pickle": (archive(bytes(10**7)), "more names than any model"),
