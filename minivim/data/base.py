@@ -66,7 +66,7 @@ class Request(NamedTuple):
 
 
 class Pictures(Source):
-    """Pictures that are decoded when they are taken; subclasses say where they are."""
+    """Pictures decoded when they are taken: files by name, or rows of a table."""
 
     labels: Int[np.ndarray, " n"]
     has_files = True
@@ -74,13 +74,15 @@ class Pictures(Source):
     def __init__(
         self,
         request: Request,
+        places: Any,
         labels: Int[np.ndarray, " n"],
         class_names: tuple[str, ...],
         identity: tuple,
+        table: Any = None,
     ):
-        self.labels, self.class_names, self.shape = labels, class_names, request.shape
-        self.request, self.name, self.root = request, request.name, request.root
-        self.description = f"{self.name} ({request.split})"
+        self.labels, self.class_names, self.request = labels, class_names, request
+        self._places, self._table = places, table
+        self.description = f"{request.name} ({request.split})"
         self.fingerprint = hash_of(identity)
 
     def __len__(self) -> int:
@@ -88,42 +90,20 @@ class Pictures(Source):
 
     def files(self, indices: Int[np.ndarray, " n"]) -> list[tuple[Any, str]]:
         """Paths or open files, and what errors call them."""
-        raise NotImplementedError
-
-    def take(self, indices: Int[np.ndarray, " n"]) -> Batch:
-        files = self.files(indices)
-        pixels = [decode(file, where, **self.shape) for file, where in files]
-        return {"image": np.stack(pixels), "label": self.labels[indices]}
-
-
-class FileSource(Pictures):
-    """Picture files below a folder."""
-
-    def __init__(self, request: Request, files: Sequence[str], *more: Any):
-        super().__init__(request, *more)
-        self._files = files
-
-    def files(self, indices: Int[np.ndarray, " n"]) -> list[tuple[Any, str]]:
-        root = str(self.root)
-        paths = [os.path.join(root, self._files[i]) for i in map(int, indices)]
-        return [(path, path) for path in paths]
-
-
-class TableSource(Pictures):
-    """The given rows of a Hugging Face table, in this order."""
-
-    def __init__(
-        self, request: Request, table: Any, rows: Int[np.ndarray, " n"], *more: Any
-    ):
-        super().__init__(request, *more)
-        self._table, self._rows = table, rows
-
-    def files(self, indices: Int[np.ndarray, " n"]) -> list[tuple[Any, str]]:
-        rows = self._rows[indices].tolist()
-        with explained(f"{self.name} cannot be read", "fetch or write it again"):
+        name, root = self.request.name, str(self.request.root)
+        if self._table is None:
+            paths = [os.path.join(root, self._places[i]) for i in indices.tolist()]
+            return [(path, path) for path in paths]
+        rows = self._places[indices].tolist()
+        with explained(f"{name} cannot be read", "fetch or write it again"):
             (cells,) = self._table[rows].values()
         named = zip(cells, rows, strict=True)
-        return [open_cell(c, f"row {r} of {self.name}", self.request) for c, r in named]
+        return [open_cell(c, f"row {r} of {name}", self.request) for c, r in named]
+
+    def take(self, indices: Int[np.ndarray, " n"]) -> Batch:
+        files, shape = self.files(indices), self.request.shape
+        pixels = [decode(file, where, **shape) for file, where in files]
+        return {"image": np.stack(pixels), "label": self.labels[indices]}
 
 
 class Subset(Source):

@@ -66,7 +66,7 @@ def _name(source: Any, row: int) -> str:
         return f"row {row}"
     while isinstance(source, Subset):
         source = source.source
-    return where.removeprefix(f"{source.root}{os.sep}")
+    return where.removeprefix(f"{source.request.root}{os.sep}")
 
 
 def _looked_at(

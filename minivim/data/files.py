@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from minivim.data import layout
 from minivim.data.pixels import suffixes
@@ -18,20 +18,12 @@ from minivim.files import inside, read_json, regular
 LABEL_TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
-class Found(NamedTuple):
-    """Names below a folder, in order, with / between their parts."""
+def look(folder: Path) -> tuple[list[str], list[str], dict[str, str], tuple[str, ...]]:
+    """A folder's pictures, tables that hold pictures, labels of pictures, and remarks.
 
-    pictures: list[str]
-    tables: list[str]  # that hold pictures themselves
-    labels: dict[str, str]  # of pictures, from tables beside them
-    notes: tuple[str, ...]  # on what is not used
-
-
-def look(folder: Path) -> Found:
-    """What a folder holds, hidden files and folders left out.
-
-    Links are followed, and each folder that they lead to is read once. A table of
-    labels is one with a column of picture names and one of labels.
+    Names have / between their parts. Hidden files and folders are left out. Links are
+    followed, and each folder that they lead to is read once. A table of labels is one
+    with a column of picture names and one of labels.
     """
     pictures, tables, others, odd = [], [], [], Counter()
     for name, entry in _walk(folder, odd):
@@ -61,7 +53,7 @@ def look(folder: Path) -> Found:
     unused = [f"{count:,} x {what}" for what, count in odd.most_common()]
     more = f" and {len(unused) - 5} other kinds" if len(unused) > 5 else ""
     notes += [f"not used: {', '.join(unused[:5])}{more}"] if unused else []
-    return Found(sorted(pictures), sorted(tables), labels, tuple(notes))
+    return sorted(pictures), sorted(tables), labels, tuple(notes)
 
 
 def _walk(folder: Path, odd: Counter) -> Iterator[tuple[str, os.DirEntry]]:

@@ -7,8 +7,9 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -85,62 +86,85 @@ class NoLabels(UserError):
     """A column cannot be read as classes."""
 
 
-class Placed(NamedTuple):
-    """Where a picture is: its split, its folder without that of the split."""
-
-    path: str
-    split: str
-    folder: str
+def _chain(folder: str) -> list[str]:
+    """The folders on the way to one, from "" to itself."""
+    return ["", *accumulate(filter(None, folder.split("/")), "{}/{}".format)]
 
 
-def place(paths: Sequence[str], where: str) -> tuple[list[Placed], list[str]]:
-    """Pictures by split and folder, and those that lie beside the folders of splits.
+def place(counts: Mapping[str, int], where: str) -> dict[str, tuple[str, str] | None]:
+    """The split of each folder and its path without that; None beside the splits.
 
-    A folder that is called like a split is one if no other folder beside it holds
-    pictures. One called train is a class if others do and it holds pictures itself.
-    Raises `UserError` where a folder may be either.
+    Given are how many pictures each holds itself. A folder that is called like a split
+    is one if no other folder beside it holds pictures. One called train is a class if
+    others do and it holds pictures itself. Raises `UserError` where it may be either.
     """
     below: dict[str, Counter] = defaultdict(Counter)  # pictures, by folder and child
-    deep: set[str] = set()  # folders that have folders with pictures
-    for path in paths:
-        folders = path.split("/")[:-1]
-        for depth in range(len(folders)):
-            parent, child = "/".join(folders[:depth]), "/".join(folders[: depth + 1])
-            below[parent][child] += 1
-            deep.add(parent)
-        below["/".join(folders)][""] += 1
-    kinds: dict[str, str] = {}  # folders that are splits
+    for folder, count in counts.items():
+        for parent, child in pairwise([*_chain(folder), ""]):
+            below[parent][child] += count
+    splits: dict[str, str] = {}
     beside: set[str] = set()  # folders of splits: pictures in them are of none
     for parent, children in below.items():
-        named = {c: s for c in children if c and (s := split_of(os.path.basename(c)))}
+        named = {c: split for c in children if (split := split_of(os.path.basename(c)))}
         rest = sorted(children.keys() - named.keys() - {""})
-        if not named:
-            continue
         many = children[""] * STRAY_SHARE > children.total()
-        if rest or many:
+        if named and not rest and not many:
+            splits |= named
+            beside.add(parent)
+        deep = any(below[child].keys() - {""} for child in named)
+        if named and (many or rest and (deep or {*named.values()} != {"train"})):
             other = rest[0] if rest else counted(children[""], "picture")
-            if many or set(named.values()) != {"train"} or named.keys() & deep:
-                told = f"{where} holds {', '.join(sorted(named))} beside {other}"
-                told += ", so these may be splits or classes: move the splits into a"
-                told += " folder without others, or give classes other names"
-                raise UserError(told)
-            continue
-        kinds |= named
-        beside.add(parent)
-    placed, strays = [], []
-    for path in paths:
-        folder = os.path.dirname(path)
-        parts = folder.split("/") if folder else []
-        chain = ["/".join(parts[: i + 1]) for i in range(len(parts))]
-        found = {kinds[part] for part in chain if part in kinds}
+            told = f"{where} holds {', '.join(sorted(named))} beside {other}"
+            told += ", so these may be splits or classes: move the splits into a folder"
+            raise UserError(f"{told} without others, or give classes other names")
+    placed: dict[str, tuple[str, str] | None] = {}
+    for folder in counts:
+        chain = _chain(folder)[1:]
+        found = {splits[part] for part in chain if part in splits}
         told = f"{where} has {folder}, in two splits at once"
         require(len(found) < 2, f"{told}: move or rename the inner folder")
-        if folder in beside:
-            strays.append(path)
+        kept = "/".join(os.path.basename(part) for part in chain if part not in splits)
+        placed[folder] = None if folder in beside else ("".join(found) or "train", kept)
+    return placed
+
+
+def by_folder(
+    paths: Sequence[str], known: Mapping[str, str], where: str
+) -> tuple[dict[str, dict[str, str | None]], list[str]]:
+    """Pictures of each split with the names of their classes, and remarks.
+
+    A class is what a table says (`known`), else the folder, without what all folders
+    begin with. Few pictures beside folders are left out; many leave all without labels.
+    """
+    places = place(Counter(map(os.path.dirname, paths)), where)
+    placed = {path: at for path in paths if (at := places[os.path.dirname(path)])}
+    own = {kept for path, (_, kept) in placed.items() if kept and path not in known}
+    base = len(os.path.commonpath(own)) if own else 0
+    groups: dict[str, dict[str, str | None]] = defaultdict(dict)
+    for path, (split, kept) in placed.items():
+        inner = composed(kept[base:].removeprefix("/"))
+        groups[split][path] = known.get(path) or inner or None
+    several = len({n for g in groups.values() for n in g.values() if n}) > 1
+    labelled, notes = several or bool(known), []
+    for split, group in groups.items():
+        loose = [path for path, name in group.items() if not name]
+        if not (several and own and loose):
             continue
-        kept = "/".join(os.path.basename(part) for part in chain if part not in kinds)
-        placed.append(Placed(path, found.pop() if found else "", kept))
-    return placed, strays
+        told = f"{counted(len(loose), 'picture')} beside the folders ({loose[0]})"
+        if len(loose) == len(group):
+            notes.append(f"the {split} pictures have no labels")
+        elif len(loose) * STRAY_SHARE <= len(group):
+            notes.append(f"not used: {told}")
+            groups[split] = {path: name for path, name in group.items() if name}
+        elif not known:
+            notes.append(f"no labels, with {told}")
+            labelled = False
+    if strays := [path for path in paths if path not in placed]:
+        few = counted(len(strays), "picture")
+        notes.append(f"not used: {few} beside the splits ({strays[0]})")
+    if not labelled:
+        return {split: dict.fromkeys(group) for split, group in groups.items()}, notes
+    return groups, notes
 
 
 def order(names: Iterable[str]) -> tuple[str, ...]:
@@ -206,14 +230,12 @@ def classes(
             notes.append(f"no training pictures of {told}")
     if missing := sum(v.count(None) for v in values.values() if set(v) != {None}):
         notes.append(f"{missing:,} without a label")
-    numbers = {name: number for number, name in enumerate(names)}
+    numbers: dict[str | None, int] = {name: i for i, name in enumerate(names)}
     rows = {
-        split: np.array([numbers.get(v or "", -1) for v in own], np.int32)
-        if found[split]
-        else np.full(len(own), -1, np.int32)
+        split: [numbers.get(v, -1) if found[split] else -1 for v in own]
         for split, own in values.items()
     }
-    return names, rows, notes
+    return names, {s: np.array(v, np.int32) for s, v in rows.items()}, notes
 
 
 def kinds(features: Any) -> dict[str, str]:
@@ -246,60 +268,17 @@ def choose(
     for name, option in ((image, "--image-column"), (label, "--label-column")):
         told = f"there is no column {name}, the columns are {', '.join(kinds)}"
         require(not name or name in kinds, f"{told}: give one of them to {option}")
-    lower = {name: name.lower() for name in kinds}
 
-    def by_name(wanted: str, fits: Callable[[str], bool]) -> list[str]:
-        found = [n for n in kinds if lower[n] in wanted.split() and fits(kinds[n])]
-        return sorted(found, key=lambda name: wanted.split().index(lower[name]))
+    def called(words: str, *fits: str) -> list[str]:
+        of_words = (n for word in words.split() for n in kinds if n.lower() == word)
+        return [name for name in of_words if kinds[name] in fits]
 
-    typed = [name for name, kind in kinds.items() if kind == "image"]
-    images = by_name(IMAGE_COLUMNS, lambda kind: kind == "image") + typed
-    images += by_name(IMAGE_COLUMNS, lambda kind: kind == "path")
+    images = called(IMAGE_COLUMNS, "image") + [n for n in kinds if kinds[n] == "image"]
+    images += called(IMAGE_COLUMNS, "path")
     chosen = image or next(iter(images), "")
-    labels = by_name(LABEL_COLUMNS, bool)
-    labels += [n for n, kind in kinds.items() if kind == "class" and n not in labels]
-    labels = [label] if label else labels
-    return chosen, [name for name in labels if name != chosen]
-
-
-def by_folder(
-    placed: Iterable[Placed], known: Mapping[str, str]
-) -> tuple[dict[str, list[str]], dict[str, list[str | None]], list[str]]:
-    """Pictures of each split, the names of their classes, and remarks.
-
-    A class is what a table says (`known`), else the folder, without what all folders
-    begin with. Few pictures beside folders are left out; many leave all without labels.
-    """
-    placed = list(placed)
-    own = {p.folder for p in placed if p.folder and p.path not in known}
-    base = os.path.commonpath(own) if own else ""
-    base = f"{base}/" if base else ""
-
-    def name(p: Placed) -> str | None:
-        inner = p.folder[len(base) :] if p.folder.startswith(base) else ""
-        return known.get(p.path) or composed(inner) or None
-
-    groups: dict[str, list[Placed]] = defaultdict(list)
-    for one in placed:
-        groups[one.split or "train"].append(one)
-    folders = len({name(p) for p in placed} - {None}) > 1
-    notes, labelled = [], folders or bool(known)
-    for split, group in groups.items():
-        loose = [p.path for p in group if not name(p)]
-        if not (folders and own and loose):
-            continue
-        told = f"{counted(len(loose), 'picture')} beside the folders ({loose[0]})"
-        if len(loose) == len(group):
-            notes.append(f"the {split} pictures have no labels")
-        elif len(loose) * STRAY_SHARE <= len(group):
-            notes.append(f"not used: {told}")
-            groups[split] = [p for p in group if name(p)]
-        elif not known:
-            notes.append(f"no labels, with {told}")
-            labelled = False
-    files = {split: [p.path for p in group] for split, group in groups.items()}
-    names = {s: [name(p) if labelled else None for p in g] for s, g in groups.items()}
-    return files, names, notes
+    labels = called(LABEL_COLUMNS, "image", "class", "path", "value")
+    labels += [n for n in kinds if kinds[n] == "class" and n not in labels]
+    return chosen, [name for name in ([label] if label else labels) if name != chosen]
 
 
 class Chosen(NamedTuple):
@@ -332,32 +311,24 @@ def choose_split(
     sizes = {s: len(v) for s, v in labels.items()}
     told = ", ".join(f"{sizes[s]:,} {s}" for s in ("train", test) if s in sizes)
     if not test:
-        rows = hold_out(sizes["train"], split, labels["train"])
-        held = len(hold_out(sizes["train"], "test", labels["train"]))
-        same = held == sizes["train"]
-        left = f"{sizes['train'] - held:,} train, {held:,} held out to test"
-        told = "too few to hold any out" if same else left
+        train, held = hold_out(labels["train"])
+        rows = held if split == "test" else train
+        told = f"{len(train):,} train, {len(held):,} held out to test"
+        told = "too few to hold any out" if train is held else told
     told += "".join(f"; not used: {sizes[s]:,} {s}" for s in unused)
     return Chosen(name, rows, told)
 
 
-def hold_out(
-    count: int, split: str, labels: Int[np.ndarray, " rows"] | None = None
-) -> Int[np.ndarray, " n"]:
-    """Row numbers of a split where there is no other: a fixed tenth is "test".
+def hold_out(labels: Int[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of train and of test where there is one split: a fixed tenth is "test".
 
     The last row of a class stays for training. Fewer than ten rows are both splits.
     """
-    most = min(HELD_OUT_MOST, count // HELD_OUT_SHARE)
-    held = np.random.default_rng(0).permutation(count)[:most]
-    if labels is not None and most:
-        left = Counter(labels.tolist())
-        left.subtract(labels[held].tolist())
-        empty = [label for label, number in left.items() if label >= 0 and not number]
-        _, first = np.unique(labels[held], return_index=True)
-        last = [place for place in first if labels[held[place]] in empty]
-        held = np.delete(held, last)
-    if not len(held):
-        return np.arange(count)
-    mask = np.isin(np.arange(count), held)
-    return np.flatnonzero(mask if split == "test" else ~mask)
+    rows = np.arange(len(labels))
+    most = min(HELD_OUT_MOST, len(rows) // HELD_OUT_SHARE)
+    held = np.random.default_rng(0).permutation(len(rows))[:most]
+    kinds, first = np.unique(labels[held], return_index=True)
+    gone = ~np.isin(kinds, np.delete(labels, held))
+    held = np.delete(held, first[gone & (kinds >= 0)])
+    mask = np.isin(rows, held)
+    return (rows[~mask], rows[mask]) if len(held) else (rows, rows)

@@ -21,7 +21,7 @@ from PIL import Image
 from minivim.config.checks import require
 from minivim.data import files, layout, shapes, tables
 from minivim.data.arrays import ArraySource
-from minivim.data.base import FileSource, Request, Source, Subset, TableSource
+from minivim.data.base import Pictures, Request, Source, Subset
 from minivim.data.check import checked
 from minivim.data.codes import is_codes
 from minivim.data.pixels import PIXELS, suffixes, to_pixels
@@ -83,13 +83,12 @@ def open_source(
     """
     asked = spec if isinstance(spec, DataSpec) else DataSpec(spec)
     request = _locate(asked.spec, split, image_size, channels)
-    shape = request.shape
     if request.kind == "shapes":
         drawn = shapes.arrays(split)
-        images, labels = drawn["image"], drawn["label"]
+        arrays, told = {k: drawn[k] for k in ("image", "label")}, f"shapes ({split})"
         if (image_size, channels) != (shapes.IMAGE_SIZE, 3):
-            images = np.stack([to_pixels(Image.fromarray(i), **shape) for i in images])
-        arrays, told = {"image": images, "label": labels}, f"shapes ({split})"
+            images = map(Image.fromarray, arrays["image"])
+            arrays["image"] = np.stack([to_pixels(i, **request.shape) for i in images])
         return ArraySource(arrays, class_names=shapes.CLASSES, description=told)
     if request.kind == "sources":
         source = _open_given(asked.spec, split)
@@ -138,8 +137,7 @@ def open_stream(
     stream = Stream(table, columns, read.request, (*identity, PIXELS))
     classes = layout.counted(len(columns.class_names), "class")
     told = f"{request.name}: read in a row, {classes}"
-    notes = [told, *columns.notes, *request.notes, *read.remarks]
-    stream.summary = "; ".join(notes)
+    stream.summary = "; ".join([told, *columns.notes, *request.notes, *read.remarks])
     return stream
 
 
@@ -210,16 +208,15 @@ def _locate_folder(path: Path, name: str, request: Callable[..., Request]) -> Re
         arrow = [file for file in path.rglob("*.arrow") if file.is_file()]
         below = sorted(file.relative_to(path).as_posix() for file in arrow)
         return request("saved", path, below)
-    found = files.look(path)
-    if found.tables:
-        few = layout.counted(len(found.pictures), "picture")
-        notes = (f"not used: {few} beside the tables",) if found.pictures else ()
-        return request("parquet", path, found.tables, found.notes + notes)
-    told = f" ({'; '.join(found.notes)})" if found.notes else ""
+    pictures, found, labels, notes = files.look(path)
+    if found:
+        few = layout.counted(len(pictures), "picture")
+        beside = (f"not used: {few} beside the tables",) if pictures else ()
+        return request("parquet", path, found, notes + beside)
+    told = f" ({'; '.join(notes)})" if notes else ""
     remedy = "give a folder with .jpg, .png or other files that Pillow reads"
-    told = f"{name} holds no images{told}: {remedy}, or parquet files"
-    require(bool(found.pictures), told)
-    return request("pictures", path, found.pictures, found.notes, found.labels)
+    require(bool(pictures), f"{name} holds no images{told}: {remedy}, or parquet files")
+    return request("pictures", path, pictures, notes, labels)
 
 
 def _sources(spec: Any) -> bool:
@@ -227,10 +224,8 @@ def _sources(spec: Any) -> bool:
     parts = list(spec.values()) if isinstance(spec, Mapping) else [spec]
     own = all(isinstance(part, Source) for part in parts)
     opened = all(type(p).__module__.startswith("datasets.") for p in parts)
-    told = (
-        f"data of type {type(spec).__name__} cannot be read: give a name, a Source, a"
-    )
-    told += " datasets.Dataset, or a dictionary of those by split"
+    told = f"data of type {type(spec).__name__} cannot be read: give a name, a Source,"
+    told += " a datasets.Dataset, or a dictionary of those by split"
     require(bool(parts) and (own or opened), told)
     return own
 
@@ -250,47 +245,38 @@ def _open_given(spec: Any, split: str) -> Source:
     return source
 
 
-def _summary(request: Request, total: int, names: tuple, told: str, notes: Any) -> str:
-    classes = f" in {layout.counted(len(names), 'class')}" if names else ", no labels"
-    more = "".join(f"; {note}" for note in dict.fromkeys(notes))
-    return f"{request.name}: {layout.counted(total, 'picture')}{classes}: {told}{more}"
-
-
-def _choose(
-    request: Request, labels: Mapping[str, np.ndarray]
-) -> tuple[layout.Chosen, int]:
-    chosen = layout.choose_split(request.split, labels, request.name)
+def _summed_up(
+    source: Source, request: Request, labels: Any, chosen: layout.Chosen, notes: Any
+) -> Source:
+    """The source with its summary; says if its pictures are those of training."""
+    name, names = request.name, source.class_names
     if "too few" in chosen.summary and request.split == "test":
-        told = f"warning: {request.name} has too few images to hold any out"
+        told = f"warning: {name} has too few images to hold any out"
         _say(f"{told}: test and training images are the same")
-    return chosen, sum(map(len, labels.values()))
+    count = layout.counted(sum(map(len, labels.values())), "picture")
+    classes = f" in {layout.counted(len(names), 'class')}" if names else ", no labels"
+    notes = dict.fromkeys([*notes, *request.notes])
+    source.summary = "; ".join([f"{name}: {count}{classes}: {chosen.summary}", *notes])
+    return source
 
 
 def _open_pictures(request: Request) -> Source:
     """Picture files, labelled by their folders or by a table beside them."""
-    placed, strays = layout.place(request.files, request.name)
-    paths, texts, notes = layout.by_folder(placed, request.labels)
-    if strays:
-        few = layout.counted(len(strays), "picture")
-        notes.append(f"not used: {few} beside the splits ({strays[0]})")
+    groups, notes = layout.by_folder(request.files, request.labels, request.name)
+    texts = {split: list(group.values()) for split, group in groups.items()}
     names, labels, more = layout.classes(texts, request.name)
-    names = names if len(names) > 1 or request.labels else ()
-    chosen, total = _choose(request, labels)
-    found = [paths[chosen.split][row] for row in chosen.rows]
-    numbers = labels[chosen.split][chosen.rows]
+    chosen = layout.choose_split(request.split, labels, request.name)
+    paths = list(groups[chosen.split])
     # Sorted by a hash: by name, and hence by class, the first would be of a few.
-    keys = [hashlib.sha256(os.fsencode(file)).hexdigest() for file in found]
-    order = sorted(range(len(found)), key=keys.__getitem__)
-    found, numbers = [found[i] for i in order], numbers[order]
-    sizes = []
+    keys = [hashlib.sha256(os.fsencode(path)).hexdigest() for path in paths]
+    rows = sorted(chosen.rows.tolist(), key=keys.__getitem__)
+    found, sizes = [paths[row] for row in rows], []
     for file in found:
         with suppress(OSError):  # It is named when it is read.
             sizes.append((file, os.stat(request.root / file).st_size))
     identity = (sizes, names, sorted(request.shape.items()), PIXELS)
-    source = FileSource(request, found, numbers, names, identity)
-    notes = [*notes, *more, *request.notes]
-    source.summary = _summary(request, total, names, chosen.summary, notes)
-    return source
+    source = Pictures(request, found, labels[chosen.split][rows], names, identity)
+    return _summed_up(source, request, labels, chosen, notes + more)
 
 
 def sorted_by_class(labels: np.ndarray) -> bool:
@@ -300,22 +286,18 @@ def sorted_by_class(labels: np.ndarray) -> bool:
 
 
 def _open_tables(request: Request, asked: DataSpec) -> Source:
-    given = request.kind == "given"
-    read = tables.read_given(request, asked.spec) if given else tables.read(request)
+    read = tables.read(request, asked.spec)
     request = read.request
     columns = tables.columns_of(read, asked.image_column, asked.label_column)
-    names = columns.class_names
-    chosen, total = _choose(request, columns.labels)
-    rows, labels = chosen.rows, columns.labels[chosen.split][chosen.rows]
-    identity = read.identity
-    if sorted_by_class(labels):  # The first rows would be of a few classes.
-        mixed = np.random.default_rng(0).permutation(len(rows))
-        rows, labels, identity = rows[mixed], labels[mixed], (identity, "mixed")
+    chosen = layout.choose_split(request.split, columns.labels, request.name)
+    rows, identity = chosen.rows, read.identity
+    if sorted_by_class(columns.labels[chosen.split][rows]):
+        # The first rows would be of a few classes.
+        rows, identity = np.random.default_rng(0).permutation(rows), (identity, "mixed")
     identity = (identity, request.split, len(rows), columns[:3], PIXELS)
     identity = (*identity, sorted(request.shape.items()))
-    table = read.tables[chosen.split].select_columns([columns.image])
-    table = tables.encoded(table, columns.image)
-    source = TableSource(request, table, rows, labels, names, identity)
+    labels, names = columns.labels[chosen.split][rows], columns.class_names
+    table = tables.encoded(read.tables[chosen.split], columns.image)
+    source = Pictures(request, rows, labels, names, identity, table)
     notes = [*columns.notes, *request.notes, *read.remarks]
-    source.summary = _summary(request, total, names, chosen.summary, notes)
-    return source
+    return _summed_up(source, request, columns.labels, chosen, notes)

@@ -38,8 +38,7 @@ class Stream(Images):
     """
 
     def __init__(self, table: Any, columns: Columns, request: Request, identity: tuple):
-        names = [name for name in columns[:2] if name]
-        self.table = encoded(table.select_columns(names), columns.image)
+        self.table = encoded(table, columns.image, columns.label)
         self._columns, self._request, self.name = columns, request, request.name
         self.class_names = columns.class_names
         self.description = f"{self.name} ({request.split})"

@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,18 +14,30 @@ from minivim.data import files, layout
 from minivim.data.base import Request
 from minivim.errors import UserError, brief, explained
 
-# The chunks of a column of a split, by their names; None where nobody can know them.
-Column = Callable[[str, str], list[Any] | None]
-
 
 class Read(NamedTuple):
-    """Tables by split, their label columns, and what identifies them anywhere."""
+    """Tables by split, and what identifies them anywhere."""
 
     request: Request
     tables: dict[str, Any]
-    column: Column
     identity: Any
     remarks: Sequence[str] = ()  # on splits that are not used
+    files: Mapping[str, list[str]] = {}  # of parquet, by split
+
+    def column(self, split: str, name: str) -> list[Any] | None:
+        """The chunks of a column, None where nobody knows them: a stream of the hub."""
+        import pyarrow.parquet as pq
+
+        if split in self.files:
+            chunks = []
+            for path in self.files[split]:
+                with open(path, "rb") as file:
+                    chunks += pq.read_table(file, columns=[name])[name].chunks
+            return chunks
+        if not hasattr(self.tables[split], "num_rows"):
+            return None
+        table = self.tables[split].select_columns([name]).with_format("arrow")
+        return table[:][name].chunks
 
 
 class Columns(NamedTuple):
@@ -39,10 +51,11 @@ class Columns(NamedTuple):
     notes: list[str]
 
 
-def encoded(table: Any, image: str) -> Any:
-    """A table whose pictures come as bytes and paths."""
+def encoded(table: Any, image: str, label: str = "") -> Any:
+    """These columns of a table, whose pictures come as bytes and paths."""
     import datasets
 
+    table = table.select_columns([name for name in (image, label) if name])
     return table.with_format(None).cast_column(image, datasets.Image(decode=False))
 
 
@@ -52,40 +65,38 @@ def columns_of(read: Read, image: str, label: str) -> Columns:
     if first.features is None:  # Some formats tell the types with the first row.
         first = first._resolve_features()
     require(first.features is not None, f"{name} has no rows: give one with images")
-    kinds = layout.kinds(first.features)
-    forced = bool(label)
+    kinds, forced = layout.kinds(first.features), bool(label)
     image, candidates = layout.choose(kinds, image=image, label=label)
     told = f"{name} has no image column (its columns: {', '.join(kinds)})"
     remedy = "store the images with the type datasets.Image, or give --image-column"
     require(kinds.get(image) in ("image", "path"), f"{told}: {remedy}")
-    notes, found, label = [], None, ""
+    notes = []
     for label in candidates:
         try:
-            found = _label_column(read, label, kinds[label], first.features[label])
+            names, numbers, labels, more = _labels(read, label, first.features[label])
         except layout.NoLabels as error:
             if forced:
                 raise
             notes.append(str(error))
-        if found:
+            continue
+        if names or numbers is None:
+            notes += [f"labels from the column {label}", *more]
             break
-    sizes = {s: getattr(table, "num_rows", 0) for s, table in read.tables.items()}
-    labels = {split: np.full(size, -1, np.int32) for split, size in sizes.items()}
-    names, numbers = (), None
-    if found:
-        names, numbers, labels, more = found
-        notes += [f"labels from the column {label}", *more]
-    label = label if found else ""
+    else:
+        label, names, numbers = "", (), None
+        sizes = {s: getattr(table, "num_rows", 0) for s, table in read.tables.items()}
+        labels = {split: np.full(size, -1, np.int32) for split, size in sizes.items()}
     if others := [column for column in kinds if column not in (image, label)]:
         told = "" if label else " (see --label-column)"
         notes.append(f"columns not used: {', '.join(others[:8])}{told}")
     return Columns(image, label, names, numbers, labels, notes)
 
 
-def _label_column(read: Read, label: str, kind: str, feature: Any) -> Any:
+def _labels(read: Read, label: str, feature: Any) -> Any:
     """Class names, their numbers, the labels of every split, and remarks."""
     arrays = {split: read.column(split, label) for split in read.tables}
     name = read.request.name
-    if kind == "class":
+    if hasattr(feature, "names"):  # ClassLabel
         names = tuple(feature.names)
         labels = {s: _numbers(a, len(names), name) for s, a in arrays.items()}
         return names, None, labels, []
@@ -94,8 +105,6 @@ def _label_column(read: Read, label: str, kind: str, feature: Any) -> Any:
         told = f"the column {label} is not used"
         raise layout.NoLabels(f"{told}: a stream of the hub needs the type ClassLabel")
     names, labels, notes = layout.classes(texts, f"{name}, column {label}")
-    if not names:
-        return None
     return names, {n: i for i, n in enumerate(names)}, labels, notes
 
 
@@ -139,62 +148,34 @@ def by_split(parts: Any, name: str) -> tuple[dict[str, Any], list[str]]:
         return {"train": next(iter(parts.values()))}, []
     found = {split: parts[key] for key, split in splits.items() if split}
     unused = [f"not used: the split {k}" for k, split in splits.items() if not split]
-    told = "two splits of one kind" if found else "no split for training"
-    told = (
-        f"{name} has {told} ({', '.join(parts)}): call one of them train, another test"
-    )
-    require(bool(found) and len(found) + len(unused) == len(parts), told)
+    kind = "two splits of one kind" if found else "no split for training"
+    told = f"{name} has {kind} ({', '.join(parts)}): call one of them train, another"
+    require(bool(found) and len(found) + len(unused) == len(parts), f"{told} test")
     return found, unused
 
 
-def read_given(request: Request, spec: Any) -> Read:
-    """Datasets that a user has opened."""
-    found, unused = by_split(spec, request.name)
-    identity = [(split, table._fingerprint) for split, table in found.items()]
-    return Read(request, found, _at_hand(found), identity, unused)
-
-
-def _at_hand(tables: Mapping[str, Any]) -> Column:
-    def column(split: str, name: str) -> list[Any] | None:
-        if not hasattr(tables[split], "_indices"):
-            return None  # A stream of the hub.
-        return tables[split].select_columns([name]).with_format("arrow")[:][name].chunks
-
-    return column
-
-
-def read(request: Request, streaming: bool = False) -> Read:
-    """The splits of parquet files, of a saved dataset or of one of the hub."""
-    import pyarrow.parquet as pq
-    from datasets import config as settings
-
+def read(request: Request, given: Any = None, streaming: bool = False) -> Read:
+    """The splits of a dataset that is given, of parquet files, saved or of the hub."""
     name, root = request.name, request.root
-    if request.kind == "hub":
-        return _read_hub(request, streaming)
     sizes = [(file, (root / file).stat().st_size) for file in request.files]
+    if request.kind == "parquet":
+        groups = layout.splits_of_files(request.files, name)
+        groups = {s: [str(root / file) for file in g] for s, g in groups.items()}
+        features = _same_columns(groups, name)
+        escaped = {split: list(map(glob.escape, g)) for split, g in groups.items()}
+        how = {"data_files": escaped, "features": features, "streaming": streaming}
+        return Read(request, _loaded(name, how), sizes, files=groups)
+    if request.kind == "hub":
+        request, given = _of_the_hub(request, streaming)
     if request.kind == "saved":
         remedy = "fetch or write it again"
         with explained(f"{name} cannot be read as a saved dataset", remedy):
-            found, unused = by_split(files.saved(root), name)
-        return Read(request, found, _at_hand(found), sizes, unused)
-    groups = {
-        split: [str(root / file) for file in group]
-        for split, group in layout.splits_of_files(request.files, name).items()
-    }
-
-    def column(split: str, label: str) -> list[Any]:
-        chunks = []
-        for path in groups[split]:
-            with open(path, "rb") as file:
-                chunks += pq.read_table(file, columns=[label])[label].chunks
-        return chunks
-
-    features = _same_columns(groups, name)
-    escaped = {split: list(map(glob.escape, group)) for split, group in groups.items()}
-    settings.HF_UPDATE_DOWNLOAD_COUNTS = False  # It would ask the hub.
-    how = {"data_files": escaped, "features": features, "streaming": streaming}
-    tables = _loaded(name, how)
-    return Read(request, tables, column, sizes)
+            given = files.saved(root)
+    found, unused = by_split(given, name)
+    identity: Any = {"saved": sizes, "hub": request.name}.get(request.kind)
+    if identity is None:
+        identity = [(split, table._fingerprint) for split, table in found.items()]
+    return Read(request, found, identity, unused)
 
 
 def _loaded(name: str, how: dict[str, Any]) -> dict[str, Any]:
@@ -202,6 +183,7 @@ def _loaded(name: str, how: dict[str, Any]) -> dict[str, Any]:
     import datasets
     from datasets import config as settings
 
+    settings.HF_UPDATE_DOWNLOAD_COUNTS = False  # It would ask the hub.
     load: Any = datasets.load_dataset
     with suppress(Exception):
         return dict(load("parquet", **how))
@@ -228,22 +210,21 @@ def _same_columns(groups: Mapping[str, list[str]], name: str) -> Any:
         rows = sum(every[file][0] for file in part)
         require(rows > 0, f"{told}: give a dataset with images")
     for file, (_, found) in every.items():
-        told = (
-            f"{file} has columns {', '.join(found)} and {os.path.basename(first)} has"
-        )
-        told = f"{told} {', '.join(columns)}: give files of one dataset"
+        told = f"{file} has columns {', '.join(found)} and {os.path.basename(first)}"
+        told += f" has {', '.join(columns)}: give files of one dataset"
         require(set(found) == set(columns), told)
     return columns
 
 
-def _read_hub(request: Request, streaming: bool) -> Read:
+def _of_the_hub(request: Request, streaming: bool) -> tuple[Request, Any]:
+    """A request that names the commit, and the splits there."""
     import datasets
     import huggingface_hub
     from datasets import config as settings
     from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.errors import OfflineModeIsEnabled
 
-    name, load = request.name, datasets.load_dataset
+    name = request.name
     repository, _, revision = name.partition("@")
     # Asked beforehand: it resolves the revision to a commit, and without connection
     # `load_dataset` would retry for half a minute. Offline a copy here may serve.
@@ -253,11 +234,10 @@ def _read_hub(request: Request, streaming: bool) -> Read:
         ask = huggingface_hub.HfApi().dataset_info
         info = ask(repository, revision=revision or None, timeout=20)
         revision = info.sha or revision
+    how: Any = {"revision": revision or None, "streaming": streaming}
     remedy = "download its parquet files and give their folder"
     with explained(f"the hub's dataset {name} cannot be loaded", remedy):
-        tables: Any = load(repository, revision=revision or None, streaming=streaming)
+        tables = datasets.load_dataset(repository, **how)
     pinned = f"{repository}@{revision}" if revision else repository
-    found, unused = by_split(tables, name)
     caches = (Path(settings.DOWNLOADED_DATASETS_PATH),)
-    request = request._replace(name=pinned, root=Path(HF_HUB_CACHE), caches=caches)
-    return Read(request, found, _at_hand(found), pinned, unused)
+    return request._replace(name=pinned, root=Path(HF_HUB_CACHE), caches=caches), tables
