@@ -22,8 +22,9 @@ class UserError(ValueError):
 class Stopped(Exception):
     """Signal `number` asked the run to stop, and it did: all up to `step` is saved."""
 
-    def __init__(self, step: int, number: int):
-        super().__init__(f"stopped at step {step}, saved; the same command goes on")
+    def __init__(self, step: int, number: int, told: str = ""):
+        goes_on = f"stopped at step {step}, saved; the same command goes on"
+        super().__init__(told or goes_on)
         self.step, self.number = step, number
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,6 +83,8 @@ def beside(path: str | Path) -> Path:
 @contextmanager
 def whole(*paths: Path) -> Iterator[list[Path]]:
     """Files to write to, which replace `paths` when all are complete, else vanish."""
+    for path in filter(Path.is_dir, paths):
+        raise UserError(f"{path} is a folder; remove it or choose another place")
     parts = [beside(path) for path in paths]
     try:
         yield parts
@@ -90,6 +93,31 @@ def whole(*paths: Path) -> Iterator[list[Path]]:
     finally:
         for part in parts:
             part.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to make, which becomes `path` when all is in it, else vanishes.
+
+    It lies in one for what else is needed. A killed command leaves that, and the next
+    one writes over it. Raises `UserError` unless `path` is free or an empty folder.
+    """
+    told, path = str(path), path.resolve()
+    free = not path.exists() or path.is_dir() and not any(path.iterdir())
+    if not free:
+        raise UserError(f"{told} is there already: remove it or choose another place")
+    if path == Path.cwd() or path.is_mount():
+        raise UserError(f"{told} cannot be replaced; name a new folder in it")
+    part = path.with_name(f".{path.name}.part")
+    with claim(part):
+        try:
+            shutil.rmtree(part / "out", ignore_errors=True)
+            yield part / "out"
+            if path.is_dir():
+                path.rmdir()  # Windows does not write over it.
+            os.replace(part / "out", path)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
 
 
 def write(path: str | Path, content: bytes | str) -> None:

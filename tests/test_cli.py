@@ -307,9 +307,12 @@ def test_all_samples_are_in_the_picture(home, monkeypatch):
     assert [len(row) for row in rows] == [8, 8, 8, 8]
     assert options["names"] == ["class0", "class0", "class2", "class2"]
     assert len({image.tobytes() for row in rows for image in row}) > 8
-    labels, names = np.array([1, 0, 1, 1, 1]), ["a", "b"]
-    rows, titles = drawing._rows(labels, names, 2)
-    assert rows.tolist() == [1, 0, 1, 2, 2] and titles == ["a", "b", "b"]
+    for wrap, sizes in ((True, [1, 2, 2]), (False, [1, 2])):
+        given = np.zeros((5, 2, 2, 3)), [1, 0, 1, 1, 1], "ab"
+        show.samples_by_class(*given, columns=2, wrap=wrap)
+        rows, options = shown.pop()
+        assert [len(row) for row in rows] == sizes
+        assert options["names"] == ["a", "b", "b"][: len(sizes)]
 
 
 @pytest.mark.parametrize("size", [6, 24])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -108,7 +109,10 @@ DATA = (
     *READING,
 )
 SPLIT = option("--split", default="test", choices=("train", "test"))
-PNG = option("--out", required=True, help="a .png file")
+
+PICTURES = """a .png figure, or the pictures: an .npz (arr_0, labels in arr_1) or a
+folder/ of PNGs with index.csv, classes in turn"""
+OUT = option("--out", required=True, help=PICTURES)
 JSON = option("--json", help="also write the figures to this file")
 QUIET = option("--quiet", action="store_true", help="no progress bar")
 SEED = option("--seed", type=seed, default=0, help="of all that is drawn at random")
@@ -133,6 +137,14 @@ def open_tokenizer(ref: str) -> Any:
     if not isinstance(model, Tokenizer):
         raise UserError(f"{ref} is a {model.card['kind']}, not a tokenizer; name one")
     return model
+
+
+def place(out: str) -> tuple[Path, str]:
+    """Where pictures go, and as what: ".png", ".npz" or "" for a folder."""
+    kind = "" if out.endswith(("/", os.sep)) else Path(out).suffix.lower()
+    told = f"{out} must end in .png for a figure, .npz, or / for a folder of pictures"
+    require(kind in (".png", ".npz", ""), told)
+    return writable(out, kind) if kind else Path(out), kind
 
 
 def writable(path: str, suffix: str) -> Path:

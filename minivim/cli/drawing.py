@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from argparse import Namespace
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,11 +20,13 @@ from minivim.data.layout import composed
 from minivim.encode import decode_all, encode_all
 from minivim.errors import UserError
 from minivim.files import write
+from minivim.pictures import saved
+from minivim.prior.model import class_names
 
 # Images of one call: of the tokenizer, and of the prior, where they are what is drawn.
 BATCH, DRAWN = 256, 512
 SAMPLING = (
-    *(args.PNG, args.SEED, args.QUIET),
+    *(args.OUT, args.SEED, args.QUIET),
     option("--tokenizer", help="default: the one the prior's card names"),
     option("--temperature", type=float, default=1.0),
     option("--top-k", type=int),
@@ -31,6 +34,8 @@ SAMPLING = (
     option("--guidance", type=float),
 )
 SAMPLED = ("temperature", "top_k", "top_p", "guidance")
+# Labels of some images, if there are any, and arrays by the names of their sets.
+Part = tuple[Any, dict[str, np.ndarray]]
 
 
 def _parts(options: Namespace, total: int, size: int) -> Iterator[tuple[slice, Any]]:
@@ -43,24 +48,58 @@ def _parts(options: Namespace, total: int, size: int) -> Iterator[tuple[slice, A
         yield part, jax.random.fold_in(key, first) if first else key
 
 
+def _read(
+    options: Namespace, source: Any, count: int, size: int
+) -> Iterator[tuple[Any, data.Batch]]:
+    """The first rows of a source in parts, each with its key."""
+    with closing(data.in_order(source, count=count, batch_size=size)) as read:
+        for (_, key), rows in zip(_parts(options, count, size), read, strict=True):
+            yield key, rows
+
+
+def _write(
+    place: tuple[Path, str], parts: Iterable[Part], figure: Any, *, of: Any, **how: Any
+) -> None:
+    """Write a figure of all parts, or their pictures, whose size is that `of` a model.
+
+    `how`: what `saved` takes.
+    """
+    path, kind = place
+    if kind == ".png":
+        from minivim import show
+
+        every = [arrays for _, arrays in parts]
+        joined = {n: np.concatenate([one[n] for one in every]) for n in every[0]}
+        write(path, show.to_png(figure(show, **joined)))
+        return
+    with saved(path, npz=bool(kind), side=of.config.image_size, **how) as add:
+        for labels, arrays in parts:
+            add(labels, **arrays)
+
+
 @command(
     option("tokenizer"),
-    *(*args.DATA, args.PNG, args.SPLIT, args.count(16), args.QUIET),
+    *(*args.DATA, args.OUT, args.SPLIT, args.count(16), args.QUIET),
 )
 def _reconstruct(options: Namespace) -> None:
-    """Draw originals beside reconstructions."""
-    from minivim import show
-
+    """Draw originals beside reconstructions, or in OUT-real.npz or OUT/real."""
     tokenizer = args.open_tokenizer(options.tokenizer)
-    path, shape = args.writable(options.out, ".png"), tokenizer.config.image_shape
+    place, shape = args.place(options.out), tokenizer.config.image_shape
     source = data.open_source(args.data_of(options), split=options.split, **shape)
     data.announce(source)
-    images = data.stack(source, options.count)["image"]
-    parts = [images[part] for part, _ in _parts(options, len(images), BATCH)]
-    recon = [decode_all(tokenizer, encode_all(tokenizer, part)) for part in parts]
-    recon = np.concatenate(recon)
-    write(path, show.to_png(show.reconstructions(images, recon)))
-    print(f"PSNR {float(metrics.psnr(images, recon)):.2f} dB: {path}")
+    count, psnr = min(options.count, len(source)), []
+
+    def parts() -> Iterator[Part]:
+        for _, rows in _read(options, source, count, BATCH):
+            real = rows["image"]
+            recon = decode_all(tokenizer, encode_all(tokenizer, real))
+            psnr.append(np.asarray(metrics.psnr_per_image(real, recon)))
+            yield rows["label"], {"recon": recon, "real": real}
+
+    how = {"count": count, "class_names": source.class_names, "sets": ("recon", "real")}
+    pair = lambda show, recon, real: show.reconstructions(real, recon)  # noqa: E731
+    _write(place, parts(), pair, of=tokenizer, **how)
+    print(f"PSNR {np.concatenate(psnr).mean():.2f} dB: {options.out}")
 
 
 @command(
@@ -72,64 +111,65 @@ def _reconstruct(options: Namespace) -> None:
 )
 def _sample(options: Namespace) -> None:
     """Draw new images from a prior."""
-    from minivim import show
-
     tokenizer, model = weights.load_pair(options.prior, options.tokenizer)
-    path = args.writable(options.out, ".png")
+    place, labels = args.place(options.out), None
+    options.keep_images = place[1] == ".png"
     names = args.show_classes(model)
     wanted = range(len(names))
     if options.labels:
         words = [[w] if composed(w) in names else w.split(",") for w in options.labels]
         wanted = prior.check_labels(model, [w.strip() for part in words for w in part])
-    labels = np.repeat(wanted, options.count) if len(wanted) else None
-    rejecting = options.classifier or options.acceptance is not None
-    images = (_rejected if rejecting else _drawn)(options, model, tokenizer, labels)
+    if len(wanted):
+        # Scores over consecutive parts want all classes in each of them.
+        labels = (np.repeat if options.keep_images else np.tile)(wanted, options.count)
+    total = options.count if labels is None else len(labels)
+
     # Rows of 8, longer where the picture would be a strip.
-    columns = max(8, math.isqrt(len(images)))
-    if labels is None:
-        figure = show.image_grid(images, columns=min(columns, options.count))
-    else:
-        rows, titles = _rows(labels, names, columns)
-        figure = show.samples_by_class(images, rows, titles, columns=columns)
-    write(path, show.to_png(figure))
-    print(f"{len(images)} samples: {path}")
+    columns = max(8, math.isqrt(total))
+
+    def figure(show: Any, images: np.ndarray) -> Any:
+        if labels is None:
+            return show.image_grid(images, columns=min(columns, total))
+        return show.samples_by_class(images, labels, names, columns=columns, wrap=True)
+
+    rejecting = options.classifier or options.acceptance is not None
+    parts = (_rejected if rejecting else _drawn)(options, model, tokenizer, labels)
+    how = {"count": total, "class_names": names}
+    _write(place, parts, figure, of=tokenizer, **how)
+    print(f"{total} samples: {options.out}")
 
 
 def _drawn(options: Namespace, model: Any, tokenizer: Any, labels: Any) -> Any:
     """Images of all labels, or as many as asked for without."""
     total = options.count if labels is None else len(labels)
     # All parts of one size: one compiled program serves them.
-    images, size = [], min(DRAWN, total)
+    size = min(DRAWN, total)
     how = args.given(options, *SAMPLED) | {"num_samples": size}
     for part, key in _parts(options, total, DRAWN):
-        rows = None if labels is None else np.resize(labels[part], size)
+        mine = None if labels is None else labels[part]
+        rows = None if mine is None else np.resize(mine, size)
         codes = np.asarray(prior.sample(model, key=key, labels=rows, **how))
-        images.append(decode_all(tokenizer, codes[: part.stop - part.start]))
-    return np.concatenate(images)
+        images = decode_all(tokenizer, codes[: part.stop - part.start])
+        yield mine, {"images": images}
 
 
 def _rejected(options: Namespace, model: Any, tokenizer: Any, labels: Any) -> Any:
-    """Images that a classifier chose."""
+    """Images that a classifier chose; candidates are kept as codes but for a figure."""
     if not options.classifier or options.acceptance is None:
         raise UserError("rejection needs both --acceptance 0.5 --classifier FOLDER")
     if labels is None:
         wrong = "this prior has no labels that a classifier could look for"
         raise UserError(f"{wrong}; leave out --acceptance and --classifier")
     network, how = weights.load(options.classifier), args.given(options, *SAMPLED)
-    how |= args.given(options, "acceptance", "quiet")
+    how |= args.given(options, "acceptance", "quiet", "keep_images")
     how |= {"key": jax.random.key(options.seed), "labels": labels}
     found = prior.reject(model, tokenizer, network, **how)
-    return found.images[found.chosen]
-
-
-def _rows(labels: Any, names: list[str], columns: int) -> tuple[Any, list[str]]:
-    """Which row each image is in, and the title of every row: a class may need more."""
-    rows, titles = np.empty_like(labels), []
-    for label in np.unique(labels):
-        mine = np.flatnonzero(labels == label)
-        rows[mine] = len(titles) + np.arange(len(mine)) // columns
-        titles += [names[label]] * math.ceil(len(mine) / columns)
-    return rows, titles
+    if options.keep_images:
+        yield labels, {"images": found.images[found.chosen]}
+        return
+    for part, _ in _parts(options, len(labels), DRAWN):
+        codes = found.codes[found.chosen[part]]
+        yield labels[part], {"images": decode_all(tokenizer, codes)}
 
 
 @command(
@@ -144,23 +184,31 @@ def _rows(labels: Any, names: list[str], columns: int) -> tuple[Any, list[str]]:
 )
 def _complete(options: Namespace) -> None:
     """Draw the rest of given images."""
-    from minivim import show
-
     tokenizer, model = weights.load_pair(options.prior, options.tokenizer)
-    path, shape = args.writable(options.out, ".png"), tokenizer.config.image_shape
-    label, spec = options.label, args.data_of(options, options.images)
+    place, shape = args.place(options.out), tokenizer.config.image_shape
+    spec, grid = args.data_of(options, options.images), tokenizer.config.grid
     source = data.open_source(spec, split=options.split, **shape)
-    images = data.stack(source, options.first)["image"]
-    how = args.given(options, "count", "peek", *SAMPLED)
-    how["rows"] = round(options.keep * tokenizer.config.grid)
-    parts = []
-    for part, key in _parts(options, len(images), max(1, DRAWN // options.count)):
-        given = images[part]
-        labels = None if label is None else [label] * len(given)
-        done = prior.complete(model, tokenizer, given, key=key, labels=labels, **how)
-        parts.append(done)
-    names = ("given", "codes", "images")
-    whole = {n: np.concatenate([getattr(one, n) for one in parts]) for n in names}
-    found = replace(parts[0], **whole)
-    write(path, show.to_png(show.completions(images, found)))
-    print(f"{options.count} completions of {len(images)} images: {path}")
+    count, rows = min(options.first, len(source)), round(options.keep * grid)
+    how = args.given(options, "count", "peek", *SAMPLED) | {"rows": rows}
+    label, names = None, []
+    if options.label is not None:
+        [label], names = prior.check_labels(model, [options.label]), class_names(model)
+
+    def parts() -> Iterator[Part]:
+        size = max(1, DRAWN // options.count)
+        for key, batch in _read(options, source, count, size):
+            real = batch["image"]
+            given = None if label is None else np.full(len(real), label)
+            done = prior.complete(model, tokenizer, real, key=key, labels=given, **how)
+            arrays = {
+                name: getattr(done, name) for name in ("given", "codes", "images")
+            }
+            labels = None if given is None else given.repeat(options.count)
+            yield labels, {"real": real, **arrays}
+
+    def figure(show: Any, real: np.ndarray, **arrays: np.ndarray) -> Any:
+        return show.completions(real, prior.Completion(known=rows * grid, **arrays))
+
+    drawn = {"count": count * options.count, "class_names": names}
+    _write(place, parts(), figure, of=tokenizer, **drawn)
+    print(f"{options.count} completions of {count} images: {options.out}")

@@ -4,9 +4,7 @@ import dataclasses
 import itertools
 import json
 import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,8 @@ from minivim.config.checks import Config, require
 from minivim.data.arrays import whole_labels
 from minivim.data.base import Batch, Source, hash_of
 from minivim.data.files import saved
-from minivim.errors import Stopped, UserError, explained
-from minivim.files import claim, read_json
+from minivim.errors import explained
+from minivim.files import read_json, whole_folder
 
 CARD, ROWS = "codes.json", 10_000  # rows that are checked at once
 
@@ -106,34 +104,23 @@ def write_codes(
     import datasets
     from datasets.arrow_writer import ArrowWriter
 
-    from minivim.training.processes import stop_signal
+    from minivim.training.processes import nothing_kept
 
     path = Path(folder).expanduser()
-    if path.exists():
-        raise UserError(f"{folder} is there already: remove it or choose another place")
-    # A killed command leaves it, and the next one writes over what it holds.
-    part = path.with_name(f".{path.name}.part")
-    out = part / "out"
-    with claim(part), ExitStack() as after, stop_signal() as asked:
-        after.callback(shutil.rmtree, part, ignore_errors=True)
-        shutil.rmtree(out, ignore_errors=True)
+    with whole_folder(path) as out, nothing_kept(folder) as go_on:
         tables: Any = datasets.DatasetDict()
         for split, (batches, names) in splits.items():
             rows: Any = iter(batches)
-            file, first = str(Path(part, split)), next(rows)
+            file, first = str(out.with_name(split)), next(rows)
             codes: Any = datasets.Value("int16" if card.num_codes <= 2**15 else "int32")
             for size in reversed(first["codes"].shape[1:]):
                 codes = datasets.Sequence(codes, length=size)
             label: Any = datasets.ClassLabel(names=list(names)) if names else None
             kinds = {"codes": codes, "label": label or datasets.Value("int32")}
             with ArrowWriter(features=datasets.Features(kinds), path=file) as writer:
-                for step, batch in enumerate(itertools.chain([first], rows)):
+                for batch in itertools.chain([first], rows):
                     writer.write_batch(batch)
-                    if number := asked(step):
-                        stopped = Stopped(step, number)
-                        told = f"stopped, nothing is kept of {folder}"
-                        stopped.args = (f"{told}; the same command begins anew",)
-                        raise stopped
+                    go_on()
                 writer.finalize()
             tables[split] = datasets.Dataset.from_file(file)
         shown = datasets.is_progress_bar_enabled()
@@ -142,5 +129,4 @@ def write_codes(
         if shown:
             datasets.enable_progress_bars()
         (out / CARD).write_text(json.dumps(dataclasses.asdict(card), indent=1) + "\n")
-        os.replace(out, path)
     return Path(folder)

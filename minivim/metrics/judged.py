@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 from minivim.batched import in_batches
 from minivim.config.checks import require
 from minivim.data import padded, unit_images
+from minivim.pictures import rounded
 
 SPLITS = 10  # of the first implementation of the Inception Score
 # What distance and score are called by each network.
@@ -63,7 +64,7 @@ class Views:
         size, count = self.batch_size, len(images)
         rows = padded(images, -(-count // size) * size)  # for one program
         # Others read Inception's images from files, which hold 8 bits.
-        shown = {"inception": np.rint(255 * rows) / np.float32(255)}
+        shown = {"inception": rounded(rows) / np.float32(255)}
         for name, network in self.networks.items():
             seen = features_and_logits(network, shown.get(name, rows), batch_size=size)
             self._parts[name, kind].append((*(x[:count] for x in seen), labels))

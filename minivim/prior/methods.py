@@ -54,6 +54,7 @@ def reject(
     labels: ArrayLike | Sequence[int | str],
     acceptance: float = 0.5,
     batch_size: int = 256,
+    keep_images: bool = True,
     quiet: bool = False,
     **options: Any,
 ) -> Rejection:
@@ -61,7 +62,8 @@ def reject(
 
     `score = log p(label | decode(codes))` by the classifier; the paper has a ResNet-101
     and keeps 0.5 (Table 6). `labels` are those of the pictures wanted, `options` go to
-    `sample`. The draw follows from `key` and `batch_size`.
+    `sample`. The draw follows from `key` and `batch_size`. Without `keep_images` they
+    have no rows of pixels, for codes alone fit into memory where there are many.
 
     Raises `UserError` for a judge, a classifier of other classes or images, an
     acceptance outside (0, 1], and where `sample` does.
@@ -88,7 +90,8 @@ def reject(
         codes = sample(prior, key=next(keys), labels=labels, **options)
         images = tokenizer.decode(codes)
         bar.update()
-        return codes, images, _scores(classifier, images, labels)
+        scores = _scores(classifier, images, labels)
+        return codes, images if keep_images else images[:, :0], scores
 
     codes, images, scores = in_batches(draw, drawn, batch_size=batch_size)
     chosen = best_of_each(drawn, scores, wanted=labels)

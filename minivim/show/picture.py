@@ -1,4 +1,4 @@
-"""Pictures as bytes: the one place where pixels and figures become PNG files."""
+"""Pictures and figures as the bytes of PNG files."""
 
 import io
 
@@ -8,24 +8,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from minivim.pictures import to_uint8
+
 Picture = Figure | np.ndarray | jax.Array | bytes
-
-
-def to_uint8(image) -> np.ndarray:
-    """Pixels [H, W], [H, W, 1] or [H, W, 3] as uint8 [H, W, 3].
-
-    Floats are clipped to [0, 1]. Raises ValueError for any other shape or type.
-    """
-    image = np.asarray(image)
-    if image.ndim == 2:
-        image = image[..., None]
-    if image.ndim != 3 or image.shape[-1] not in (1, 3):
-        raise ValueError(f"a picture is [H, W], [H, W, 1] or [H, W, 3]: {image.shape}")
-    if image.dtype.kind == "f":
-        image = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
-    elif image.dtype != np.uint8:
-        raise ValueError(f"pixels are uint8 or floats in [0, 1], not {image.dtype}")
-    return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
 
 
 def enlarge(image: np.ndarray, scale: int) -> np.ndarray:

@@ -141,14 +141,21 @@ def reconstructions(
 
 
 def samples_by_class(
-    images, labels, class_names: Sequence[str], *, columns: int = 8, scale: int = 2
-) -> Plot:
-    """Images, one row per class that occurs in labels [n], of `columns` at most."""
+    images, labels, class_names: Sequence[str], *, columns: int = 8, scale: int = 2,
+    wrap: bool = False,
+) -> Plot:  # fmt: skip
+    """Images, one row per class that occurs in labels [n], of `columns` at most.
+
+    With `wrap` a class has as many rows as it needs.
+    """
     labels = np.asarray(labels)
-    classes = [c for c in range(len(class_names)) if (labels == c).any()]
-    rows = [[images[i] for i in np.flatnonzero(labels == c)[:columns]] for c in classes]
-    names = [class_names[c] for c in classes]
-    alt = f"samples of {len(names)} classes: {', '.join(names)}"
+    rows, names = [], []
+    for number, name in enumerate(class_names):
+        mine = _rows([images[i] for i in np.flatnonzero(labels == number)], columns)
+        mine = mine if wrap else mine[:1]
+        rows, names = rows + mine, names + [name] * len(mine)
+    classes = [*dict.fromkeys(names)]
+    alt = f"samples of {len(classes)} classes: {', '.join(classes)}"
     return _mosaic(rows, alt=alt, scale=scale, names=names)
 
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from minivim.errors import UserError
+from minivim.errors import Stopped, UserError
 from minivim.start import interrupted
 
 _UNIT = 2048  # bytes: few lengths of messages, hence few compiled programs
@@ -85,3 +85,16 @@ def stop_signal(active: bool = True) -> Iterator[Asked]:
             signal.signal(number, handler or signal.SIG_DFL)
     if signal.SIGINT in came:
         raise KeyboardInterrupt
+
+
+@contextmanager
+def nothing_kept(place: object) -> Iterator[Callable[[], None]]:
+    """Inside, what is yielded raises `Stopped` after a signal to stop has come."""
+    with stop_signal() as asked:
+
+        def go_on() -> None:
+            if number := asked(0):
+                told = f"stopped, nothing is kept of {place}"
+                raise Stopped(0, number, f"{told}; the same command begins anew")
+
+        yield go_on
