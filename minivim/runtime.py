@@ -44,6 +44,23 @@ def join_processes() -> None:
         jax.distributed.initialize(*named)
 
 
+def settle(*, alone: bool) -> None:
+    """What a command needs of Matplotlib and JAX, whatever the environment says.
+
+    Raises `UserError` where JAX has no device of the platform that is asked for, if the
+    process trains `alone`; others may not look before they have met.
+    """
+    import jax
+
+    os.environ.pop("MPLBACKEND", None)
+    jax.config.update("jax_transfer_guard", "allow")
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+    if (wanted := os.environ.get("JAX_PLATFORMS", "cpu")) != "cpu" and alone:
+        problem = f"JAX has no device for JAX_PLATFORMS={wanted}"
+        with explained(problem, "unset it, or install JAX for that platform"):
+            jax.devices()
+
+
 def one_thread() -> None:
     """Have XLA compute on one core, whose sums do not depend on the number of cores.
 

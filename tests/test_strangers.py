@@ -121,6 +121,12 @@ def test_weights_of_other_types(prior, kind):
     assert "does not fit its card at 'codes'" in message(lambda: weights.load(prior))
 
 
+def test_a_header_of_a_million_names(prior):
+    names = {f"x{i}": np.zeros(0, np.float32) for i in range(30_000)}
+    save_file(names, prior / "model.safetensors")
+    assert "its header has more than 1 MB" in message(lambda: weights.load(prior))
+
+
 def test_weights_with_others_besides(prior):
     arrays = load_file(prior / "model.safetensors")
     many = {f"extra{i}": np.zeros(0, np.float32) for i in range(10_000)}

@@ -15,7 +15,7 @@ from minivim.cli import models, drawing  # noqa: F401  # isort: skip
 from minivim.cli.arguments import COMMANDS, Parser, command
 from minivim.errors import Stopped, UserError, brief
 from minivim.plugins import import_modules
-from minivim.runtime import environment
+from minivim.runtime import environment, settle
 
 IMPORT: dict[str, Any] = {
     "dest": "modules", "action": "append", "default": [], "metavar": "MODULE",
@@ -31,6 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("asyncio").disabled = True
     try:
         options = parser().parse_args(arguments)
+        if options.command != "lab":
+            settle(alone=not getattr(options, "distributed", False))
         import_modules(options.modules)
         return options.run(options) or 0
     except UserError as error:

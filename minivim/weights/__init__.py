@@ -107,7 +107,10 @@ def load(ref: str | Path, *, tokenizer: Tokenizer | None = None) -> Any:
     kind, file = card["kind"], Path(card.path) / WEIGHTS
     with _reading(file):
         files.regular(file)
-        opened = safe_open(str(file), "flax")
+        with open(file, "rb") as start:
+            if int.from_bytes(start.read(8), "little") > 2**20:
+                raise ValueError("its header has more than 1 MB")
+        opened = safe_open(str(file), "np")
     try:
         with _reading(Path(card.path) / CARD):
             config = from_dict(resolve_name(KINDS[kind][0]), card["model"])

@@ -1,0 +1,48 @@
+"""Commands work, or say in one line why not, whatever the environment tells JAX."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests import tiny
+
+FINE = [
+    "MPLBACKEND=nonsense",
+    "JAX_TRANSFER_GUARD=disallow",
+    "JAX_ENABLE_X64=1",
+    "JAX_NUMPY_DTYPE_PROMOTION=strict",
+    "JAX_DEBUG_NANS=1",
+]
+
+
+def run(folder, *command, **changes):
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", **changes}
+    words = [sys.executable, "-m", "minivim", *command, "--quiet"]
+    done = subprocess.run(
+        words, cwd=folder, env=environment, capture_output=True, text=True
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("platform", ["cuda", "nonsense"])
+def test_a_platform_without_a_device_is_one_line(tmp_path, platform):
+    draw = ("sample", "shapes/prior", "--count", "1", "--out", "s.png")
+    code, told = run(tmp_path, *draw, JAX_PLATFORMS=platform)
+    assert code == 2 and told.count("\n") == 1
+    assert f"error: JAX has no device for JAX_PLATFORMS={platform} (" in told
+    assert "unset it, or install JAX for that platform" in told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", FINE)
+def test_settings_of_jax_and_matplotlib(tmp_path, setting):
+    name, value = setting.split("=")
+    settings = ["--set", *tiny.TOKENIZER_SETTINGS, "steps=2", "codebook=ema"]
+    train = ["train", "tokenizer", "shapes", "--data", "shapes", "--workdir", "t"]
+    code, told = run(tmp_path, *train, *settings, **{name: value})
+    assert code == 0, told
+    draw = ["reconstruct", "t", "--data", "shapes", "--out", "r.png"]
+    code, told = run(tmp_path, *draw, **{name: value})
+    assert code == 0, told
