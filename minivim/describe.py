@@ -6,6 +6,7 @@ import jax
 from flax import nnx
 
 from minivim import config, weights
+from minivim.metrics.judged import FEWEST
 from minivim.recipes import PRINTED
 
 
@@ -68,12 +69,16 @@ def figures_table(found: dict[str, dict[str, Any]]) -> str:
             said.append(f"real images: scores of {real['images']}, {apart}")
         for role, network in origin["networks"].items():
             said.append(f"{role}: {network['name']} ({network['hash'][:12]})")
+        if None in [*figures.values(), *real.values()]:
+            said.append(f"too few: less than {FEWEST} images, or real ones in a half")
         lines += [f"  {line}" for line in [*said, f"seed {origin['seed']}"]]
     return "\n".join(lines)
 
 
 def _shown(value: Any) -> str:
     """A number with four significant digits; of several by name, least and most."""
+    if value is None:
+        return "too few"
     if isinstance(value, dict):
         ends = (min(value, key=value.__getitem__), max(value, key=value.__getitem__))
         return " to ".join(f"{_shown(value[end])} ({end})" for end in ends)

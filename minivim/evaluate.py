@@ -63,7 +63,8 @@ def tokenizer_figures(
     averaged; `usage` and `perplexity` are over all the tokens. PSNR in dB, `lpips` per
     image. `judge_distance` is the Frechet distance from images to reconstructions by a
     judge, not FID; `fid` is that by Inception. `judge_score` and `inception_score` are
-    of the reconstructions. Figures that need more or larger images are left out.
+    of the reconstructions. Figures that need more or larger images are left out, or
+    None where the number of images would say more than the model.
     """
     reading, num_codes = how.reading(source), tokenizer.config.quantizer.num_codes
     count, size = reading["count"], reading["batch_size"]

@@ -16,6 +16,14 @@ import pytest
 MAPS = Path("/proc/self/maps")
 
 
+@pytest.fixture(scope="module")
+def few_images():
+    """Two images are enough for a distance: a hundred take longer than a test may."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("minivim.metrics.judged.FEWEST", 2)
+        yield
+
+
 @pytest.fixture(scope="module", autouse=True)
 def room_for_programs():
     """Forget compiled programs in time: each takes some of Linux's 65,530 mappings.

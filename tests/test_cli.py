@@ -407,7 +407,8 @@ def test_evaluate_by_networks_that_the_user_gives(home, networks, capsys):
     ]
     assert cli.main([str(word) for word in command]) == 0
     shown = capsys.readouterr()
-    assert shown.err == "" and "real images: " in shown.out
+    assert shown.err == "" and "real images: too few" in shown.out
+    assert "  too few: less than 100 images, or real ones in a half\n" in shown.out
     for name in ("judge", "inception", "lpips"):
         assert f"  {name}: {home / name} (" in shown.out
     found = json.loads((home / "more.json").read_text())
@@ -416,6 +417,7 @@ def test_evaluate_by_networks_that_the_user_gives(home, networks, capsys):
     assert {"nll", "judge_agrees", "judge_distance_samples", "fid_samples"} <= set(
         prior
     )
+    assert tok["fid"] is tok["real"]["fid"] is prior["judge_score_samples"] is None
     for figures in (tok, prior):
         origin = figures["provenance"]
         assert (origin["split"], origin["images"], origin["of"]) == ("train", 12, 27)
@@ -495,7 +497,6 @@ def test_evaluate_seeks_neighbours(home, capsys):
         (["--judge", "shapes/prior"], ["is a prior", "kind=residual"]),
         (["--judge", "shapes/classifier"], ["methods may use", "such as shapes/judge"]),
         (["--count", "2049"], ["more than the 2048 images of shapes (test)"]),
-        (["--count", "1"], ["two images or more, got 1", "give more images"]),
         (["--batch-size", "0"], ["0 must be a whole number above zero"]),
         (["--neighbours", "colour"], ["invalid choice", "pixels"]),
     ],

@@ -533,6 +533,8 @@ THREADS = """
 import glob
 from minivim import cli
 from minivim_lab import reproduce
+
+pytestmark = pytest.mark.usefixtures("few_images")
 def main(study, options):
     import jax
     jax.jit(lambda x: x @ x)(jax.numpy.ones((512, 512))).block_until_ready()

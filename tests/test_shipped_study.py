@@ -15,6 +15,8 @@ from minivim_lab.reproduce import shipped, stored
 from minivim_lab.reproduce.stored import Options
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("few_images")
+
 SIZE = {"image_size": 16, "patch_size": 8}
 NAMES = [f"class {i}" for i in range(tiny.CLASSES)]
 

@@ -41,7 +41,7 @@ def values(found: Found, row: str, figure: str) -> dict[int, Any]:
     return {
         record["seed"]: record["figures"][figure]
         for record in found
-        if record["name"] == row and figure in record["figures"]
+        if record["name"] == row and record["figures"].get(figure) is not None
     }
 
 

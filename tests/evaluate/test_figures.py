@@ -27,6 +27,8 @@ from minivim.prior import sample
 from minivim.tokenizer.perceptual import LPIPS, PerceptualConfig
 from tests import tiny
 
+pytestmark = pytest.mark.usefixtures("few_images")
+
 
 @pytest.fixture(scope="module")
 def judge():

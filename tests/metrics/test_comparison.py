@@ -6,7 +6,6 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minivim.errors import UserError
 from minivim.metrics import frechet_distance, gaussian, inception_score
 from minivim.metrics.judged import Views, compare, evenly, probabilities
 
@@ -29,19 +28,19 @@ def rows(labels, seed=0):
     return *seen(labels, seed), labels
 
 
-CYCLE = np.arange(200) % 4
+CYCLE, MORE = np.arange(200) % 4, np.arange(240) % 4
 
 
 def test_all_against_all():
     """Of equal numbers nothing is left out."""
-    real, others = rows(CYCLE), rows(CYCLE, seed=1)
+    real, others = rows(MORE), rows(MORE, seed=1)
     found, beside = compared(real, others)
     want = frechet_distance(*gaussian(real[0]), *gaussian(others[0]))
     assert found["distance"] == pytest.approx(want, rel=1e-9)
     whole = inception_score(probabilities(others[1]), splits=1)
     assert 0.8 * whole < found["score"] < whole
-    assert beside["images"] == 200 == sum(beside["halves"])
-    assert abs(beside["halves"][0] - 100) <= 4
+    assert beside["images"] == 240 == sum(beside["halves"])
+    assert abs(beside["halves"][0] - 120) <= 4
     assert 0 < beside["distance"] < found["distance"] * 3
 
 
@@ -80,7 +79,7 @@ def test_the_numbers_are_equal_and_the_halves_disjoint():
 
 def test_classes_that_are_sorted_do_no_harm():
     """The first half of such a data set would be other classes than the second."""
-    sorted_ = rows(np.sort(CYCLE))
+    sorted_ = rows(np.sort(MORE))
     _, beside = compared(sorted_, sorted_)
     first, second = np.split(sorted_[0], 2)
     assert frechet_distance(*gaussian(first), *gaussian(second)) > 20
@@ -107,12 +106,23 @@ def test_images_are_shuffled_by_the_seed_within_blocks():
         assert (drawn.reshape(3, 8)[:, :4].sum(axis=1) != 4).any()
 
 
-def test_what_few_images_cannot_give_is_left_out():
-    found, beside = compared(rows(CYCLE[:3]), rows(CYCLE[:3], seed=1))
-    assert set(found) == {"distance"}
-    assert set(beside) == {"images", "halves"}
-    with pytest.raises(UserError, match="two images or more, got 1; give more images"):
-        compared(rows(CYCLE[:5]), rows(CYCLE[:1]))
+@pytest.mark.parametrize(
+    ("real", "others", "given"),
+    [(200, 100, 4), (200, 99, 0), (99, 200, 0), (198, 200, 3), (1, 1, 0)],
+)
+def test_of_too_few_images_there_is_no_figure(real, others, given):
+    """Distances of halves of 10 were printed, and scores over parts of one image."""
+    few = np.zeros(200, int)
+    found, beside = compared(rows(few[:real]), rows(few[:others], seed=1))
+    values = [found["distance"], found["score"], beside["score"], beside["distance"]]
+    assert [value is not None for value in values] == [i < given for i in range(4)]
+
+
+def test_no_part_of_a_score_is_empty():
+    """Where each class has one image, a part may have no class."""
+    many = *np.split(RNG.random((200, 3)), 2), np.arange(100) * 10
+    found, _ = compared(many, many)
+    assert found["score"] is None and found["distance"] is not None
 
 
 def test_inception_reads_eight_bits_and_batches_are_padded():
