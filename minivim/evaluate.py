@@ -42,6 +42,7 @@ class Options:
     inception: Any = None
     lpips: Any = None
     tokenizer: str | None = None  # of a prior, by default the one its card names
+    step: int | None = None  # whose checkpoint of a run to take
     samples: int | None = None  # of a prior, 512 by default
     neighbours: str | None = None  # sought by "judge" or "pixels"
     batch_size: int = 256
@@ -323,7 +324,9 @@ def _figures(ref: str, kind: str, how: Options, asked: bool) -> Figures:
         remedy = "name a tokenizer, a prior or a classifier"
         raise UserError(f"{ref} compares images, has no figures of its own; {remedy}")
     pair = kind == "prior"
-    loaded: Any = weights.load_pair(ref, how.tokenizer) if pair else [weights.load(ref)]
+    which: Any = {"step": how.step}
+    alone = not pair and [weights.load(ref, **which)]
+    loaded: Any = alone or weights.load_pair(ref, how.tokenizer, **which)
     tokenizer, model = loaded[0], loaded[-1]
     sized: Any = vars(tokenizer.config)
     if kind == "classifier":

@@ -38,7 +38,7 @@ from minivim.probe import ProbeResult, linear_probe
 from minivim.sharding import MeshShape, check_batch, fetch, make_mesh, rows_here
 from minivim.tokenizer import Players, Tokenizer, objective
 from minivim.tokenizer.perceptual import perceptual_net
-from minivim.training.checkpoint import Row
+from minivim.training.checkpoint import Row, so_far
 from minivim.training.loop import floats
 from minivim.training.step import Loss, Optim
 from minivim.weights.warm_start import given, origin, start_from
@@ -97,6 +97,11 @@ def train(
         how: Any = {"workers": workers, "quiet": quiet}
         rows_from, test = coded(recipe, network, source, held_out, **how)
         parts = setup(recipe, frozen=network)
+        facts = _provenance(recipe, network, source, workdir) | came
+        if first:
+            draft = weights.described(parts.export(parts.model), recipe.stage)
+            draft |= run_card(recipe, source, []) | facts
+            write_json(Path(workdir) / weights.DRAFT, draft)
         if old is not None and folder.new:
             start_from(parts.export(parts.model), old)
         model, optim, graph = parts.model, parts.optim, nnx.graphdef(parts.model)
@@ -118,8 +123,7 @@ def train(
     variables = jax.tree.map(jnp.asarray, fetch(state.variables))
     model = parts.export(nnx.merge(graph, variables))
     if first:
-        card = run_card(recipe, source, training.read_metrics(workdir))
-        card |= _provenance(recipe, network, source, workdir) | came
+        card = run_card(recipe, source, training.read_metrics(workdir)) | facts
         weights.save(workdir, model, kind=recipe.stage, card=card)
         # As `weights.load` would give it, for those who ask what it was trained on.
         model.card = weights.read_card(workdir)
@@ -349,19 +353,16 @@ def coded(
 
 def run_card(recipe: TrainableRecipe, source: Any, rows: list[Row]) -> dict[str, Any]:
     """What a card says of a run whose rows of metrics, all of them, are given."""
-    last = rows[-1] if rows else {}
-    figures = {k: v for k, v in last.items() if k != "step" and not isinstance(v, list)}
     return {
         "recipe": config.as_dict(recipe),
         "seed": recipe.run.seed,
         "steps": recipe.run.steps,
         "data": source.description,
         **({"data_read": source.summary} if source.summary else {}),
-        "figures": figures,
+        **so_far(rows),
         "machine": machine(),
         "licence": "Apache-2.0",
         "versions": {"jax": jax.__version__},
-        "train_seconds": round(training.train_seconds(rows), 1),
     }
 
 

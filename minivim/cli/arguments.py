@@ -115,6 +115,7 @@ folder/ of PNGs with index.csv, classes in turn"""
 OUT = option("--out", required=True, help=PICTURES)
 JSON = option("--json", help="also write the figures to this file")
 QUIET = option("--quiet", action="store_true", help="no progress bar")
+STEP = option("--step", type=natural, metavar="N", help="of a run's checkpoints")
 SEED = option("--seed", type=seed, default=0, help="of all that is drawn at random")
 SET = option("--set", nargs="+", action="extend", default=[], metavar="key=value")
 WORKERS = option("--workers", type=natural, default=0, help="processes that decode")
@@ -131,11 +132,11 @@ def show_classes(model: Any) -> list[str]:
     return names
 
 
-def open_tokenizer(ref: str) -> Any:
-    """The tokenizer that a reference names; raises `UserError` for another model."""
-    model = weights.load(ref)
-    if not isinstance(model, Tokenizer):
-        raise UserError(f"{ref} is a {model.card['kind']}, not a tokenizer; name one")
+def open_tokenizer(options: argparse.Namespace) -> Any:
+    """The tokenizer of a command; raises `UserError` for another model."""
+    model = weights.load(options.tokenizer, step=options.step)
+    told = f"{options.tokenizer} is a {model.card['kind']}, not a tokenizer; name one"
+    require(isinstance(model, Tokenizer), told)
     return model
 
 

@@ -22,11 +22,12 @@ from minivim.errors import UserError
 from minivim.files import write
 from minivim.pictures import saved
 from minivim.prior.model import class_names
+from minivim.weights import load_pair
 
 # Images of one call: of the tokenizer, and of the prior, where they are what is drawn.
 BATCH, DRAWN = 256, 512
 SAMPLING = (
-    *(args.OUT, args.SEED, args.QUIET),
+    *(args.OUT, args.STEP, args.SEED, args.QUIET),
     option("--tokenizer", help="default: the one the prior's card names"),
     option("--temperature", type=float, default=1.0),
     option("--top-k", type=int),
@@ -79,11 +80,11 @@ def _write(
 
 @command(
     option("tokenizer"),
-    *(*args.DATA, args.OUT, args.SPLIT, args.count(16), args.QUIET),
+    *(*args.DATA, args.OUT, args.SPLIT, args.count(16), args.STEP, args.QUIET),
 )
 def _reconstruct(options: Namespace) -> None:
     """Draw originals beside reconstructions, or in OUT-real.npz or OUT/real."""
-    tokenizer = args.open_tokenizer(options.tokenizer)
+    tokenizer = args.open_tokenizer(options)
     place, shape = args.place(options.out), tokenizer.config.image_shape
     source = data.open_source(args.data_of(options), split=options.split, **shape)
     data.announce(source)
@@ -111,7 +112,7 @@ def _reconstruct(options: Namespace) -> None:
 )
 def _sample(options: Namespace) -> None:
     """Draw new images from a prior."""
-    tokenizer, model = weights.load_pair(options.prior, options.tokenizer)
+    tokenizer, model = load_pair(options.prior, options.tokenizer, step=options.step)
     place, labels = args.place(options.out), None
     options.keep_images = place[1] == ".png"
     names = args.show_classes(model)
@@ -184,7 +185,7 @@ def _rejected(options: Namespace, model: Any, tokenizer: Any, labels: Any) -> An
 )
 def _complete(options: Namespace) -> None:
     """Draw the rest of given images."""
-    tokenizer, model = weights.load_pair(options.prior, options.tokenizer)
+    tokenizer, model = load_pair(options.prior, options.tokenizer, step=options.step)
     place, shape = args.place(options.out), tokenizer.config.image_shape
     spec, grid = args.data_of(options, options.images), tokenizer.config.grid
     source = data.open_source(spec, split=options.split, **shape)

@@ -128,7 +128,7 @@ def _plan(options: Namespace) -> int:
 
 @command(
     option("tokenizer"),
-    *(*args.DATA, args.SEED, args.WORKERS, args.QUIET),
+    *(*args.DATA, args.STEP, args.SEED, args.WORKERS, args.QUIET),
     option("--out", required=True, help="a folder for train prior --data"),
     option("--split", choices=("train", "test"), help="default: both"),
     option("--views", type=args.positive, default=1, help="versions of an image"),
@@ -141,7 +141,7 @@ def _encode(options: Namespace) -> None:
     changes = args.given(options, "flip", "crop", "seed")
     views = encode.Views(count=options.views, **changes)
     how = args.given(options, "count", "workers", "quiet") | {"name": options.tokenizer}
-    tokenizer = args.open_tokenizer(options.tokenizer)
+    tokenizer = args.open_tokenizer(options)
     splits = (options.split,) if options.split else ("train", "test")
     shape = tokenizer.config.image_shape
     spec = args.data_of(options)
@@ -158,6 +158,7 @@ def _encode(options: Namespace) -> None:
     option("weights", nargs="*", help="default: all that are shipped"),
     option("--data", default="shapes", metavar="SPEC"),
     *(*args.READING, args.SPLIT, args.count(None), args.SEED, args.JSON, args.QUIET),
+    args.STEP,
     option("--judge", metavar="REF", help="labelled network that grades"),
     option("--inception", metavar="REF", help="for FID and Inception Score"),
     option("--lpips", metavar="REF", help="see convert, as for --inception"),

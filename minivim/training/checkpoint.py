@@ -23,11 +23,13 @@ from typing import IO, Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from flax import nnx
+from jax.sharding import SingleDeviceSharding
 from jaxtyping import Array, UInt32
 
 from minivim.config.checks import require
-from minivim.errors import UserError, brief, explained
-from minivim.files import claim, read_json, write, write_json
+from minivim.errors import UserError, brief, explained, note
+from minivim.files import claim, read_json, regular, write, write_json
 from minivim.training.processes import agreed, on_first
 from minivim.training.step import TrainState
 
@@ -191,59 +193,17 @@ class Workdir(AbstractContextManager):
         cut back to the step. Raises `UserError` if all checkpoints are damaged.
         """
         self.wait()
-        damaged: dict[int, str] = {}
-        used, found = 0, None
         steps = sorted(self._manager.all_steps(), reverse=True)
-        for step in json.loads(agreed(json.dumps(steps))):  # those that the first sees
-            state, data, why = self._read(step, like)
-            if not why:
-                used, found = step, (state, data)
-                break
-            damaged[step] = why
-        if damaged and found is None:
-            step, why = next(iter(damaged.items()))
-            told = (
-                f"no checkpoint in {self._checkpoints} can be read (step {step}: {why})"
-            )
+        steps = json.loads(agreed(json.dumps(steps)))  # those that the first sees
+        used, found, damaged = 0, None, {}
+        if steps:
             remedy = f"choose another --workdir, or delete {self.path} to start anew"
-            raise UserError(f"{told}; {remedy}")
+            used, *found, damaged = _newest(
+                self._checkpoints, steps, like, agreed, remedy
+            )
         on_first(lambda: self._return_to(used, damaged))
         self._manager.reload()
-        return found
-
-    def _read(self, step: int, like: TrainState) -> tuple[Any, Any, str]:
-        """State and data position of one checkpoint, and why it is damaged, or ""."""
-        # Read without waiting for other processes, any of which may fail.
-        me = jax.process_index()
-        alone = ocp.options.MultiprocessingOptions(
-            primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"read{me}"
-        )
-        handler = ocp.CompositeCheckpointHandler()
-        reader = ocp.Checkpointer(handler, multiprocessing_options=alone)
-        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        arrays = ocp.args.StandardRestore(shapes)
-        args = ocp.args.Composite(state=arrays, data=ocp.args.JsonRestore())
-        state, record, why = None, {}, ""
-        # Where several arrays fail, all but the first print a traceback, and again when
-        # what is left of them is collected.
-        with redirect_stderr(io.StringIO()):
-            try:
-                found = reader.restore(self._checkpoints / str(step), args=args)
-                state, record = found["state"], dict(found["data"])
-                if record.pop("seal", None) != _checksum(record):
-                    why = "the data position is not what was saved"
-                elif int(state.step) != step:
-                    why = "it is of another step"
-            except Exception as error:  # what orbax raises depends on the file
-                why = _reason(error, self.path)
-            if why:
-                gc.collect()
-        if not (why := agreed(why)):
-            was = record["digests"]
-            wrong = [name for name, x in digests(state).items() if was.get(name) != x]
-            if wrong:
-                why = f"the numbers of {wrong[0]} are not those that were saved"
-        return state, record.get("data"), why
+        return tuple(found) if found else None
 
     def _return_to(self, used: int, damaged: dict[int, str]) -> None:
         """Move damaged checkpoints aside and cut the metrics back to the step used."""
@@ -285,6 +245,95 @@ class Workdir(AbstractContextManager):
             logging.getLogger("absl").removeFilter(_not_orbax)
 
 
+def _read(
+    place: Path, step: int, like: TrainState, agree: Callable[[str], str]
+) -> tuple[Any, Any, str]:
+    """State and data position of one checkpoint, and why it is damaged, or "".
+
+    Where `like` has no optimizer none is read.
+    """
+    # Without waiting for other processes, any of which may fail.
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"read{me}"
+    )
+    handler = ocp.CompositeCheckpointHandler()
+    reader = ocp.Checkpointer(handler, multiprocessing_options=alone)
+    shapes: Any = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    arrays: Any = ocp.args.StandardRestore(shapes)
+    if like.optimizer is None:
+        shapes = {k: x for k, x in shapes._asdict().items() if jax.tree.leaves(x)}
+        how = ocp.checkpoint_utils.construct_restore_args(shapes)
+        arrays = ocp.args.PyTreeRestore(shapes, restore_args=how, partial_restore=True)
+    args = ocp.args.Composite(state=arrays, data=ocp.args.JsonRestore())
+    state, record, why = like, {}, ""
+    # Where several arrays fail, all but the first print a traceback, and again when
+    # what is left of them is collected.
+    with redirect_stderr(io.StringIO()):
+        try:
+            for file in (place / str(step)).rglob("*"):
+                if file.exists() and not file.is_dir():
+                    regular(file)  # Orbax would wait for ever at a pipe.
+            found = reader.restore(place / str(step), args=args)
+            state, record = found["state"], dict(found["data"])
+            if like.optimizer is None:
+                state = like._replace(**state)
+            if record.pop("seal", None) != _checksum(record):
+                why = "the data position is not what was saved"
+            elif int(state.step) != step:
+                why = "it is of another step"
+        except Exception as error:  # what orbax raises depends on the file
+            why = _reason(error, place.parent)
+        if why:
+            gc.collect()
+    if not (why := agree(why)):
+        was = record["digests"]
+        wrong = [name for name, x in digests(state).items() if was.get(name) != x]
+        if wrong:
+            why = f"the numbers of {wrong[0]} are not those that were saved"
+    return state, record.get("data"), why
+
+
+def _newest(
+    place: Path, steps: list[int], like: TrainState, agree: Any, remedy: str
+) -> tuple[int, Any, Any, dict[int, str]]:
+    """The first of some checkpoints that is whole, and why those before it are not."""
+    damaged: dict[int, str] = {}
+    for step in steps:
+        state, data, why = _read(place, step, like, agree)
+        if not why:
+            return step, state, data, damaged
+        damaged[step] = why
+    told = "".join(f" (step {step}: {why})" for step, why in [*damaged.items()][:1])
+    raise UserError(f"no checkpoint in {place} can be read{told}; {remedy}")
+
+
+def peek(
+    workdir: str | Path, variables: nnx.State, step: int | None = None
+) -> tuple[int, nnx.State]:
+    """Step and variables of a checkpoint, by default of the newest that is whole.
+
+    `variables` may be abstract. A run may be going on in the folder, where nothing is
+    written. Raises `UserError` for a step that is not kept and for damage.
+    """
+    place, kinds = Path(workdir).absolute() / "checkpoints", (nnx.Param, nnx.BatchStat)
+    here = SingleDeviceSharding(jax.local_devices()[0])
+    params, stats = (nnx.filter_state(variables, kind) for kind in kinds)
+    like = TrainState(jax.eval_shape(jnp.int32, 0), params, None, stats)
+    like = jax.tree.map(lambda x: x.update(sharding=here), like)
+    names = [path.name for path in place.glob("[0-9]*")]
+    kept = sorted(int(n) for n in names if n.isdecimal() and str(int(n)) == n)
+    told = f"{workdir} keeps no checkpoint{'' if step is None else f' of step {step}'}"
+    remedy = f"use {' or '.join(map(str, kept))}" if kept else "train it further"
+    require(bool(kept) and step in (None, *kept), f"{told}; {remedy}")
+    asked = kept[::-1] if step is None else [step]
+    remedy = "use another step, or train it further"
+    now, state, _, damaged = _newest(place, asked, like, str, remedy)
+    for passed, why in damaged.items():
+        note(f"the checkpoint of step {passed} in {place} is damaged ({why})")
+    return now, state.variables
+
+
 def read_metrics(workdir: str | Path) -> list[Row]:
     """Rows of a run's `metrics.jsonl`; a line that is none, or was cut, is left out."""
     rows = []
@@ -297,12 +346,20 @@ def read_metrics(workdir: str | Path) -> list[Row]:
     return rows
 
 
+def so_far(rows: list[Row]) -> dict[str, Any]:
+    """What a card says of rows of metrics: the last figures, the seconds of all."""
+    last = [{}, *rows][-1]
+    figures = {k: v for k, v in last.items() if k != "step" and not isinstance(v, list)}
+    return {"figures": figures, "train_seconds": round(train_seconds(rows), 1)}
+
+
 def train_seconds(rows: list[Row]) -> float:
     """Seconds spent in steps, over all the parts of a run that was interrupted."""
     steps = [0.0, *(row["step"] for row in rows)]
     paces = [row.get("steps_per_second") for row in rows]
-    return sum(
+    spent = (
         (now - before) / pace
         for before, now, pace in zip(steps, steps[1:], paces, strict=False)
         if isinstance(pace, int | float) and pace > 0
     )
+    return sum(spent, 0.0)

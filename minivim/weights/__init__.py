@@ -6,6 +6,7 @@ and what the package ships. A prior is refused over another tokenizer's codes.
 
 import hashlib
 import json
+import math
 import os
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -24,7 +25,7 @@ from minivim.card import Card
 from minivim.config import as_dict, from_dict
 from minivim.config.checks import require
 from minivim.config.settings import registered_names
-from minivim.errors import UserError, explained
+from minivim.errors import UserError, explained, note
 from minivim.prior import Prior
 from minivim.tokenizer import Tokenizer
 
@@ -34,6 +35,8 @@ DATA = {"shapes": "shapes", "cifar10": "uoft-cs/cifar10"}
 # First parts of a path that cannot be a hub owner: a missing runs/x is not fetched.
 NO_OWNERS = ("", ".", "..", "~", "runs")
 WEIGHTS, CARD, FORMAT = "model.safetensors", "card.json", 1
+# What a run has in the place of a card until it has finished.
+DRAFT = "card.draft.json"
 TOGETHER = "fetch or export both again"
 # Types of what is read of a card, where it is there; the model has rules of its own.
 SCHEMA: dict[str, type] = {"format": int, "class_names": list}
@@ -86,50 +89,59 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: x.astype(storage) for name, x in flat_weights(model).items()}
     count = sum(x.size for x in weights.values())
-    values = {"format": FORMAT, "kind": kind, "model": as_dict(model.config)}
-    values |= {"parameters": count, "storage": storage, **card}
+    values = {"parameters": count, "storage": storage, **card}
     with files.whole(folder / WEIGHTS, folder / CARD) as [weights_file, card_file]:
         save_file(weights, str(weights_file))
+        values = described(model, kind) | values
         card_file.write_text(json.dumps(values, indent=1) + "\n")
+    (folder / DRAFT).unlink(missing_ok=True)
     return folder
 
 
-def load(ref: str | Path, *, tokenizer: Tokenizer | None = None) -> Any:
+def described(model: Any, kind: str) -> dict[str, Any]:
+    """The part of a card that `load` needs."""
+    return {"format": FORMAT, "kind": kind, "model": as_dict(model.config)}
+
+
+def load(
+    ref: str | Path, *, tokenizer: Tokenizer | None = None, step: int | None = None
+) -> Any:
     """Load any kind of weights that `KINDS` names; `model.card` is its card.
 
-    `ref` is a folder (a finished run's workdir will do), a shipped name such as
-    `shapes/tokenizer`, or a hub id `owner/name` with an optional `@revision`. A prior
-    is checked against `tokenizer`, if given; `load_pair` loads both. Statistics, such
-    as an EMA codebook's, start at zero. Raises `UserError` when nothing is there, when
-    a file is damaged and when prior and tokenizer do not belong together.
+    `ref` is a folder (a run's workdir will do), a shipped name such as
+    `shapes/tokenizer`, or a hub id `owner/name` with an optional `@revision`. Of a run
+    that has not finished it is the newest checkpoint, with `step` another one that is
+    kept. A prior is checked against `tokenizer`, if given; `load_pair` loads both.
+    Statistics, such as an EMA codebook's, start at zero. Raises `UserError` when
+    nothing is there, when a file is damaged and when prior and tokenizer do not belong
+    together.
     """
     card = read_card(ref)
     kind, file = card["kind"], Path(card.path) / WEIGHTS
-    with _reading(file):
-        files.regular(file)
-        with open(file, "rb") as start:
-            if int.from_bytes(start.read(8), "little") > 2**20:
-                raise ValueError("its header has more than 1 MB")
-        opened = safe_open(str(file), "np")
+    described, opened, most = _card_file(card.path), None, math.inf
+    if step is None and described.name == CARD:
+        with _reading(file):
+            files.regular(file)
+            with open(file, "rb") as start:
+                if int.from_bytes(start.read(8), "little") > 2**20:
+                    raise ValueError("its header has more than 1 MB")
+            opened = safe_open(str(file), "np")
+            most = len(opened.keys())
     try:
-        with _reading(Path(card.path) / CARD):
+        with _reading(described):
             config = from_dict(resolve_name(KINDS[kind][0]), card["model"])
-            parts, arrays = (config, *vars(config).values()), len(opened.keys())
+            parts = config, *vars(config).values()
             layers = sum(getattr(part, "layers", 0) for part in parts)
-            problem = f"{layers} layers cannot be in the {arrays} arrays of {file}"
-            require(layers <= arrays, f"{problem}; {TOGETHER}")
+            problem = f"{layers} layers cannot be in the {most} arrays of {file}"
+            require(layers <= most, f"{problem}; {TOGETHER}")
             graph, state = nnx.split(abstract(kind, config))
     except UserError as error:
-        problem = f"{Path(card.path) / CARD} describes no model: {error}"
-        raise UserError(problem) from error
-    found = _read(file, opened, state)
-
-    def fill(path: tuple, leaf: Any) -> Any:
-        if isinstance(leaf, nnx.BatchStat):
-            return leaf.replace(jnp.zeros(leaf.shape, leaf.dtype))
-        return leaf.replace(jnp.asarray(found[".".join(map(str, path))]))
-
-    model = nnx.merge(graph, nnx.map_state(fill, state))
+        raise UserError(f"{described} describes no model: {error}") from error
+    if opened is None:
+        card, state = _of_run(card, state, step)
+    else:
+        state = _read(file, opened, state)
+    model = nnx.merge(graph, state)
     model.card = card
     if tokenizer is not None and kind == "prior":
         known, size = card.get("tokenizer_hash", ""), tokenizer.config
@@ -141,8 +153,29 @@ def load(ref: str | Path, *, tokenizer: Tokenizer | None = None) -> Any:
     return model
 
 
-def _read(file: Path, opened: Any, state: nnx.State) -> dict[str, np.ndarray]:
-    """The parameters of an abstract model, read once the header is seen to fit."""
+def _of_run(card: Card, like: nnx.State, step: int | None) -> tuple[Card, nnx.State]:
+    """A run's card at one of its steps, and the variables of a model like that."""
+    from minivim.training.checkpoint import peek, read_metrics, so_far
+
+    file = _card_file(card.path)
+    with _reading(file):
+        recipe = card.get("recipe", {})
+        pair = recipe.get("loss", {}).get("adversarial", 0)
+        saved = nnx.State({"tokenizer": like}) if pair else like
+        kept, found = peek(card.path, saved, step)
+        if file.name == DRAFT:
+            told = f"{card.path} has not finished: step {kept:,} of"
+            note(f"{told} {recipe['run']['steps']:,}")
+        # A run that was stopped at its first steps has written none.
+        begun = Path(card.path, "metrics.jsonl").exists()
+        rows = read_metrics(card.path) if begun else []
+        rows = [row for row in rows if row["step"] <= kept]
+    values = card.values | {"steps": kept} | so_far(rows)
+    return Card(card.path, values), found["tokenizer"] if pair else found
+
+
+def _read(file: Path, opened: Any, state: nnx.State) -> nnx.State:
+    """An abstract model's state with parameters, once the header is seen to fit."""
     wanted = {
         ".".join(map(str, path)): tuple(leaf.shape)
         for path, leaf in nnx.to_flat_state(state)
@@ -165,11 +198,20 @@ def _read(file: Path, opened: Any, state: nnx.State) -> dict[str, np.ndarray]:
             problem = f"{name!r} of {file} holds NaN or infinity; {TOGETHER}"
             require(bool(np.isfinite(array).all()), problem)
             arrays[name] = array
-    return arrays
+
+    def fill(path: tuple, leaf: Any) -> Any:
+        if isinstance(leaf, nnx.BatchStat):
+            return leaf.replace(jnp.zeros(leaf.shape, leaf.dtype))
+        return leaf.replace(jnp.asarray(arrays[".".join(map(str, path))]))
+
+    return nnx.map_state(fill, state)
 
 
 def load_pair(
-    prior_ref: str | Path, tokenizer_ref: str | Path | None = None
+    prior_ref: str | Path,
+    tokenizer_ref: str | Path | None = None,
+    *,
+    step: int | None = None,
 ) -> tuple[Tokenizer, Prior]:
     """A prior and the tokenizer of its codes, by default the one its card names.
 
@@ -190,7 +232,7 @@ def load_pair(
     except UserError as error:
         remedy = "name one (--tokenizer; train probe --set tokenizer=FOLDER)"
         raise UserError(f"{told}: {error}; {remedy}") from error
-    return tokenizer, load(card.path, tokenizer=tokenizer)
+    return tokenizer, load(card.path, tokenizer=tokenizer, step=step)
 
 
 def identity(model: Any) -> dict[str, str]:
@@ -212,13 +254,13 @@ def relative(ref: str, folder: str | Path) -> str:
     """How a card in a folder names weights: a path from here becomes one from there."""
     here, there = Path(ref).resolve(), Path(folder).resolve()
     moves = not os.path.isabs(ref) and here.anchor == there.anchor
-    return os.path.relpath(here, there) if moves and (here / CARD).exists() else ref
+    return os.path.relpath(here, there) if moves and _card_file(here).exists() else ref
 
 
 def find(ref: str | Path, near: Path = Path(), hub: bool = True) -> Path:
     """The folder that a reference means, from `near` or here, or fetched from `hub`."""
     for place in (near / ref, Path(ref), HERE / ref):
-        if os.path.exists(place / CARD):
+        if os.path.exists(_card_file(place)):
             return place
     problem = f"{ref} is a run that has not finished"
     begun = os.path.exists(Path(ref) / "run.json")
@@ -242,8 +284,9 @@ def find(ref: str | Path, near: Path = Path(), hub: bool = True) -> Path:
 def read_card(ref: str | Path) -> Card:
     """The card of what `load` would read; no model is loaded."""
     folder = find(ref)
-    with _reading(folder / CARD):
-        values = files.read_json(folder / CARD)
+    file = _card_file(folder)
+    with _reading(file):
+        values = files.read_json(file)
         for name, kind in SCHEMA.items():
             if not isinstance(values.get(name, kind()), kind):
                 raise ValueError(f"its {name} is no {kind.__name__}")
@@ -252,9 +295,15 @@ def read_card(ref: str | Path) -> Card:
         if values["kind"] not in KINDS:
             raise ValueError(f"a {values['kind']} is no kind of weights")
     newer = values.get("format", 1) > FORMAT
-    told = f"{folder / CARD} is of format {values.get('format')}, newer than {FORMAT}"
+    told = f"{file} is of format {values.get('format')}, newer than {FORMAT}"
     require(not newer, f"{told}; install a newer minivim")
     return Card(str(folder), values)
+
+
+def _card_file(folder: str | Path) -> Path:
+    """The card of weights, or the draft of one."""
+    draft = Path(folder) / DRAFT
+    return draft if os.path.exists(draft) else Path(folder) / CARD
 
 
 def _reading(file: Path) -> AbstractContextManager[None]:
