@@ -118,7 +118,7 @@ def models(folder: Path) -> None:
         graph, state = nnx.split(weights.abstract(kind, config))
         rng = np.random.default_rng(0)
         leaves = [
-            (path, leaf.replace(rng.normal(size=leaf.shape).astype(np.float32)))
+            (path, leaf.replace(rng.normal(size=leaf.shape).astype(leaf.dtype)))
             for path, leaf in nnx.to_flat_state(state)
         ]
         model = nnx.merge(graph, nnx.from_flat_state(leaves))

@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from minivim import weights
 from minivim.classifier import build as build_classifier
 from minivim.config import ClassifierConfig
 from minivim.errors import UserError
 from minivim.tokenizer import Tokenizer
+from minivim.weights.warm_start import start_from
 from tests import tiny
 
 MODELS = {
@@ -68,7 +69,8 @@ def test_every_kind_round_trips(tmp_path, kind):
     assert weights.weights_hash(loaded) == weights.weights_hash(model)
 
 
-def test_statistics_are_not_in_the_file_and_start_anew(tmp_path):
+@pytest.mark.parametrize("storage", ["float32", "float16"])
+def test_statistics_are_in_the_file(tmp_path, storage):
     config = replace(
         tiny.TOKENIZER,
         quantizer=replace(tiny.TOKENIZER.quantizer, codebook="ema", revive_after=5),
@@ -77,14 +79,33 @@ def test_statistics_are_not_in_the_file_and_start_anew(tmp_path):
     trained = nnx.clone(new)
     images = jnp.asarray(tiny.images(3), jnp.float32) / 255
     tiny.call(trained, images, key=jax.random.key(0))
-    folder = weights.save(tmp_path, trained, kind="tokenizer", card={})
-    names = set(load_file(str(folder / weights.WEIGHTS)))
-    assert names == set(state(tiny.tokenizer()))
+    how = {"kind": "tokenizer", "card": {}, "storage": storage}
+    folder = weights.save(tmp_path, trained, **how)
+    file = str(folder / weights.WEIGHTS)
+    known, stats = load_file(file), weights.flat_weights(trained, nnx.BatchStat)
+    assert len(stats) == 3 and all(np.any(x) for x in stats.values())
+    assert known.keys() == state(trained).keys() | stats.keys()
     loaded = weights.load(folder)
-    tiny.assert_same(state(loaded), state(trained))
-    tiny.assert_same(*(nnx.state(m, nnx.BatchStat) for m in (loaded, new)))
-    used = [np.any(s) for s in jax.tree.leaves(nnx.state(trained, nnx.BatchStat))]
-    assert len(used) == 3 and all(used)
+    tiny.assert_same(weights.flat_weights(loaded, nnx.BatchStat), stats)
+    count = sum(x.size for x in state(trained).values())
+    assert loaded.card["parameters"] == count
+    if storage == "float32":
+        tiny.assert_same(state(loaded), state(trained))
+        assert weights.weights_hash(loaded) == weights.weights_hash(trained)
+        model = nnx.clone(new)
+        start_from(model, loaded)
+        tiny.assert_same(nnx.state(model), nnx.state(loaded))
+    # A file from before they were in there.
+    save_file({k: v for k, v in known.items() if k not in stats}, file)
+    older = weights.load(folder)
+    tiny.assert_same(*(nnx.state(m, nnx.BatchStat) for m in (older, new)))
+    tiny.assert_same(state(older), state(loaded))
+    for change in (lambda x: x[1:], lambda x: x.astype(np.float32), lambda x: x * 1.5):
+        save_file(known | {"quantizer.idle": change(known["quantizer.idle"])}, file)
+        told = tiny.message(lambda: weights.load(folder))
+        assert "does not fit its card at 'quantizer.idle'" in told
+    save_file(known | {"quantizer.sums": known["quantizer.sums"] * np.nan}, file)
+    assert "holds NaN or inf" in tiny.message(lambda: weights.load(folder))
     tiny.call(loaded, images, key=jax.random.key(0))  # and it can go on
 
 
@@ -134,8 +155,6 @@ def test_missing_weights_are_refused(saved):
 
 
 def test_a_missing_tensor_is_named(saved):
-    from safetensors.numpy import save_file
-
     tensors = load_file(str(saved / weights.WEIGHTS))
     del tensors["quantizer.codebook"]
     save_file(tensors, str(saved / weights.WEIGHTS))

@@ -64,7 +64,8 @@ def _built(kind: type, config: Any, seed: int) -> nnx.Module:
         scale = {"kernel": leaf.shape[-2] ** -0.5 if leaf.ndim > 1 else 1.0}
         values = rng.normal(size=leaf.shape) * scale.get(path[-1], 0.1)
         values = {"scale": 1 + values, "codebook": 10 * values}.get(path[-1], values)
-        filled.append((path, leaf.replace(jnp.asarray(values, jnp.float32))))
+        kind = jnp.float32 if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype
+        filled.append((path, leaf.replace(jnp.asarray(values, kind))))
     return nnx.merge(graph, nnx.from_flat_state(filled))
 
 

@@ -84,7 +84,7 @@ class Quantizer(nnx.Module):
         shape = (config.num_codes, config.code_dim)
         # Paper, section 3.2: a codebook that starts from a normal distribution
         self.codebook = nnx.Param(jax.random.normal(rngs.params(), shape))
-        # `weights.load` relies on zeros here: its files hold no statistics.
+        # `weights.load` relies on zeros here: older files hold no statistics.
         if config.codebook == "ema":
             self.sums = nnx.BatchStat(jnp.zeros(shape))
             self.counts = nnx.BatchStat(jnp.zeros(config.num_codes))

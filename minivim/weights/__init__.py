@@ -61,9 +61,9 @@ def abstract(kind: str, config: Any) -> Any:
     return nnx.eval_shape(lambda: model(config, rngs=nnx.Rngs(0)))
 
 
-def flat_weights(model: nnx.Module) -> dict[str, jax.Array]:
-    """Parameters by their dotted path."""
-    state = nnx.to_flat_state(nnx.state(model, nnx.Param))
+def flat_weights(model: nnx.Module, kind: Any = nnx.Param) -> dict[str, jax.Array]:
+    """Parameters, or other variables, by their dotted path."""
+    state = nnx.to_flat_state(nnx.state(model, kind))
     return {".".join(map(str, path)): leaf[...] for path, leaf in state}
 
 
@@ -89,6 +89,7 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: x.astype(storage) for name, x in flat_weights(model).items()}
     count = sum(x.size for x in weights.values())
+    weights |= flat_weights(model, nnx.BatchStat)
     values = {"parameters": count, "storage": storage, **card}
     with files.whole(folder / WEIGHTS, folder / CARD) as [weights_file, card_file]:
         save_file(weights, str(weights_file))
@@ -112,9 +113,9 @@ def load(
     `shapes/tokenizer`, or a hub id `owner/name` with an optional `@revision`. Of a run
     that has not finished it is the newest checkpoint, with `step` another one that is
     kept. A prior is checked against `tokenizer`, if given; `load_pair` loads both.
-    Statistics, such as an EMA codebook's, start at zero. Raises `UserError` when
-    nothing is there, when a file is damaged and when prior and tokenizer do not belong
-    together.
+    Statistics that a file lacks, such as an EMA codebook's, start at zero. Raises
+    `UserError` when nothing is there, when a file is damaged and when prior and
+    tokenizer do not belong together.
     """
     card = read_card(ref)
     kind, file = card["kind"], Path(card.path) / WEIGHTS
@@ -175,34 +176,32 @@ def _of_run(card: Card, like: nnx.State, step: int | None) -> tuple[Card, nnx.St
 
 
 def _read(file: Path, opened: Any, state: nnx.State) -> nnx.State:
-    """An abstract model's state with parameters, once the header is seen to fit."""
-    wanted = {
-        ".".join(map(str, path)): tuple(leaf.shape)
-        for path, leaf in nnx.to_flat_state(state)
-        if not isinstance(leaf, nnx.BatchStat)
-    }
-    arrays = {}
+    """An abstract model's state with its arrays, once the header is seen to fit."""
+    leaves = {".".join(map(str, path)): x for path, x in nnx.to_flat_state(state)}
+    names, arrays = set(opened.keys()), {}
+    # Older files hold no statistics.
+    missing = {n for n, x in leaves.items() if isinstance(x, nnx.BatchStat)} - names
     with _reading(file):
-        for name in sorted(wanted.keys() ^ set(opened.keys()))[:1]:
-            what = "lacks" if name in wanted else "has besides"
+        for name in sorted(leaves.keys() - missing ^ names)[:1]:
+            what = "lacks" if name in leaves else "has besides"
             told = f"{file} does not fit its card: it {what} {name!r}"
             raise UserError(f"{told}; {TOGETHER}")
-        for name, shape in wanted.items():
-            told = opened.get_slice(name)
-            fits = tuple(told.get_shape()) == shape and told.get_dtype() in STORED
+        for name in sorted(names):
+            told, leaf = opened.get_slice(name), leaves[name]
+            known = STORED if jnp.issubdtype(leaf.dtype, jnp.floating) else ("I32",)
+            fits = tuple(told.get_shape()) == leaf.shape and told.get_dtype() in known
             problem = f"{file} does not fit its card at {name!r}"
             require(fits, f"{problem}; {TOGETHER}")
-        for name in wanted:
+        for name in sorted(names):
             # Widened by NumPy: XLA cannot compile it for processors without F16C.
-            array = np.asarray(opened.get_tensor(name)).astype(np.float32)
+            array = np.asarray(opened.get_tensor(name)).astype(leaves[name].dtype)
             problem = f"{name!r} of {file} holds NaN or infinity; {TOGETHER}"
             require(bool(np.isfinite(array).all()), problem)
             arrays[name] = array
 
     def fill(path: tuple, leaf: Any) -> Any:
-        if isinstance(leaf, nnx.BatchStat):
-            return leaf.replace(jnp.zeros(leaf.shape, leaf.dtype))
-        return leaf.replace(jnp.asarray(arrays[".".join(map(str, path))]))
+        found = arrays.get(".".join(map(str, path)), np.zeros(leaf.shape, leaf.dtype))
+        return leaf.replace(jnp.asarray(found))
 
     return nnx.map_state(fill, state)
 
