@@ -13,7 +13,7 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,10 +68,11 @@ def train(
     `workers`, the number of processes that decode images. For `stream` see
     `minivim.data.Stream`.
 
-    At the end the workdir holds `model.safetensors` and `card.json`, which `load`
-    reads. Returns the model, with its card, and the rows of metrics of this call, none
-    where it was finished already. Raises `UserError` for data or weights that do not
-    fit the recipe, a batch that the mesh cannot split and a workdir of another run.
+    A run goes on with more steps where the learning rates of those it has done stay. At
+    the end the workdir holds `model.safetensors` and `card.json`, which `load` reads.
+    Returns the model, with its card, and the rows of metrics of this call, none where
+    it was finished already. Raises `UserError` for data or weights that do not fit the
+    recipe, a batch that the mesh cannot split and a workdir of another run.
     """
     run, devices, first = recipe.run, make_mesh(mesh), not jax.process_index()
     check_batch(devices, batch_size=run.batch_size, accumulate=run.accumulate)
@@ -82,7 +83,8 @@ def train(
         old = given(start, recipe.stage, identity.get("tokenizer_hash", codes))
     identity |= (came := origin(old, freeze))
     # Before images are encoded: another run's folder is refused at once.
-    with training.Workdir(workdir, identity, keep=run.keep) as folder:
+    extends = partial(_extends, recipe, identity)
+    with training.Workdir(workdir, identity, keep=run.keep, extends=extends) as folder:
         quiet = quiet or not first
         if folder.new and not stream:
             check: Any = partial(checked, headers=True, quiet=quiet)
@@ -144,6 +146,17 @@ def _identity(
     if left_out := {*source.unreadable, *held_out.unreadable}:
         identity["unreadable"] = sorted(left_out)
     return identity
+
+
+def _extends(recipe: Any, new: dict[str, Any], old: dict[str, Any], done: int) -> bool:
+    """Whether the steps that a shorter run has done had the learning rates of this."""
+    if old | {name: new[name] for name in ("run.steps", "optim.decay_end")} != new:
+        return False
+    before = replace(recipe.optim, decay_end=old["optim.decay_end"])
+    runs = (before, old["run.steps"]), (recipe.optim, recipe.run.steps)
+    at = jnp.arange(done)
+    was, now = (training.learning_rate(one, steps=n)(at) for one, n in runs)
+    return old["run.steps"] < recipe.run.steps and bool(jnp.array_equal(was, now))
 
 
 @dataclass(frozen=True)

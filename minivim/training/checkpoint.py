@@ -67,9 +67,12 @@ def _another_run(old: dict, new: dict) -> str:
     changes["data"] = "its pictures have changed"
     changes["unreadable"] = "it left out unreadable pictures, see --skip-unreadable"
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    remedy = "or give the settings and pictures it was started with"
+    if names == ["run.steps"] and old["run.steps"] < new["run.steps"]:
+        remedy = f"or set optim.decay_end={old['run.steps']} to go on at the last rate"
     return (
         f"holds another run ({', '.join(changes[n] for n in names[:3])}{more}); choose "
-        "another --workdir, or give the settings and pictures it was started with"
+        f"another --workdir (from its weights: --from OLD --workdir NEW), {remedy}"
     )
 
 
@@ -92,15 +95,23 @@ def _not_orbax(record: logging.LogRecord) -> bool:
 class Workdir(AbstractContextManager):
     """A run's folder: `run.json`, `metrics.jsonl` and `checkpoints/`.
 
-    `identity` is what makes this run this run (recipe and data). The last `keep`
+    `identity` is what makes this run this run (recipe and data); `extends(old, done)`
+    says whether one of another identity may go on as this one. The last `keep`
     checkpoints stay. All processes of a run use one shared folder, and the first writes
     what is not an array. Leaving it as a context closes it; after an error inside, a
     failed write is not raised beside it. Raises `UserError` for checkpoints of another
     identity, for a folder that cannot be written and for a full disk.
     """
 
-    def __init__(self, path: str | Path, identity: dict[str, Any], *, keep: int = 2):
-        self.path = Path(path).absolute()
+    def __init__(
+        self,
+        path: str | Path,
+        identity: dict[str, Any],
+        *,
+        keep: int = 2,
+        extends: Callable[[dict[str, Any], int], bool] = lambda old, done: False,
+    ):
+        self.path, self._extends = Path(path).absolute(), extends
         self.metrics_path = self.path / "metrics.jsonl"
         self._checkpoints = self.path / "checkpoints"
         self._lock: IO[str] | None = None
@@ -136,14 +147,15 @@ class Workdir(AbstractContextManager):
         if self.new or not file.exists():
             write_json(file, identity)
             return
-        kinds = ValueError, TypeError
+        kinds = ValueError, TypeError, KeyError
         with explained(f"{file} is damaged", "choose another --workdir", kinds):
             old = read_json(file)
             # A run may leave out more pictures than when it began, but not fewer.
             if set(old.get("unreadable", ())) < set(identity.get("unreadable", ())):
                 old["unreadable"] = identity["unreadable"]
-        if old != identity:
-            raise UserError(f"{self.path} {_another_run(old, identity)}")
+            done = max(kept_steps(self._checkpoints), default=0)
+            if old != identity and not (done and self._extends(old, done)):
+                raise UserError(f"{self.path} {_another_run(old, identity)}")
         write_json(file, identity)
 
     @property
@@ -308,6 +320,12 @@ def _newest(
     raise UserError(f"no checkpoint in {place} can be read{told}; {remedy}")
 
 
+def kept_steps(place: Path) -> list[int]:
+    """The steps of the checkpoints in a folder."""
+    names = [path.name for path in place.glob("[0-9]*")]
+    return sorted(int(n) for n in names if n.isdecimal() and str(int(n)) == n)
+
+
 def peek(
     workdir: str | Path, variables: nnx.State, step: int | None = None
 ) -> tuple[int, nnx.State]:
@@ -321,8 +339,7 @@ def peek(
     params, stats = (nnx.filter_state(variables, kind) for kind in kinds)
     like = TrainState(jax.eval_shape(jnp.int32, 0), params, None, stats)
     like = jax.tree.map(lambda x: x.update(sharding=here), like)
-    names = [path.name for path in place.glob("[0-9]*")]
-    kept = sorted(int(n) for n in names if n.isdecimal() and str(int(n)) == n)
+    kept = kept_steps(place)
     told = f"{workdir} keeps no checkpoint{'' if step is None else f' of step {step}'}"
     remedy = f"use {' or '.join(map(str, kept))}" if kept else "train it further"
     require(bool(kept) and step in (None, *kept), f"{told}; {remedy}")
