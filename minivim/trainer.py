@@ -57,6 +57,7 @@ def train(
     workers: int = 0,
     stream: bool = False,
     quiet: bool = False,
+    log: Callable[[Row], object] = lambda row: None,
 ) -> tuple[nnx.Module, list[Row]]:
     """Train a recipe on data, or go on where `workdir` stopped.
 
@@ -66,7 +67,7 @@ def train(
     of the model that keep theirs, such as "encoder". `mesh` lays the run out over all
     devices of all processes; when a run goes on it may be another one, and so may
     `workers`, the number of processes that decode images. For `stream` see
-    `minivim.data.Stream`.
+    `minivim.data.Stream`. The first process calls `log` with each row of metrics.
 
     A run goes on with more steps where the learning rates of those it has done stay. At
     the end the workdir holds `model.safetensors` and `card.json`, which `load` reads.
@@ -120,6 +121,7 @@ def train(
             state, told = training.fit(
                 state, step, rows, run, workdir=folder, describe=parts.describe,
                 evaluate=lambda now: parts.evaluate(nnx.merge(graph, now), test),
+                log=log if first else lambda row: None,
                 title=f"{recipe.stage} {recipe.name}", quiet=quiet,
             )  # fmt: skip
     variables = jax.tree.map(jnp.asarray, fetch(state.variables))

@@ -43,12 +43,9 @@ class Window:
         """
         checked = np.array([[float(x) for x in pair] for pair in self.checked])
         for row, column in np.argwhere(~np.isfinite(checked))[:1]:
-            told = (
-                f"the {('loss', 'gradient')[column]} became {checked[row, column]} at "
-            )
-            told += (
-                f"step {last_step - len(checked) + row + 1}; the last good checkpoint"
-            )
+            what = "gradient" if column else "loss"
+            told = f"the {what} became {checked[row, column]} at step"
+            told += f" {last_step - len(checked) + row + 1}; the last good checkpoint"
             remedy = "lower optim.peak_lr or set optim.clip_norm=1 and start in another"
             raise UserError(f"{told} is kept: {remedy} --workdir")
 
@@ -89,6 +86,7 @@ def fit(
     workdir: Workdir | None = None,
     describe: Callable[[dict[str, np.ndarray]], Row] = floats,
     evaluate: Callable[[Any], dict[str, float]] | None = None,
+    log: Callable[[Row], object] = lambda row: None,
     title: str = "",
     quiet: bool = False,
 ) -> tuple[TrainState, list[Row]]:
@@ -98,10 +96,11 @@ def fit(
     row is written every `log_every` steps, before every checkpoint and on every
     `eval_every`-th step: the step's metrics since the last row (means, of integers
     sums), passed through `describe`; the last learning rate; and on every
-    `eval_every`-th step, and the last, `evaluate(variables)` under `eval_...`. With a
-    workdir the run goes on from its newest checkpoint, bit for bit on a CPU. On SIGTERM
-    or Ctrl-C it saves after the step it is in, writes no row and raises `Stopped`; a
-    second Ctrl-C ends it at once. Raises `UserError` for a loss that is not finite.
+    `eval_every`-th step, and the last, `evaluate(variables)` under `eval_...`. `log`
+    is called with each row. With a workdir the run goes on from its newest checkpoint,
+    bit for bit on a CPU. On SIGTERM or Ctrl-C it saves after the step it is in, writes
+    no row and raises `Stopped`; a second Ctrl-C ends it at once. Raises `UserError` for
+    a loss that is not finite.
     """
     rows: list[Row] = []
     window = Window()
@@ -142,6 +141,7 @@ def fit(
                 bar.set_postfix_str(" ".join(f"{k}={row[k]:.4g}" for k in told))
                 if workdir is not None:
                     workdir.log(row)
+                log(row)
                 window = Window()
             if workdir is not None and (saves or stops):
                 position = {"batches": batches.get_state(), "window": window.pack()}

@@ -119,8 +119,8 @@ def load(
     """
     card = read_card(ref)
     kind, file = card["kind"], Path(card.path) / WEIGHTS
-    described, opened, most = _card_file(card.path), None, math.inf
-    if step is None and described.name == CARD:
+    about, opened, most = _card_file(card.path), None, math.inf
+    if step is None and about.name == CARD:
         with _reading(file):
             files.regular(file)
             with open(file, "rb") as start:
@@ -129,7 +129,7 @@ def load(
             opened = safe_open(str(file), "np")
             most = len(opened.keys())
     try:
-        with _reading(described):
+        with _reading(about):
             config = from_dict(resolve_name(KINDS[kind][0]), card["model"])
             parts = config, *vars(config).values()
             layers = sum(getattr(part, "layers", 0) for part in parts)
@@ -137,7 +137,7 @@ def load(
             require(layers <= most, f"{problem}; {TOGETHER}")
             graph, state = nnx.split(abstract(kind, config))
     except UserError as error:
-        raise UserError(f"{described} describes no model: {error}") from error
+        raise UserError(f"{about} describes no model: {error}") from error
     if opened is None:
         card, state = _of_run(card, state, step)
     else:

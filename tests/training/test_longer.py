@@ -20,9 +20,9 @@ class Source:
     fingerprint, unreadable = "x", ()
 
 
-def run(home, out, recipe, *settings):
+def run(home, out, recipe, *settings, **how):
     recipe = with_overrides(recipe, [*settings])
-    return minivim.train(recipe, str(home / "pictures"), out, quiet=True)
+    return minivim.train(recipe, str(home / "pictures"), out, quiet=True, **how)
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +45,10 @@ def test_a_finished_run_goes_on_bit_for_bit(home, tmp_path, monkeypatch):
         return fit(*arguments, **options)
 
     monkeypatch.setattr(trainer.training, "fit", watched)
-    model, rows = run(home, out, RECIPE, "steps=10")
+    told = []
+    model, rows = run(home, out, RECIPE, "steps=10", log=told.append)
     assert begun == [6] and not (out / weights.DRAFT).exists()
-    assert [row["step"] for row in rows] == [8, 10]
+    assert [row["step"] for row in rows] == [8, 10] and told == rows
     assert [row["step"] for row in read_metrics(out)] == [2, 4, 5, 6, 8, 10]
     wanted = minivim.load(home / "long")
     tiny.assert_same(weights.flat_weights(model), weights.flat_weights(wanted))

@@ -150,6 +150,14 @@ def test_rows_without_any_checkpoint_are_cut_away(workdir):
     assert read_metrics(workdir.path) == []
 
 
+def test_every_row_is_logged_where_one_asks(workdir):
+    told = []
+    with workdir:
+        _, rows = run(workdir, log=told.append)
+    assert [row["step"] for row in rows] == [4, 5, 8, 10] and told == rows
+    assert read_metrics(workdir.path) == rows
+
+
 def test_another_run_is_refused(tmp_path):
     with Workdir(tmp_path / "run", {"stage": "toy"}) as workdir:
         run(workdir)
