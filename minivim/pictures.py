@@ -87,16 +87,16 @@ def _folder(place: Path, shape: tuple, class_names: Sequence[str]) -> Iterator[A
     how: Any = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
     with open(place / "index.csv", "w", **how) as file:
         table = csv.writer(file, lineterminator="\n")
+        named: dict[int | None, list] = {i: [i, n] for i, n in enumerate(class_names)}
+        named |= {-1: ["", ""]} if class_names else {}
         table.writerow(["file", *(["label", "class_name"] if class_names else [])])
 
         def add(pixels: np.ndarray, labels: Any) -> None:
-            names = [f"{next(numbers):0{digits}}.png" for _ in pixels]
-            for name, picture in zip(names, pixels, strict=True):
+            given = [None] * len(pixels) if labels is None else labels
+            for picture, label in zip(pixels, given, strict=True):
+                name = f"{next(numbers):0{digits}}.png"
                 Image.fromarray(picture).save(place / name)
-            rows = [[name] for name in names]
-            for row, label in zip(rows, labels if class_names else (), strict=False):
-                row += [label, class_names[label]] if label >= 0 else ["", ""]
-            table.writerows(rows)
+                table.writerow([name, *named.get(label, [])])
 
         yield add
 
