@@ -1,7 +1,5 @@
 """A function over many rows, one batch at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

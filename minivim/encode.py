@@ -1,7 +1,5 @@
 """Whole data sets through the two stages, in batches of one size."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -17,9 +15,9 @@ from jax.typing import ArrayLike
 
 from minivim import data, metrics, weights
 from minivim.batched import in_batches
+from minivim.config.checks import Config, Count, Seed, Share, require
 from minivim.data import CodesCard, Source, write_codes
 from minivim.data.augment import augment
-from minivim.errors import UserError
 from minivim.prior import Prior
 from minivim.sharding import fetch
 from minivim.tokenizer import Tokenizer
@@ -72,21 +70,20 @@ def round_trip(
 
 
 @dataclass(frozen=True)
-class Views:
+class Views(Config):
     """Versions of each image to encode: the image as it is, and augmented ones."""
 
-    count: int = 1
+    count: Count = 1
     flip: bool = False
-    crop: float = 1.0
-    seed: int = 0
+    crop: Share = 1.0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        changes = self.flip or self.crop < 1
-        if self.count < 1 or not 0 < self.crop <= 1 or (self.count > 1) != changes:
-            told = f"views={self.count}, flip={self.flip}, crop={self.crop}: the first"
-            told += " view is the image as it is, others need flip or a crop in (0, 1],"
-            remedy = "choose views=1 alone, or views=8 and flip"
-            raise UserError(f"{told} and these need others; {remedy}")
+        super().__post_init__()
+        fits = (self.count > 1) == (self.flip or self.crop < 1)
+        told = f"views={self.count}, flip={self.flip}, crop={self.crop}: the first view"
+        told += " is the image as it is, others need flip or a crop below 1"
+        require(fits, f"{told}; choose views=1 alone, or views=8 and flip")
 
 
 def encode_batches(
@@ -105,16 +102,15 @@ def encode_batches(
     """
     changed = jax.jit(partial(augment, flip=views.flip, crop=views.crop))
     reading |= {"batch_size": batch_size, "quiet": quiet}
-    read = data.in_order(source, desc="encode", **reading)
-    with closing(read):
+    with closing(data.in_order(source, desc="encode", **reading)) as read:
         for number, rows in enumerate(read):
             every = [data.padded(rows["image"], batch_size)]
             for view in range(1, views.count):
                 key = jax.random.fold_in(jax.random.key(views.seed), view)
                 key = jax.random.fold_in(key, number)
                 every.append(fetch(changed(every[0], key=key)))
-            views_of = [encode_all(tokenizer, x, batch_size=batch_size) for x in every]
-            codes = np.stack(views_of, axis=1)[: len(rows["label"])]
+            every = [encode_all(tokenizer, x, batch_size=batch_size) for x in every]
+            codes = np.stack(every, axis=1)[: len(rows["label"])]
             codes = codes if views.count > 1 else codes[:, 0]
             yield {"codes": codes, "label": rows["label"]}
 
@@ -124,11 +120,9 @@ def encode_source(
 ) -> data.ArraySource:
     """A whole source as codes and labels in memory; options of `encode_batches`."""
     parts = list(encode_batches(tokenizer, source, **options))
-    return data.ArraySource(
-        {name: np.concatenate([part[name] for part in parts]) for name in parts[0]},
-        class_names=source.class_names,
-        description=f"codes of {source.description}",
-    )
+    rows = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+    told = f"codes of {source.description}"
+    return data.ArraySource(rows, class_names=source.class_names, description=told)
 
 
 def encode_folder(
@@ -146,12 +140,8 @@ def encode_folder(
     tokenizer; options are those of `encode_batches`. Raises `UserError` for a folder
     that is there already.
     """
-    quiet = options.get("quiet", False)
-    sources = {
-        split: data.checked(source, headers=True, quiet=quiet)
-        for split, source in sources.items()
-    }
-    rows = {}
+    checked = partial(data.checked, headers=True, quiet=options.get("quiet", False))
+    sources, rows = {split: checked(source) for split, source in sources.items()}, {}
     for split, source in sources.items():
         kept = views if split == "train" else Views()
         batches = encode_batches(tokenizer, source, views=kept, **options)

@@ -230,15 +230,10 @@ def _with_origin(
     return {**figures, "provenance": origin}
 
 
-# Kinds of weights that an option has figures for.
-USES = {
-    "judge": ("tokenizer", "palette", "prior"),
-    "inception": ("tokenizer", "palette", "prior"),
-    "lpips": ("tokenizer", "palette"),
-    "neighbours": ("prior",),
-    "samples": ("prior",),
-    "tokenizer": ("prior",),
-}
+# Options with figures for a kind of weights, the last kind where there are several.
+USES = dict.fromkeys(("judge", "inception"), ("tokenizer", "palette", "prior"))
+USES |= {"lpips": ("tokenizer", "palette")}
+USES |= dict.fromkeys(("neighbours", "samples", "tokenizer"), ("prior",))
 # Kind of the weights that an option takes, and where to get some.
 NETWORKS = {
     "judge": ("classifier", "a classifier of kind=residual, such as shapes/judge"),
@@ -256,21 +251,20 @@ def shipped_figures(refs: list[str], how: Options = Options()) -> dict[str, Figu
     """
     shipped, own = weights.shipped(), f"{how.spec}/judge"
     refs = refs or [name for name in shipped if name.startswith(f"{how.spec}/")]
-    require(bool(refs), f"nothing is shipped for {how.spec}; name weights to evaluate")
+    require(refs, f"nothing is shipped for {how.spec}; name weights to evaluate")
     kinds = {str(ref): weights.read_card(ref)["kind"] for ref in refs}
     for option, uses in USES.items():
         fits = not getattr(how, option) or set(kinds.values()) & set(uses)
-        problem = f"--{option} has no figures for a {next(iter(kinds.values()))}"
-        require(bool(fits), f"{problem}; leave it out, or name a {uses[-1]}")
-    judge = how.judge or (own if own in shipped else None)
+        told = f"--{option} has no figures for a {next(iter(kinds.values()))}"
+        require(fits, f"{told}; leave it out, or name a {uses[-1]}")
+    judge, near = how.judge or (own if own in shipped else None), how.neighbours
     told = "nothing looks at samples; leave out --samples, or give --judge, --inception"
-    fits = not how.samples or judge or how.inception or how.neighbours
-    require(bool(fits), f"{told} or --neighbours pixels")
-    problem = "neighbours are training images, so others must be held out beside"
-    fits = not how.neighbours or how.split != "train"
-    require(fits, f"{problem}; leave out --split train")
+    fits = not how.samples or judge or how.inception or near
+    require(fits, f"{told} or --neighbours pixels")
+    told = "neighbours are training images, so others must be held out beside"
+    require(not near or how.split != "train", f"{told}; leave out --split train")
     told = "there is no judge to seek neighbours by; give --judge, or use --neighbours"
-    require(how.neighbours != "judge" or bool(judge), f"{told} pixels")
+    require(near != "judge" or judge, f"{told} pixels")
     names = {"judge": judge, "inception": how.inception, "lpips": how.lpips}
     networks = {k: load_network(k, ref) for k, ref in names.items() if ref}
     asked, how = bool(how.judge), replace(how, **networks)
@@ -285,11 +279,9 @@ def load_network(option: str, ref: str) -> Any:
     require(model.card["kind"] == kind, f"{told}; give {remedy}")
     if option == "classifier":
         classifier.require_classifier(model)
-    told = (
-        f"--judge {ref} is a classifier that methods may use, so no figure comes from"
-    )
     used = option == "judge" and isinstance(model, classifier.Classifier)
-    require(not used, f"{told} it; give {remedy}")
+    told = f"--judge {ref} is a classifier that methods may use"
+    require(not used, f"{told}, so no figure comes from it; give {remedy}")
     return model
 
 
@@ -306,12 +298,11 @@ def check_fits(
         remedy = f"give --{what.removeprefix('the ')} one for these images"
         raise UserError(f"{told} that are multiples of 8, not {size}; {remedy}")
     known = model.config.num_classes
-    if known and classes != known and (classes or not shape):
-        problem = f"{what} knows {known} classes and the data have"
-        if not classes:
-            remedy = "put each class in a folder of its own"
-            raise UserError(f"{problem} no labels; {remedy}")
-        raise UserError(f"{problem} {classes}; use one that was trained on these data")
+    told = f"{what} knows {known} classes and the data have"
+    named = classes or shape or not known
+    require(named, f"{told} no labels; put each class in a folder of its own")
+    fits = classes in (known, 0) or not known
+    require(fits, f"{told} {classes}; use one that was trained on these data")
 
 
 def _reads(network: Any, shape: dict[str, int]) -> bool:
@@ -320,9 +311,9 @@ def _reads(network: Any, shape: dict[str, int]) -> bool:
 
 def _figures(ref: str, kind: str, how: Options, asked: bool) -> Figures:
     """Of one reference; a judge that nobody `asked` for only looks at what it can."""
-    if kind in ("perceptual", "inception"):
-        remedy = "name a tokenizer, a prior or a classifier"
-        raise UserError(f"{ref} compares images, has no figures of its own; {remedy}")
+    told = f"{ref} compares images, has no figures of its own"
+    fits = kind not in ("perceptual", "inception")
+    require(fits, f"{told}; name a tokenizer, a prior or a classifier")
     pair = kind == "prior"
     which: Any = {"step": how.step}
     alone = not pair and [weights.load(ref, **which)]

@@ -93,10 +93,8 @@ def conv(x: Maps, kernel: Array, *, stride=1, padding=(0, 0), groups=1) -> Maps:
     """
     size, _, _, outputs = kernel.shape
     if not ours() or (stride == 1 and min(x.shape[1:3]) >= size):
-        layout, form = ("NHWC", "HWIO", "NHWC"), ((stride, stride), (padding, padding))
-        return jax.lax.conv_general_dilated(
-            x, kernel, *form, None, None, layout, groups
-        )
+        form = (stride,) * 2, (padding,) * 2, None, None, ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, kernel, *form, groups)
     x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
     below, right = ((n - size) // stride * stride + 1 for n in x.shape[1:3])
     parts = [

@@ -24,8 +24,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Shaped
 
 from minivim.batched import in_batches
+from minivim.config.checks import require
 from minivim.data import unit_images
-from minivim.errors import UserError
 
 L2_GRID = (1e-1, 1e-2, 1e-3, 1e-4)
 MAX_STEPS = 300  # of L-BFGS
@@ -110,14 +110,12 @@ def linear_probe(
     [0, num_classes); without `num_classes`, one more than the largest training label.
     Raises `UserError` for networks that have seen labels, and too few or wrong ones.
     """
-    if prior.config.num_classes:
-        told = f"this prior was trained with {prior.config.num_classes} labels, which"
-        told += " the probe must not have seen"
-        raise UserError(f"{told}; load one trained without labels")
+    known, seen = prior.config.num_classes, tokenizer.card.labels_seen
+    told = f"this prior was trained with {known} labels, which the probe must not have"
+    require(not known, f"{told} seen; load one trained without labels")
+    told = f"the tokenizer {tokenizer.card.path} has seen labels through {seen}"
     # Paper, section 5.3: no perceptual loss behind codes that are probed
-    if seen := tokenizer.card.labels_seen:
-        problem = f"the tokenizer {tokenizer.card.path} has seen labels through {seen}"
-        raise UserError(f"{problem}; probe one that was trained with loss.perceptual=0")
+    require(not seen, f"{told}; probe one that was trained with loss.perceptual=0")
     labels, test_labels = np.asarray(train["label"]), np.asarray(test["label"])
     if num_classes is None:
         num_classes = int(labels.max(initial=0)) + 1
@@ -141,17 +139,14 @@ def linear_probe(
 
 def _check_labels(labels: np.ndarray, num_classes: int, images: int) -> None:
     found = np.unique(labels)
-    if num_classes < 2 or found.size < 2:
-        problem = f"a probe needs at least two labels, found {found.size}"
-        remedy = "use data with a label column, and more of it if it is sorted"
-        raise UserError(f"{problem}; {remedy}")
-    if labels.shape != (images,):
-        problem = f"{images} images came with labels of shape {labels.shape}"
-        raise UserError(f"{problem}; give each one")
-    if found[0] < 0 or found[-1] >= num_classes:
-        problem = f"labels run from {found[0]} to {found[-1]}, but must lie between 0"
-        remedy = "check the label column and num_classes"
-        raise UserError(f"{problem} and {num_classes - 1}; {remedy}")
+    told = f"a probe needs at least two labels, found {found.size}; use data with a"
+    fits = num_classes > 1 and found.size > 1
+    require(fits, f"{told} label column, and more of it if it is sorted")
+    told = f"{images} images came with labels of shape {labels.shape}; give each one"
+    require(labels.shape == (images,), told)
+    told = f"labels run from {found[0]} to {found[-1]}, but must lie between 0 and"
+    fits = found[0] >= 0 and found[-1] < num_classes
+    require(fits, f"{told} {num_classes - 1}; check the label column and num_classes")
 
 
 def probe_features(

@@ -19,6 +19,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Int
 
+from minivim.config.checks import require
 from minivim.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
@@ -54,9 +55,9 @@ class MeshShape:
 
     def __post_init__(self) -> None:
         sizes = (self.data, self.fsdp, self.tensor)
-        if any(size < 1 and size != -1 for size in sizes) or sizes.count(-1) > 1:
-            rule = "give every axis a whole number above zero, one of them may be -1"
-            raise UserError(f"mesh {self}: {rule} for all devices that are left")
+        fits = sizes.count(-1) < 2 and all(size > 0 or size == -1 for size in sizes)
+        rule = "give every axis a whole number above zero, one of them may be -1"
+        require(fits, f"mesh {self}: {rule} for all devices that are left")
 
     def __str__(self) -> str:
         return ",".join(f"{axis}={getattr(self, axis)}" for axis in AXES)
@@ -75,14 +76,13 @@ class MeshShape:
 
     def over(self, count: int) -> tuple[int, int, int]:
         """The sizes on `count` devices; raises `UserError` where they do not fit."""
-        sizes = [self.data, self.fsdp, self.tensor]
-        known = math.prod(size for size in sizes if size != -1)
-        sizes = [count // known if size == -1 else size for size in sizes]
-        if math.prod(sizes) != count:
-            problem = f"mesh {self} does not fill {count} devices"
-            remedy = f"choose sizes whose product is {count}, or -1 for one of them"
-            raise UserError(f"{problem}; {remedy}")
-        return sizes[0], sizes[1], sizes[2]
+        sizes = self.data, self.fsdp, self.tensor
+        rest = count // abs(math.prod(sizes))
+        data, fsdp, tensor = (rest if size == -1 else size for size in sizes)
+        remedy = f"choose sizes whose product is {count}, or -1 for one of them"
+        told = f"mesh {self} does not fill {count} devices; {remedy}"
+        require(data * fsdp * tensor == count, told)
+        return data, fsdp, tensor
 
 
 def make_mesh(shape: MeshShape | None = None, devices: Sequence | None = None) -> Mesh:
@@ -104,13 +104,10 @@ def batch_shards(mesh: Mesh | AbstractMesh) -> int:
 
 def check_batch(mesh: Mesh | AbstractMesh, *, batch_size: int, accumulate: int) -> None:
     """Raise `UserError` unless every device gets as many rows of every pass."""
-    shards = batch_shards(mesh)
-    if batch_size % (shards * accumulate):
-        passes = f" in {accumulate} parts" if accumulate > 1 else ""
-        raise UserError(
-            f"batch_size={batch_size}{passes} cannot be split over {shards} devices; "
-            f"choose a multiple of {shards * accumulate}, or another --mesh"
-        )
+    shards, passes = batch_shards(mesh), f" in {accumulate} parts" * (accumulate > 1)
+    told = f"batch_size={batch_size}{passes} cannot be split over {shards} devices"
+    remedy = f"choose a multiple of {shards * accumulate}, or another --mesh"
+    require(batch_size % (shards * accumulate) == 0, f"{told}; {remedy}")
 
 
 def spec_of(path: str, shape: Sequence[int], mesh: Mesh | AbstractMesh) -> P:

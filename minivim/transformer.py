@@ -5,6 +5,8 @@ axis, and the stack is a `jax.lax.scan` over it.
 """
 
 from collections.abc import Sequence
+from functools import partial
+from operator import itemgetter
 from typing import NamedTuple
 
 import jax
@@ -64,18 +66,15 @@ def attention(
 ) -> Heads:
     """`softmax(q k^T / sqrt(d)) v` over the tokens `seen`; softmax in float32."""
     wide = jnp.promote_types(q.dtype, jnp.float32)
-    scores = jnp.einsum(
-        "bhqd,bhtd->bhqt", q * q.shape[-1] ** -0.5, k, preferred_element_type=wide
-    )
+    einsum = partial(jnp.einsum, preferred_element_type=wide)
+    scores = einsum("bhqd,bhtd->bhqt", q * q.shape[-1] ** -0.5, k)
     if seen is not None:
         scores = jnp.where(seen, scores, -jnp.inf)
     largest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
     weights = jnp.exp(scores - largest)
     total = jnp.sum(weights, axis=-1, keepdims=True)
     # Divided after the product: d divisions a query instead of T.
-    mixed = jnp.einsum(
-        "bhqt,bhtd->bhqd", weights.astype(v.dtype), v, preferred_element_type=wide
-    )
+    mixed = einsum("bhqt,bhtd->bhqd", weights.astype(v.dtype), v)
     return (mixed / total).astype(v.dtype)
 
 
@@ -177,10 +176,8 @@ class Stack(nnx.Module):
     def each(self) -> list[Block]:
         """The blocks one by one, copied out of the stacked arrays."""
         graph, params = nnx.split(self.blocks)
-        return [
-            nnx.merge(graph, jax.tree.map(lambda p: p[i], params))  # noqa: B023
-            for i in range(self.config.blocks)
-        ]
+        one = (jax.tree.map(itemgetter(i), params) for i in range(self.config.blocks))
+        return [nnx.merge(graph, block) for block in one]
 
     def step(
         self, x: Token, cache: Cache, at: Int[Array, ""], blocks: Sequence[Block] = ()
@@ -189,12 +186,11 @@ class Stack(nnx.Module):
 
         A loop over positions takes `blocks = each()` once before it.
         """
-        x, keys, values = x[:, None], [], []
+        x, pairs = x[:, None], []
         for block, k, v in zip(blocks or self.each(), *cache, strict=True):
-            x, k, v = block.step(x, k, v, at)
-            keys.append(k)
-            values.append(v)
-        return self.norm(x[:, 0]), Cache(tuple(keys), tuple(values))
+            x, *pair = block.step(x, k, v, at)
+            pairs.append(pair)
+        return self.norm(x[:, 0]), Cache(*zip(*pairs, strict=True))
 
 
 # Paper, section 3.1: an image as a row of patches, in raster order

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NamedTuple
 from minivim.errors import UserError, one_line
 
 
-def require(condition: bool, message: str) -> None:
+def require(condition: object, message: str) -> None:
     """Raise `UserError` with this message unless the condition holds."""
     if not condition:
         raise UserError(message)
@@ -75,10 +75,6 @@ def _is(value: Any, kind: Any) -> bool:
     return isinstance(value, numbers.Integral if kind is int else kind)
 
 
-def _is_config(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, Config)
-
-
 class Config:
     """Base of all settings: type hints have the words (`Literal`) or rules to obey."""
 
@@ -103,9 +99,10 @@ class Config:
             if typing.get_origin(kind) is typing.Literal:
                 words = typing.get_args(kind)
                 require(value in words, f"{said} is unknown; use {' or '.join(words)}")
-            classes = [k for k in typing.get_args(kind) or (kind,) if _is_config(k)]
-            if classes and not isinstance(value, tuple(classes)):
-                raise UserError(f"{said} is no {classes[0].__name__}; give one")
+            kinds = [k for k in typing.get_args(kind) or (kind,) if isinstance(k, type)]
+            if (wanted := [k for k in kinds if issubclass(k, Config)]) != []:
+                told = f"{said} is no {wanted[0].__name__}; give one"
+                require(isinstance(value, tuple(wanted)), told)
 
 
 @cache

@@ -1,7 +1,5 @@
 """How close a reconstruction is: PSNR, SSIM and LPIPS, per image, then averaged."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

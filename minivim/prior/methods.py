@@ -69,18 +69,13 @@ def reject(
     acceptance outside (0, 1], and where `sample` does.
     """
     labels = check_labels(prior, labels)
-    require(
-        0 < acceptance <= 1,
-        f"acceptance={acceptance} is the share that is kept; use a value in (0, 1]",
-    )
+    told = f"acceptance={acceptance} is the share that is kept"
+    require(0 < acceptance <= 1, f"{told}; use a value in (0, 1]")
     size, channels = tokenizer.config.image_size, tokenizer.config.channels
     require_classifier(classifier).check_shape((size, size, channels))
     theirs, ours = classifier.config.num_classes, prior.config.num_classes
-    require(
-        theirs == ours,
-        f"the classifier knows {theirs} classes and the prior {ours}; use one that was "
-        "trained on the same data",
-    )
+    told = f"the classifier knows {theirs} classes and the prior {ours}"
+    require(theirs == ours, f"{told}; use one that was trained on the same data")
     drawn = candidates(labels, acceptance)
     count = math.ceil(len(drawn) / batch_size)
     keys = iter([key] if count == 1 else jax.random.split(key, count))
@@ -162,10 +157,8 @@ def complete(
     """
     grid, size = tokenizer.config.grid, tokenizer.config.image_size
     rows = grid // 2 if rows is None else rows
-    require(
-        0 < rows < grid,
-        f"rows={rows} of a picture that has {grid} rows of codes; keep 1 to {grid - 1}",
-    )
+    told = f"rows={rows} of a picture that has {grid} rows of codes"
+    require(0 < rows < grid, f"{told}; keep 1 to {grid - 1}")
     require(count > 0, f"count={count} must be above zero; use 1 or more")
     given = np.array(tokenizer.pixels(images))
     if not peek:

@@ -143,11 +143,8 @@ def class_number(model: Any, name: str) -> int:
 def check_labels(prior: Prior, labels: Any) -> Int[np.ndarray, " B"]:
     """Numbers of labels, or of names; `UserError` for others and without classes."""
     count = prior.config.num_classes
-    require(
-        count > 0,
-        "labels were given, but this prior has no class token; leave them out or load "
-        "a class-conditional prior",
-    )
+    told = "labels were given, but this prior has no class token"
+    require(count > 0, f"{told}; leave them out or load a class-conditional prior")
     if np.asarray(labels).dtype.kind in "OU":
         given = np.atleast_1d(np.asarray(labels, object))
         labels = [class_number(prior, x) if isinstance(x, str) else x for x in given]

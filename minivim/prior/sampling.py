@@ -129,57 +129,40 @@ def sample(
     that no label was dropped in training, also for guidance and for samples without
     label: both would ask for what was never learnt.
     """
-    config, untrained = prior.config, "this prior was trained with label_dropout=0"
+    num_tokens, num_codes = prior.config.num_tokens, prior.config.num_codes
     labels = None if labels is None else check_labels(prior, labels)
     prefix = None if prefix is None else np.asarray(prefix)
     counts = {len(x) for x in (labels, prefix) if x is not None}
     counts |= {num_samples} if num_samples is not None else set()
-    require(
-        len(counts) < 2,
-        f"labels, prefix and num_samples disagree on how many ({sorted(counts)}); "
-        "give the same number",
-    )
+    told = f"labels, prefix and num_samples disagree on how many ({sorted(counts)})"
+    require(len(counts) < 2, f"{told}; give the same number")
     count = max(counts, default=0)
     require(count > 0, "how many samples? give num_samples=N, labels or a prefix")
-    require(
-        temperature > 0,
-        f"temperature={temperature} must be above zero; use top_k=1 for greedy draws",
-    )
-    require(
-        top_k is None or 1 <= top_k <= config.num_codes,
-        f"top_k={top_k} is out of range; use 1 to {config.num_codes}, all of the codes",
-    )
-    require(
-        top_p is None or 0 < top_p <= 1,
-        f"top_p={top_p} is no probability; use a value in (0, 1]",
-    )
+    told = f"temperature={temperature} must be above zero"
+    require(temperature > 0, f"{told}; use top_k=1 for greedy draws")
+    told = f"top_k={top_k} is out of range; use 1 to {num_codes}, all of the codes"
+    require(top_k is None or 1 <= top_k <= num_codes, told)
+    told = f"top_p={top_p} is no probability; use a value in (0, 1]"
+    require(top_p is None or 0 < top_p <= 1, told)
     if guidance is not None:
         require(labels is not None, "guidance needs labels; give labels=[...]")
-        require(
-            0 <= guidance < np.inf,
-            f"guidance={guidance} must be a number from 0 (the label is ignored) on; 1 "
-            "is no guidance",
-        )
+        told = f"guidance={guidance} must be a number from 0 (the label is ignored) on"
+        require(0 <= guidance < np.inf, f"{told}; 1 is no guidance")
     if not knows_null(prior):
-        require(
-            labels is not None,
-            f"{untrained} and draws nothing without a label; give labels",
-        )
-        require(
-            guidance in (None, 1),
-            f"{untrained}, so there is nothing to guide away from; leave out guidance",
-        )
+        told = "this prior was trained with label_dropout=0"
+        says = f"{told} and draws nothing without a label; give labels"
+        require(labels is not None, says)
+        says = f"{told}, so there is nothing to guide away from; leave out guidance"
+        require(guidance in (None, 1), says)
     if labels is None:
         labels = np.full(count, prior.null_class, np.int32)
     prefix = np.zeros((count, 0)) if prefix is None else prefix
-    fits = prefix.ndim == 2 and prefix.shape[1] <= config.num_tokens
-    require(
-        fits and bool(np.all((prefix >= 0) & (prefix < config.num_codes))),
-        f"a prefix of shape {prefix.shape} does not fit; give [B, P] codes with P at "
-        f"most {config.num_tokens}, and use 0 to {config.num_codes - 1}",
-    )
+    fits = prefix.ndim == 2 and prefix.shape[1] <= num_tokens
+    fits = fits and bool(np.all((prefix >= 0) & (prefix < num_codes)))
+    told = f"a prefix of shape {prefix.shape} does not fit; give [B, P] codes with P"
+    require(fits, f"{told} at most {num_tokens}, and use 0 to {num_codes - 1}")
     known = prefix.shape[1]
-    given = np.pad(prefix, ((0, 0), (0, config.num_tokens - known))).astype(np.int32)
+    given = np.pad(prefix, ((0, 0), (0, num_tokens - known))).astype(np.int32)
     codes, _ = generate(
         prior, labels=jnp.asarray(labels), codes=jnp.asarray(given), known=known,
         key=key, temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance,

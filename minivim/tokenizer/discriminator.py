@@ -7,6 +7,7 @@ Karras et al. 2020 (arXiv 1912.04958, appendix B) and Isola et al. 2017.
 import math
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -79,8 +80,8 @@ class ResidualBlock(nnx.Module):
 
 
 # Paper silent, section 3.3: the spread within groups of a batch
-def minibatch_stddev(x: Maps, group: int, eps: float = 1e-8) -> Maps:
-    """Append `mean_{h,w,c} sqrt(var_g x + eps)` of each sample's group as a channel.
+def minibatch_stddev(x: Maps, group: int) -> Maps:
+    """Append `mean_{h,w,c} sqrt(var_g x + 1e-8)` of each sample's group as a channel.
 
     As in StyleGAN2 group `m` of `M` is m, m + M, m + 2M, ... Its size is the largest
     divisor of B that is at most `group`.
@@ -89,7 +90,7 @@ def minibatch_stddev(x: Maps, group: int, eps: float = 1e-8) -> Maps:
     size = max(n for n in range(1, group + 1) if batch % n == 0)
     groups = rearrange(x, "(g m) h w c -> g m h w c", g=size)
     variance = jnp.mean(jnp.square(groups - groups.mean(axis=0)), axis=0)
-    spread = reduce(jnp.sqrt(variance + eps), "m h w c -> m", "mean")
+    spread = reduce(jnp.sqrt(variance + 1e-8), "m h w c -> m", "mean")
     extra = repeat(spread, "m -> (g m) h w 1", g=size, h=height, w=width)
     return jnp.concatenate([x, extra], axis=-1)
 
@@ -102,14 +103,9 @@ class StyleGAN2Discriminator(nnx.Module):
     """
 
     def __init__(
-        self,
-        config: DiscriminatorConfig,
-        *,
-        image_size: int,
-        channels: int = 3,
-        rngs: nnx.Rngs,
+        self, how: DiscriminatorConfig, *, image_size: int, channels=3, rngs: nnx.Rngs
     ):
-        widths, self.group = config.widths(image_size), config.stddev_group
+        widths, self.group = how.widths(image_size), how.stddev_group
         self.from_rgb = EqualisedConv(channels, widths[0], 1, rngs=rngs)
         blocks = [ResidualBlock(*pair, rngs=rngs) for pair in pairwise(widths)]
         self.blocks, last = nnx.List(blocks), widths[-1]
@@ -136,10 +132,11 @@ class PatchGAN(nnx.Module):
     the original has BatchNorm: a fake must not depend on its batch.
     """
 
-    def __init__(self, config: DiscriminatorConfig, *, channels: int, rngs: nnx.Rngs):
-        w = config.width
+    def __init__(
+        self, how: DiscriminatorConfig, *, image_size: int, channels=3, rngs: nnx.Rngs
+    ):
         conv = partial(nnx.Conv, kernel_size=(4, 4), padding=1, rngs=rngs)
-        widths = [channels, *(min(w * 2**i, config.max_width) for i in range(4))]
+        widths = [channels, *(min(how.width << i, how.max_width) for i in range(4))]
         self.convs = nnx.List(
             conv(a, b, strides=2 if i < 3 else 1, use_bias=i < 1)
             for i, (a, b) in enumerate(pairwise(widths))
@@ -155,12 +152,7 @@ class PatchGAN(nnx.Module):
         return rearrange(self.out(x), "b h w 1 -> b (h w)")
 
 
-def build(
-    config: DiscriminatorConfig, *, image_size: int, channels: int = 3, rngs: nnx.Rngs
-) -> StyleGAN2Discriminator | PatchGAN:
-    """The network that `config.kind` names."""
-    if config.kind == "patchgan":
-        return PatchGAN(config, channels=channels, rngs=rngs)
-    return StyleGAN2Discriminator(
-        config, image_size=image_size, channels=channels, rngs=rngs
-    )
+def build(config: DiscriminatorConfig, **how: Any) -> StyleGAN2Discriminator | PatchGAN:
+    """The network that `config.kind` names, with the arguments of both."""
+    kinds = {"stylegan2": StyleGAN2Discriminator, "patchgan": PatchGAN}
+    return kinds[config.kind](config, **how)

@@ -30,12 +30,11 @@ class Tokenizer(Carded):
     """Stage 1: images `[B, H, W, C]` in [0, 1] to codes `[B, N]` and back."""
 
     def __init__(self, config: TokenizerConfig, *, rngs: nnx.Rngs):
-        if config.tanh == "blocks":
+        for name in ("encoder", "decoder"):
+            size = getattr(config, name)
             # The other reading of section 3.1: tanh inside every FFN.
-            sizes = {"encoder": config.encoder, "decoder": config.decoder}
-            stacks = {k: v for k, v in sizes.items() if isinstance(v, StackConfig)}
-            tanh = {k: replace(v, activation="tanh") for k, v in stacks.items()}
-            config = replace(config, **tanh)
+            if config.tanh == "blocks" and isinstance(size, StackConfig):
+                config = replace(config, **{name: replace(size, activation="tanh")})
         self.config = config
         self.encoder = ENCODERS[type(config.encoder)](config, rngs=rngs)
         widths = {"in_width": config.encoder.width, "out_width": config.decoder.width}
@@ -69,19 +68,16 @@ class Tokenizer(Carded):
         """
         codes = codes if isinstance(codes, jax.Array) else np.asarray(codes)
         tokens, last = self.config.num_tokens, self.config.quantizer.num_codes - 1
-        require(
-            codes.shape[1:] == (tokens,) and jnp.issubdtype(codes.dtype, jnp.integer),
-            f"codes of shape {codes.shape}, type {codes.dtype} do not fit; give whole "
-            f"numbers from 0 to {last}, [B, {tokens}] in raster order",
-        )
+        fits = codes.shape[1:] == (tokens,) and jnp.issubdtype(codes.dtype, jnp.integer)
+        why = f"codes of shape {codes.shape}, type {codes.dtype} do not fit; give whole"
+        require(fits, f"{why} numbers from 0 to {last}, [B, {tokens}] in raster order")
         # Values are unknown under `jit`, or if other processes hold a part of them.
         concrete = not isinstance(codes, Tracer)
         if concrete and getattr(codes, "is_fully_addressable", True):
             values = np.asarray(codes)
             for code in values[(values < 0) | (values > last)][:1]:
-                raise UserError(
-                    f"code {code} is out of range; this tokenizer has 0 to {last}"
-                )
+                why = f"code {code} is out of range; this tokenizer has 0 to {last}"
+                raise UserError(why)
         return self._decode(codes)
 
     def reconstruct(self, images: Any) -> Float[Array, "B H W C"]:

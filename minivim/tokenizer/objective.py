@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from minivim.config import DiscriminatorConfig, LossConfig, TokenizerRecipe
 from minivim.context import NO_CONTEXT, Context
 from minivim.data.augment import augment
-from minivim.tokenizer import discriminator, losses
+from minivim.tokenizer import losses
+from minivim.tokenizer.discriminator import build
 from minivim.tokenizer.model import Tokenizer
 
 # Terms with a gradient at the reconstruction.
@@ -32,12 +33,10 @@ class Players(nnx.Module):
     """Tokenizer and discriminator, as one model with an optimizer each."""
 
     def __init__(self, recipe: TokenizerRecipe):
-        seed, model = recipe.run.seed, recipe.model
-        self.tokenizer = Tokenizer(model, rngs=nnx.Rngs(seed))
-        other = jax.random.fold_in(jax.random.key(seed), 1)
-        self.discriminator = discriminator.build(
-            recipe.discriminator, **model.image_shape, rngs=nnx.Rngs(other)
-        )
+        seed, shape = recipe.run.seed, recipe.model.image_shape
+        self.tokenizer = Tokenizer(recipe.model, rngs=nnx.Rngs(seed))
+        rngs = nnx.Rngs(jax.random.fold_in(jax.random.key(seed), 1))
+        self.discriminator = build(recipe.discriminator, **shape, rngs=rngs)
 
 
 def zeros_of(weights: LossConfig) -> Callable[[dict], dict[str, Array]] | None:
@@ -133,10 +132,9 @@ def _terms(
         "l1": losses.l1_loss(recon=pixels("l1"), target=images),
     }
     if "log_scale" in aux:
-        density = {"mean": mean("logit_laplace"), "log_scale": aux["log_scale"]}
-        terms["logit_laplace"] = losses.logit_laplace_loss(
-            **density, target=images, pixel_map=config.pixel_map
-        )
+        density: Any = {"mean": mean("logit_laplace"), "log_scale": aux["log_scale"]}
+        density |= {"target": images, "pixel_map": config.pixel_map}
+        terms["logit_laplace"] = losses.logit_laplace_loss(**density)
     if context.frozen is not None:
         distance = context.frozen(recon=seen("perceptual"), target=images)
         terms["perceptual"] = jnp.mean(distance)

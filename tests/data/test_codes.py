@@ -242,11 +242,11 @@ def test_the_first_view_is_the_image_and_others_are_augmented(change):
 
 
 def test_views_that_cannot_be():
-    for bad in (
-        {"count": 2}, {"flip": True}, {"crop": 0.5}, {"count": 0},
-        {"count": 2, "crop": 0.0}, {"count": 2, "crop": 1.5},
-    ):  # fmt: skip
+    for bad in ({"count": 2}, {"flip": True}, {"crop": 0.5}):
         assert "choose views=1 alone" in message(lambda bad=bad: Views(**bad))
+    for bad in ({"count": 2, "crop": 0.0}, {"count": 2, "crop": 1.5}):
+        assert "set crop=1.0" in message(lambda bad=bad: Views(**bad))
+    assert "set count=1" in message(lambda: Views(count=0))
 
 
 def test_a_folder_says_where_its_codes_come_from(tmp_path):
