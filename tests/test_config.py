@@ -285,7 +285,7 @@ def shapes(setup: Setup) -> Any:
     return [(path, leaf.shape) for path, leaf in nnx.to_flat_state(state)]
 
 
-def moment(parts: train.Setup) -> Context:
+def moment(parts: trainer.Setup) -> Context:
     """What the step tells the loss."""
     return Context(step=2, due=True, frozen=parts.frozen)
 
