@@ -54,8 +54,7 @@ class Classifier(Carded):
         self.norms = nnx.List(norms)
         self.head = nnx.Linear(4 * w, config.num_classes, rngs=rngs)
 
-    def __call__(self, images: Float[Array, "B H W C"]) -> Features:
-        """Logits [B, classes] and `aux` with the feature maps."""
+    def __call__(self, images: Images) -> Features:
         x, features = patches(2 * images - 1, 2), []
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = jax.nn.relu(norm(conv(x)))
@@ -86,8 +85,7 @@ class Judge(Carded):
         self.convs = nnx.List(nnx.Conv(w, w, (3, 3), rngs=rngs) for _ in range(3))
         self.head = nnx.Linear(w, config.num_classes, rngs=rngs)
 
-    def __call__(self, images: Float[Array, "B H W C"]) -> Features:
-        """Logits [B, classes] and `aux` with the feature maps."""
+    def __call__(self, images: Images) -> Features:
         *norms, last = self.norms
         x = self.merge(jax.nn.silu(self.stem(patches(2 * images - 1, 4))))
         features = []

@@ -265,9 +265,8 @@ def _solve(
     def improve(carry: Any) -> Any:
         step, scaled, state, _ = carry
         value, grad = evaluate(scaled, state=state)
-        updates, state = solver.update(
-            grad, state, scaled, value=value, grad=grad, value_fn=objective
-        )
+        seen: Any = {"value": value, "grad": grad, "value_fn": objective}
+        updates, state = solver.update(grad, state, scaled, **seen)
         scaled = optax.apply_updates(scaled, updates)
         return step + 1, scaled, state, optax.global_norm(grad)
 

@@ -475,7 +475,7 @@ def painted(setup: Setup) -> Any:
 
     setup.patch.setattr(data, "open_source", opened)
     with tempfile.TemporaryDirectory() as folder:
-        model, _ = igpt.train_palette(setup.recipe, data="shapes", workdir=folder)
+        model, _ = igpt.train_palette(setup.recipe, "shapes", workdir=folder)
     return np.asarray(model.quantizer.codebook[...]).tolist()
 
 

@@ -55,24 +55,27 @@ Share = Annotated[float, Rule(lambda x: 0 < x <= 1, "is not in (0, 1]")]
 NOT_HALF = Rule(lambda x: x != "float16", "overflows in the l2 norms and losses")
 
 
-WORDS = {
-    int: "a whole number",
-    float: "a finite number",
-    bool: "true or false",
-    str: "text",
-    tuple[int, ...]: "a list of whole numbers",
+def _whole(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _finite(value: Any) -> bool:
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return real and math.isfinite(value)
+
+
+def _wholes(value: Any) -> bool:
+    return isinstance(value, tuple) and all(map(_whole, value))
+
+
+# What a type hint asks for by itself; NumPy's numbers count.
+KINDS: dict[Any, Rule] = {
+    int: Rule(_whole, "is not a whole number"),
+    float: Rule(_finite, "is not a finite number"),
+    bool: Rule(lambda x: isinstance(x, bool), "is not true or false"),
+    str: Rule(lambda x: isinstance(x, str), "is not text"),
+    tuple[int, ...]: Rule(_wholes, "is not a list of whole numbers"),
 }
-
-
-def _is(value: Any, kind: Any) -> bool:
-    """Whether a value is of one of the types of `WORDS`; NumPy's numbers count."""
-    if kind == tuple[int, ...]:
-        return isinstance(value, tuple) and all(_is(x, int) for x in value)
-    if kind in (int, float) and isinstance(value, bool):
-        return False
-    if kind is float:
-        return isinstance(value, numbers.Real) and math.isfinite(value)
-    return isinstance(value, numbers.Integral if kind is int else kind)
 
 
 class Config:
@@ -87,9 +90,7 @@ class Config:
             known = ",".join(map(str, known)) if isinstance(known, tuple) else known
             default = "" if known is dataclasses.MISSING else f"; set {name}={known}"
             kind = hint.__origin__ if rules else hint
-            if (words := WORDS.get(kind)) is not None:
-                require(_is(value, kind), f"{said} is not {words}{default}")
-            for rule in rules:
+            for rule in (*filter(None, [KINDS.get(kind)]), *rules):
                 if isinstance(rule, Rule):
                     require(rule.holds(value), f"{said} {rule.says}{default}")
                     continue

@@ -30,11 +30,10 @@ def recipe(stage: str, name: str) -> Any:
     """The named recipe of a stage; raises `UserError` with the names there are."""
     if (stage, name) in RECIPES:
         return RECIPES[stage, name]()
-    names = [n for s, n in RECIPES if s == stage]
-    if not names:
-        stages = sorted({s for s, _ in RECIPES})
+    stages = sorted({s for s, _ in RECIPES})
+    if stage not in stages:
         raise UserError(f"there is no stage {stage!r}; use {', '.join(stages)}")
-    raise _unknown(f"{stage} recipe", name, names)
+    raise _unknown(f"{stage} recipe", name, [n for s, n in RECIPES if s == stage])
 
 
 def named(name: str) -> list[config.Recipe]:

@@ -120,8 +120,7 @@ class CNNEncoder(nnx.Module):
     """Images to features: residual blocks at every size, halving in between."""
 
     def __init__(self, config: TokenizerConfig, *, rngs: nnx.Rngs):
-        size = config.encoder
-        assert isinstance(size, CNNConfig)
+        size: Any = config.encoder
         width, last = size.channels, len(size.widths) - 1
         layers: list[nnx.Module] = []
         self.stem = conv(config.channels, width, rngs)
@@ -145,8 +144,7 @@ class CNNDecoder(nnx.Module):
     """The encoder mirrored, with one more block at every size; see `reconstruction`."""
 
     def __init__(self, config: TokenizerConfig, *, rngs: nnx.Rngs):
-        size = config.decoder
-        assert isinstance(size, CNNConfig)
+        size: Any = config.decoder
         self.config = config
         width, last = size.widths[-1], len(size.widths) - 1
         self.stem = conv(size.width, width, rngs)

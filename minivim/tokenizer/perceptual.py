@@ -87,9 +87,8 @@ class LPIPS(Carded):
     def features(self, images: Maps) -> list[Maps]:
         """The feature maps [B, h, w, width], from the image's size down."""
         x, convs, maps = normalised(images), iter(self.convs), []
-        for size, count in enumerate(self.config.convs):
-            if size:
-                x = halved(x)
+        for count in self.config.convs:
+            x = halved(x) if maps else x
             for conv in islice(convs, count):
                 bias: Any = conv.bias
                 y = fast.conv(x, conv.kernel[...], padding=(1, 1)) + bias[...]
