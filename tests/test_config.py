@@ -462,7 +462,7 @@ def loaded(setup: Setup) -> Any:
             setup.ready()
         return found
     with pytest.raises(Seen):
-        call[setup.recipe.stage](setup.recipe, data="shapes", workdir="never")
+        call[setup.recipe.stage](setup.recipe, "shapes", workdir="never")
     return found
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from minivim import recipes, train, weights
+from minivim import recipes, trainer, weights
 from minivim.config import PaletteRecipe, PriorRecipe, leaves, with_overrides
 from minivim.errors import UserError, brief
 from minivim.sharding import by_rows, check_batch, place, shardings_of
@@ -83,8 +83,8 @@ def abstract(recipe: TrainableRecipe) -> tuple[Setup, dict[str, Any]]:
     if isinstance(recipe, PriorRecipe) and recipe.codes == "cache":
         batch = {"codes": rows(recipe.model.num_tokens)}
     batch["label"] = rows()
-    model = nnx.eval_shape(lambda: train.build(recipe))
-    return train.setup(recipe, model, network), batch
+    model = nnx.eval_shape(lambda: trainer.build(recipe))
+    return trainer.setup(recipe, model, network), batch
 
 
 def _frozen(recipe: Any) -> Any:

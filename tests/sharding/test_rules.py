@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from minivim import recipes
 from minivim.config import with_overrides
 from minivim.errors import UserError
+from minivim.prior import Prior
 from minivim.sharding import (
     RULES,
     MeshShape,
@@ -154,7 +155,7 @@ def test_rules_of_a_tiny_model_are_those_of_a_large_one():
     recipe = with_overrides(
         recipes.recipe("prior", "vim-large"), tiny.SIZES + ["grid=2", "num_codes=24"]
     )
-    model = nnx.eval_shape(lambda: train.Prior(recipe.model, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: Prior(recipe.model, rngs=nnx.Rngs(0)))
     state = abstract_state(model, recipe.optim, steps=9)
     small = {
         jax.tree_util.keystr(path, simple=True, separator=".")
