@@ -77,7 +77,7 @@ def test_overrides_are_checked_together():
         ),
         ("steps=many", "run.steps=many is not a whole number"),
         ("steps=1e3", "run.steps=1e3 is not a whole number"),
-        ("peak_lr=fast", "optim.peak_lr=fast is not a number"),
+        ("peak_lr=fast", "optim.peak_lr=fast is not a finite number"),
         ("flip=maybe", "flip=maybe is not true or false"),
         ("flip", "write it as key=value"),
         ("stage=prior", "no setting 'stage'"),

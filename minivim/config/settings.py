@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 from typing import Any, get_args
 
-from minivim.config.checks import require, type_hints
+from minivim.config.checks import KINDS, require, type_hints
 from minivim.config.models import AnyQuantizerConfig, QuantizerConfig
 from minivim.errors import UserError
 
@@ -56,7 +56,7 @@ def registered_name(kind: type) -> str:
     names = [name for name, known in REGISTERED.items() if known is kind]
     remedy = f"call minivim.register(NAME, {kind.__name__}, MODULE) after defining it"
     told = f"{kind.__name__} is not registered, or was replaced"
-    require(bool(names), f"{told}; {remedy}")
+    require(names, f"{told}; {remedy}")
     return names[0]
 
 
@@ -93,7 +93,7 @@ def with_overrides(recipe: Any, settings: list[str]) -> Any:
     known, changes = leaves(recipe), {}
     for setting in settings:
         key, equals, text = setting.partition("=")
-        require(bool(equals), f"--set {setting}: write it as key=value")
+        require(equals, f"--set {setting}: write it as key=value")
         found = [key] if key in known else [n for n in known if n.endswith(f".{key}")]
         one_of = f"write one of {', '.join(found)}"
         require(len(found) < 2, f"{key!r} is ambiguous; {one_of}")
@@ -128,5 +128,4 @@ def _parsed(key: str, text: str, old: Any) -> object:
             return {"true": True, "false": False}[text.lower()]
         return kind(text)
     except (KeyError, ValueError):
-        words = {bool: "true or false", int: "a whole number", float: "a number"}
-        raise UserError(f"{key}={text} is not {words[kind]}") from None
+        raise UserError(f"{key}={text} {KINDS[kind].says}") from None

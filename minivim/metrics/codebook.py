@@ -12,7 +12,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Int
 
-from minivim.config.checks import require
+from minivim.errors import UserError
 
 
 class CodebookUsage(NamedTuple):
@@ -26,8 +26,8 @@ class CodebookUsage(NamedTuple):
     def from_counts(cls, counts: Int[ArrayLike, " K"]) -> "CodebookUsage":
         """Usage from a histogram [K]; histograms of parts may be added beforehand."""
         counts = np.asarray(counts, np.int64)
-        told = "codebook usage needs at least one token; pass some codes"
-        require(counts.any(), told)
+        if not counts.any():
+            raise UserError("codebook usage needs at least one token; pass some codes")
         share = counts[counts > 0] / counts.sum()
         entropy = -float(np.sum(share * np.log(share)))
         return cls(share.size / counts.size, math.exp(entropy), counts)
@@ -60,8 +60,9 @@ def usage_by_image_batch(
     """
     rows = _checked(codes, num_codes)
     full = len(rows) // images
-    told = f"usage over batches of {images} images needs that many, got {len(rows)}"
-    require(full, f"{told}; pass more, or use codebook_usage for all tokens")
+    if not full:
+        told = f"usage over batches of {images} images needs that many, got {len(rows)}"
+        raise UserError(f"{told}; pass more, or use codebook_usage for all tokens")
     used = [np.unique(part).size for part in np.split(rows[: full * images], full)]
     return sum(used) / (full * num_codes)
 
@@ -81,7 +82,7 @@ def expected_unique(n: int, num_codes: int) -> float:
 
 def _checked(codes: ArrayLike, num_codes: int) -> np.ndarray:
     array = np.asarray(codes)
-    low, high = array.min(initial=0), array.max(initial=0)
-    told = f"codes run from {low} to {high}, but num_codes is {num_codes}"
-    require(low >= 0 and high < num_codes, f"{told}; pass the codebook's own size")
+    if array.size and (array.min() < 0 or array.max() >= num_codes):
+        told = f"codes run from {array.min()} to {array.max()}, but num_codes is"
+        raise UserError(f"{told} {num_codes}; pass the codebook's own size")
     return array
