@@ -90,7 +90,7 @@ class Config:
             known = ",".join(map(str, known)) if isinstance(known, tuple) else known
             default = "" if known is dataclasses.MISSING else f"; set {name}={known}"
             kind = hint.__origin__ if rules else hint
-            for rule in (*filter(None, [KINDS.get(kind)]), *rules):
+            for rule in (KINDS[kind], *rules) if kind in KINDS else rules:
                 if isinstance(rule, Rule):
                     require(rule.holds(value), f"{said} {rule.says}{default}")
                     continue
@@ -101,7 +101,7 @@ class Config:
                 words = typing.get_args(kind)
                 require(value in words, f"{said} is unknown; use {' or '.join(words)}")
             kinds = [k for k in typing.get_args(kind) or (kind,) if isinstance(k, type)]
-            if (wanted := [k for k in kinds if issubclass(k, Config)]) != []:
+            if wanted := [k for k in kinds if issubclass(k, Config)]:
                 told = f"{said} is no {wanted[0].__name__}; give one"
                 require(isinstance(value, tuple(wanted)), told)
 

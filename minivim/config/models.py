@@ -141,12 +141,12 @@ class QuantizerConfig(AnyQuantizerConfig):
         return own + super().parameters(in_width=in_width, out_width=out_width)
 
 
+@dataclass(frozen=True, kw_only=True)
 class Patches(Config):
-    """What follows from square images in square patches."""
+    """Square images in square patches, and what follows from them."""
 
-    image_size: int
-    patch_size: int
-    channels: int
+    image_size: checks.Count
+    patch_size: Annotated[checks.Count, checks.Divides("image_size")]
 
     @property
     def grid(self) -> int:
@@ -160,15 +160,13 @@ class Patches(Config):
     @property
     def image_shape(self) -> dict[str, int]:
         """What `open_source` has to know."""
-        return {"image_size": self.image_size, "channels": self.channels}
+        return {name: getattr(self, name) for name in ("image_size", "channels")}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig(Patches):
     """ViT-VQGAN without its losses: image -> codes -> image (paper section 3)."""
 
-    image_size: checks.Count
-    patch_size: Annotated[checks.Count, checks.Divides("image_size")]
     encoder: StackConfig | CNNConfig
     decoder: StackConfig | CNNConfig
     quantizer: AnyQuantizerConfig
@@ -244,8 +242,6 @@ class TokenizerConfig(Patches):
 class PaletteConfig(Patches):
     """iGPT's tokens (Table 7): means of patches, rounded to learnt colors."""
 
-    image_size: checks.Count
-    patch_size: Annotated[checks.Count, checks.Divides("image_size")]
     num_codes: checks.Several = 512  # as iGPT
     channels: checks.Count = 3
 
