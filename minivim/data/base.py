@@ -81,7 +81,7 @@ class Pictures(Source):
         table: Any = None,
     ):
         self.labels, self.class_names, self.request = labels, class_names, request
-        self._places, self._table = places, table
+        self._places, self._table, self.root = places, table, request.root
         self.description = f"{request.name} ({request.split})"
         self.fingerprint = hash_of(identity)
 
@@ -119,6 +119,7 @@ class Subset(Source):
         self.source, self.rows, self.unreadable = source, rows, unreadable
         self.labels = None if source.labels is None else source.labels[rows]
         self.in_memory, self.has_files = source.in_memory, source.has_files
+        self.root = getattr(source, "root", "")
         self.class_names = source.class_names
         self.description, self.summary = f"{source.description}{what}", source.summary
         # Whether pictures may be left out is asked beside the fingerprint.

@@ -29,22 +29,24 @@ def checked(
     """
     if not source.has_files or source.is_checked:
         return source  # Arrays, pictures that somebody else reads, or known ones.
-    bad, several = [], 0
-    for row, found in _looked_at(source, headers, quiet):
-        several += found is True
-        bad += [(row, found)] if isinstance(found, str) else []
+    bad, several = dict[int, tuple[str, str]](), 0
+    for row, (pages, name, problem) in enumerate(_looked_at(source, headers, quiet)):
+        several += pages
+        if problem:
+            bad[row] = name, problem
     if bad and (not skip or len(bad) == len(source)):
         more = f" and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
-        told = "; ".join(text.rpartition(": ")[0] for _, text in bad[:NAMED])
+        problems = [problem.rpartition(": ")[0] for _, problem in bad.values()]
         count = f"{len(bad):,} of {len(source):,} pictures of {source.description}"
+        told = f"{count} cannot be read: {'; '.join(problems[:NAMED])}{more}"
         remedy = "repair or remove them, or leave them out with --skip-unreadable"
-        raise UserError(f"{count} cannot be read: {told}{more}: {remedy}")
+        raise UserError(f"{told}: {remedy}")
     notes = []
     if several:
         notes.append(f"{several:,} with several frames or pages: the first is taken")
     if bad:
-        rows = np.delete(np.arange(len(source)), [row for row, _ in bad])
-        names = tuple(_name(source, row) for row, _ in bad)
+        rows = np.delete(np.arange(len(source)), list(bad))
+        names = tuple(name for name, _ in bad.values())
         shown = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
         notes.append(f"left out as unreadable: {len(bad):,} ({shown})")
         source = Subset(source, rows, "", names)
@@ -59,34 +61,25 @@ def checked(
     return source
 
 
-def _name(source: Any, row: int) -> str:
-    try:
-        ((_, where),) = source.files(np.array([row]))
-    except UserError:  # A cell that is empty or leads out of the folder.
-        return f"row {row}"
-    while isinstance(source, Subset):
-        source = source.source
-    return where.removeprefix(f"{source.request.root}{os.sep}")
-
-
 def _looked_at(
     source: Any, headers: bool, quiet: bool
-) -> Iterator[tuple[int, bool | str]]:
-    """Of every row whether it has several pages, or what is wrong with it."""
+) -> Iterator[tuple[bool, str, str]]:
+    """Of every row: whether it has several pages, its name, what is wrong with it."""
 
-    def one(row: int) -> bool | str:
+    def one(row: int) -> tuple[bool, str, str]:
+        name = f"row {row}"  # where a cell is empty or leads out of the folder
         try:
             ((file, where),) = source.files(np.array([row]))
+            name = where.removeprefix(f"{source.root}{os.sep}")
             several = header(file, where)
             if not headers:
                 getattr(file, "seek", int)(0)
                 decode(file, where, image_size=8, channels=3)
-            return several
+            return several, name, ""
         except UserError as error:
-            return str(error)
+            return False, name, str(error)
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         bar: Any = {"desc": "check", "unit": "part", "disable": quiet, "delay": 1}
         for first in tqdm(range(0, len(source), CHUNK), **bar):
-            rows = range(first, min(first + CHUNK, len(source)))
-            yield from zip(rows, pool.map(one, rows), strict=True)
+            yield from pool.map(one, range(first, min(first + CHUNK, len(source))))

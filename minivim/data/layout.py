@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from itertools import accumulate, pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -281,18 +281,10 @@ def choose(
     return chosen, [name for name in ([label] if label else labels) if name != chosen]
 
 
-class Chosen(NamedTuple):
-    """Rows of one split, of whichever splits there are."""
-
-    split: str  # the one that has the rows
-    rows: Int[np.ndarray, " n"]
-    summary: str
-
-
 def choose_split(
     split: str, labels: Mapping[str, Int[np.ndarray, " rows"]], where: str
-) -> Chosen:
-    """The rows to be read as train or test, where each split has the given labels.
+) -> tuple[str, Int[np.ndarray, " n"], str]:
+    """The split and its rows that are to be read as train or test, and words for it.
 
     Validation serves where test is not there or has no labels. Without both a part is
     held out. Raises `UserError` where there is no row, or none for training.
@@ -316,7 +308,7 @@ def choose_split(
         told = f"{len(train):,} train, {len(held):,} held out to test"
         told = "too few to hold any out" if train is held else told
     told += "".join(f"; not used: {sizes[s]:,} {s}" for s in unused)
-    return Chosen(name, rows, told)
+    return name, rows, told
 
 
 def hold_out(labels: Int[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray]:

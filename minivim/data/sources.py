@@ -137,7 +137,7 @@ def open_stream(
     stream = Stream(table, columns, read.request, (*identity, PIXELS))
     classes = layout.counted(len(columns.class_names), "class")
     told = f"{request.name}: read in a row, {classes}"
-    stream.summary = "; ".join([told, *columns.notes, *request.notes, *read.remarks])
+    stream.summary = "; ".join([told, *columns.notes, *read.request.notes])
     return stream
 
 
@@ -237,26 +237,26 @@ def _open_given(spec: Any, split: str) -> Source:
         name: np.broadcast_to(-1, len(part)) if part.labels is None else part.labels
         for name, part in parts.items()
     }
-    chosen = layout.choose_split(split, labels, "the given source")
-    source = parts[chosen.split]
-    if len(chosen.rows) < len(source):
-        source = Subset(source, chosen.rows, f", {split}")
-    source.summary = source.summary or f"{source.description}: {chosen.summary}"
+    name, rows, told = layout.choose_split(split, labels, "the given source")
+    source = parts[name]
+    if len(rows) < len(source):
+        source = Subset(source, rows, f", {split}")
+    source.summary = source.summary or f"{source.description}: {told}"
     return source
 
 
 def _summed_up(
-    source: Source, request: Request, labels: Any, chosen: layout.Chosen, notes: Any
+    source: Source, request: Request, labels: Mapping[str, Any], told: str, notes: Any
 ) -> Source:
     """The source with its summary; says if its pictures are those of training."""
     name, names = request.name, source.class_names
-    if "too few" in chosen.summary and request.split == "test":
-        told = f"warning: {name} has too few images to hold any out"
-        _say(f"{told}: test and training images are the same")
+    if "too few" in told and request.split == "test":
+        warning = f"warning: {name} has too few images to hold any out"
+        _say(f"{warning}: test and training images are the same")
     count = layout.counted(sum(map(len, labels.values())), "picture")
     classes = f" in {layout.counted(len(names), 'class')}" if names else ", no labels"
     notes = dict.fromkeys([*notes, *request.notes])
-    source.summary = "; ".join([f"{name}: {count}{classes}: {chosen.summary}", *notes])
+    source.summary = "; ".join([f"{name}: {count}{classes}: {told}", *notes])
     return source
 
 
@@ -265,18 +265,18 @@ def _open_pictures(request: Request) -> Source:
     groups, notes = layout.by_folder(request.files, request.labels, request.name)
     texts = {split: list(group.values()) for split, group in groups.items()}
     names, labels, more = layout.classes(texts, request.name)
-    chosen = layout.choose_split(request.split, labels, request.name)
-    paths = list(groups[chosen.split])
+    split, rows, told = layout.choose_split(request.split, labels, request.name)
+    paths = list(groups[split])
     # Sorted by a hash: by name, and hence by class, the first would be of a few.
     keys = [hashlib.sha256(os.fsencode(path)).hexdigest() for path in paths]
-    rows = sorted(chosen.rows.tolist(), key=keys.__getitem__)
+    rows = sorted(rows.tolist(), key=keys.__getitem__)
     found, sizes = [paths[row] for row in rows], []
     for file in found:
         with suppress(OSError):  # It is named when it is read.
             sizes.append((file, os.stat(request.root / file).st_size))
     identity = (sizes, names, sorted(request.shape.items()), PIXELS)
-    source = Pictures(request, found, labels[chosen.split][rows], names, identity)
-    return _summed_up(source, request, labels, chosen, notes + more)
+    source = Pictures(request, found, labels[split][rows], names, identity)
+    return _summed_up(source, request, labels, told, notes + more)
 
 
 def sorted_by_class(labels: np.ndarray) -> bool:
@@ -289,15 +289,14 @@ def _open_tables(request: Request, asked: DataSpec) -> Source:
     read = tables.read(request, asked.spec)
     request = read.request
     columns = tables.columns_of(read, asked.image_column, asked.label_column)
-    chosen = layout.choose_split(request.split, columns.labels, request.name)
-    rows, identity = chosen.rows, read.identity
-    if sorted_by_class(columns.labels[chosen.split][rows]):
-        # The first rows would be of a few classes.
+    every = columns.labels
+    split, rows, told = layout.choose_split(request.split, every, request.name)
+    identity = read.identity
+    if sorted_by_class(every[split][rows]):  # The first rows would be of a few classes.
         rows, identity = np.random.default_rng(0).permutation(rows), (identity, "mixed")
     identity = (identity, request.split, len(rows), columns[:3], PIXELS)
     identity = (*identity, sorted(request.shape.items()))
-    labels, names = columns.labels[chosen.split][rows], columns.class_names
-    table = tables.encoded(read.tables[chosen.split], columns.image)
-    source = Pictures(request, rows, labels, names, identity, table)
-    notes = [*columns.notes, *request.notes, *read.remarks]
-    return _summed_up(source, request, columns.labels, chosen, notes)
+    table = tables.encoded(read.tables[split], columns.image)
+    more = (every[split][rows], columns.class_names, identity, table)
+    source = Pictures(request, rows, *more)
+    return _summed_up(source, request, every, told, columns.notes)

@@ -91,11 +91,9 @@ class StreamIterator(Iterator[Batch]):
         self._count = count = len(rows)
         fits = count and batch_size % count == 0
         blocks = np.arange(batch_size).reshape(-1, count).tolist() if fits else []
-        told = (
-            f"a stream gives each process one of equal blocks of the {batch_size} rows"
-        )
+        told = f"a stream gives each process one of equal blocks of the {batch_size}"
         remedy = "change batch_size or the mesh, or leave out --stream"
-        require(rows.tolist() in blocks, f"{told} of a batch: {remedy}")
+        require(rows.tolist() in blocks, f"{told} rows of a batch: {remedy}")
         self._stream, self._share = stream, blocks.index(rows.tolist())
         self._shares = len(blocks)
         self._table = partial(stream.share, self._share, self._shares, seed=seed)

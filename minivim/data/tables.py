@@ -2,8 +2,9 @@
 
 import glob
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,6 @@ class Read(NamedTuple):
     request: Request
     tables: dict[str, Any]
     identity: Any
-    remarks: Sequence[str] = ()  # on splits that are not used
     files: Mapping[str, list[str]] = {}  # of parquet, by split
 
     def column(self, split: str, name: str) -> list[Any] | None:
@@ -124,19 +124,14 @@ def _texts(chunks: list[Any], label: str) -> list[str | None]:
 
     texts: list[str | None] = []
     for chunk in chunks:
-        if pa.types.is_dictionary(chunk.type):
-            chunk = chunk.cast(chunk.type.value_type)
+        lists = pa.types.is_nested(chunk.type)  # They have no hash.
+        name = layout.class_name if lists else cache(layout.class_name)
         try:
-            if pa.types.is_nested(chunk.type):
-                texts += map(layout.class_name, chunk.to_pylist())
-                continue
-            chunk = chunk.dictionary_encode()
-            names = [*map(layout.class_name, chunk.dictionary.to_pylist()), None]
+            texts += map(name, chunk.to_pylist())
         except layout.NoLabels as error:
             told = f"the column {label} {error} and gives no labels"
             remedy = "choose another with --label-column"
             raise layout.NoLabels(f"{told}: {remedy}") from error
-        texts += [names[i] for i in chunk.indices.fill_null(-1).to_pylist()]
     return texts
 
 
@@ -172,10 +167,11 @@ def read(request: Request, given: Any = None, streaming: bool = False) -> Read:
         with explained(f"{name} cannot be read as a saved dataset", remedy):
             given = files.saved(root)
     found, unused = by_split(given, name)
+    request = request._replace(notes=(*request.notes, *unused))
     identity: Any = {"saved": sizes, "hub": request.name}.get(request.kind)
     if identity is None:
         identity = [(split, table._fingerprint) for split, table in found.items()]
-    return Read(request, found, identity, unused)
+    return Read(request, found, identity)
 
 
 def _loaded(name: str, how: dict[str, Any]) -> dict[str, Any]:
