@@ -107,24 +107,17 @@ class Pictures(Source):
 
 
 class Subset(Source):
-    """Some rows of a source."""
+    """Some rows of a source: a split (`what`), or those that can be read."""
 
-    def __init__(
-        self,
-        source: Source,
-        rows: Int[np.ndarray, " n"],
-        what: str,
-        unreadable: tuple[str, ...] = (),
-    ):
-        self.source, self.rows, self.unreadable = source, rows, unreadable
+    def __init__(self, source: Source, rows: Int[np.ndarray, " n"], what: str = ""):
+        self.source, self.rows, self.root = source, rows, getattr(source, "root", "")
         self.labels = None if source.labels is None else source.labels[rows]
         self.in_memory, self.has_files = source.in_memory, source.has_files
-        self.root = getattr(source, "root", "")
         self.class_names = source.class_names
         self.description, self.summary = f"{source.description}{what}", source.summary
         # Whether pictures may be left out is asked beside the fingerprint.
         parts = (source.fingerprint, what, len(rows))
-        self.fingerprint = source.fingerprint if unreadable else hash_of(parts)
+        self.fingerprint = hash_of(parts) if what else source.fingerprint
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -49,7 +49,8 @@ def checked(
         names = tuple(name for name, _ in bad.values())
         shown = ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
         notes.append(f"left out as unreadable: {len(bad):,} ({shown})")
-        source = Subset(source, rows, "", names)
+        source = Subset(source, rows)
+        source.unreadable = names
     spread = np.unique(np.linspace(0, len(source) - 1, LOOKED_AT).astype(int))
     with suppress(UserError):
         brightest = int(source.take(spread)["image"].max())

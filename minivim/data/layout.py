@@ -199,9 +199,8 @@ def class_name(value: Any) -> str | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, int):
-        kind = type(value).__name__
-        told = "fractions" if kind == "float" else f"a {kind} in a cell"
-        raise NoLabels(f"has {told}")
+        cell = f"has a {type(value).__name__} in a cell"
+        raise NoLabels("has fractions" if isinstance(value, float) else cell)
     return str(value)
 
 
@@ -213,8 +212,9 @@ def classes(
     A split whose only value is -1 has no labels. Raises `UserError` for too many
     classes, and where one split numbers its classes and the other names them.
     """
+    hidden = [split for split, v in values.items() if {*v} - {None} == {"-1"}]
+    values = {s: [None] * len(v) if s in hidden else v for s, v in values.items()}
     found = {split: {t for t in v if t is not None} for split, v in values.items()}
-    found = {split: v if v != {"-1"} else set() for split, v in found.items()}
     names = order(set().union(*found.values()))
     told = f"{where} has {len(names):,} different labels: choose a column of classes"
     require(len(names) <= MOST_CLASSES, f"{told} with --label-column")
@@ -231,10 +231,7 @@ def classes(
     if missing := sum(v.count(None) for v in values.values() if set(v) != {None}):
         notes.append(f"{missing:,} without a label")
     numbers: dict[str | None, int] = {name: i for i, name in enumerate(names)}
-    rows = {
-        split: [numbers.get(v, -1) if found[split] else -1 for v in own]
-        for split, own in values.items()
-    }
+    rows = {s: [numbers.get(name, -1) for name in v] for s, v in values.items()}
     return names, {s: np.array(v, np.int32) for s, v in rows.items()}, notes
 
 
@@ -243,10 +240,9 @@ def kinds(features: Any) -> dict[str, str]:
     import datasets
 
     def kind(feature: Any) -> str:
-        if isinstance(feature, datasets.Image):
+        cell = isinstance(feature, Mapping) and {"bytes", "path"} <= set(feature)
+        if cell or isinstance(feature, datasets.Image):
             return "image"
-        if isinstance(feature, Mapping):
-            return "image" if {"bytes", "path"} <= set(feature) else "value"
         if isinstance(feature, datasets.ClassLabel):
             return "class"
         dtype = getattr(feature, "dtype", "")

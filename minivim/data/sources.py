@@ -119,12 +119,12 @@ def open_stream(
     """
     asked = spec if isinstance(spec, DataSpec) else DataSpec(spec)
     request = _locate(asked.spec, split, image_size, channels)
-    told = f"{request.name} is at hand and read by index: leave out --stream, which"
-    fits = request.kind in ("parquet", "saved", "hub")
-    require(fits, f"{told} is for parquet, saved datasets and the hub")
+    told = f"{request.name} is at hand and read by index: leave out --stream, which is"
+    told += " for parquet, saved datasets and the hub"
+    require(request.kind in ("parquet", "saved", "hub"), told)
     told = "a stream is read once, in a row, and not checked beforehand: leave out"
-    checks = asked.check or asked.skip_unreadable
-    require(not checks, f"{told} --check and --skip-unreadable, or --stream")
+    told += " --check and --skip-unreadable, or --stream"
+    require(not (asked.check or asked.skip_unreadable), told)
     read = tables.read(request, streaming=True)
     test = next((s for s in ("test", "validation") if s in read.tables), "")
     missing = "train" if test else "test"
@@ -145,8 +145,7 @@ def require_labels(source: Source | Stream) -> None:
     """Raise UserError unless the source knows at least two labels."""
     known = f"one label ({source.class_names[0]})" if source.class_names else "none"
     told = f"this needs images of at least two labels, and {source.description} has"
-    remedy = "put each class in a folder of its own, or give a label column"
-    remedy += " (with arrays in memory, class_names)"
+    remedy = "give each class a folder of its own, a label column, or class_names"
     require(source.num_classes > 1, f"{told} {known}: {remedy}")
 
 
@@ -168,11 +167,15 @@ def _locate(spec: Any, split: str, image_size: int, channels: int) -> Request:
     require(1 <= image_size <= MAX_IMAGE_SIZE, f"{told} {MAX_IMAGE_SIZE}")
     told = f"channels {channels} is impossible: choose 3 (RGB) or 1 (grey)"
     require(channels in (1, 3), told)
-    told = f"there is no split {split!r}: use 'train' or 'test'"
-    require(split in ("train", "test"), told)
+    require(split in ("train", "test"), f"no split {split!r}: use 'train' or 'test'")
     if not isinstance(spec, str | os.PathLike):
-        kind = "sources" if _sources(spec) else "given"
-        return Request("the given data", split, shape, kind)
+        parts = list(spec.values()) if isinstance(spec, Mapping) else [spec]
+        own = all(isinstance(part, Source) for part in parts)
+        opened = all(type(part).__module__.startswith("datasets.") for part in parts)
+        told = f"data of type {type(spec).__name__} cannot be read: give a name, a"
+        told += " Source, a datasets.Dataset, or a dictionary of those by split"
+        require(bool(parts) and (own or opened), told)
+        return Request("the given data", split, shape, "sources" if own else "given")
     name = os.fspath(spec)
     told = "the data have an empty name, which would mean the folder you are in"
     require(bool(name.strip()), f"{told}: give . for it, or 'shapes'")
@@ -183,22 +186,26 @@ def _locate(spec: Any, split: str, image_size: int, channels: int) -> Request:
     if path.is_dir():
         return _locate_folder(path, name, request)
     if path.is_file() or glob.has_magic(name):
-        matches = [path] if path.is_file() else glob.glob(str(path), recursive=True)
-        found = sorted(f for f in map(Path, matches) if f.is_file())
-        for kind, ends in (("parquet", {".parquet"}), ("pictures", suffixes())):
-            if fits := [f for f in found if f.suffix.lower() in ends]:
-                root = Path(os.path.commonpath([f.parent for f in fits]))
-                below = [f.relative_to(root).as_posix() for f in fits]
-                left = layout.counted(len(found) - len(fits), "other file")
-                notes = (f"not used: {left}",) if len(found) > len(fits) else ()
-                return request(kind, root, below, notes)
-        told = "is neither a parquet file nor a picture that can be read here"
-        told = told if path.is_file() else "matches no parquet file and no picture"
-        raise UserError(f"{name} {told}: give such a file or the folder that holds it")
+        return _locate_files(path, name, request)
     told = f"{name} does not exist: give 'shapes', a folder of images, parquet files,"
     told += " or a dataset of the hub as owner/name@revision"
     require(bool(HUB_ID.fullmatch(name)), told)
     return request("hub")
+
+
+def _locate_files(path: Path, name: str, request: Callable[..., Request]) -> Request:
+    matches = [path] if path.is_file() else glob.glob(str(path), recursive=True)
+    found = sorted({f for f in map(Path, matches) if f.is_file()})
+    for kind, ends in (("parquet", {".parquet"}), ("pictures", suffixes())):
+        if fits := [f for f in found if f.suffix.lower() in ends]:
+            root = Path(os.path.commonpath([f.parent for f in fits]))
+            below = [f.relative_to(root).as_posix() for f in fits]
+            left = layout.counted(len(found) - len(fits), "other file")
+            notes = (f"not used: {left}",) if len(found) > len(fits) else ()
+            return request(kind, root, below, notes)
+    told = "is neither a parquet file nor a picture that can be read here"
+    told = told if path.is_file() else "matches no parquet file and no picture"
+    raise UserError(f"{name} {told}: give such a file or the folder that holds it")
 
 
 def _locate_folder(path: Path, name: str, request: Callable[..., Request]) -> Request:
@@ -217,17 +224,6 @@ def _locate_folder(path: Path, name: str, request: Callable[..., Request]) -> Re
     remedy = "give a folder with .jpg, .png or other files that Pillow reads"
     require(bool(pictures), f"{name} holds no images{told}: {remedy}, or parquet files")
     return request("pictures", path, pictures, notes, labels)
-
-
-def _sources(spec: Any) -> bool:
-    """Whether an object is a source, or sources by split; False for other data."""
-    parts = list(spec.values()) if isinstance(spec, Mapping) else [spec]
-    own = all(isinstance(part, Source) for part in parts)
-    opened = all(type(p).__module__.startswith("datasets.") for p in parts)
-    told = f"data of type {type(spec).__name__} cannot be read: give a name, a Source,"
-    told += " a datasets.Dataset, or a dictionary of those by split"
-    require(bool(parts) and (own or opened), told)
-    return own
 
 
 def _open_given(spec: Any, split: str) -> Source:
