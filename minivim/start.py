@@ -28,10 +28,7 @@ class Shown(io.TextIOWrapper):
 
 
 def interrupted(*_: object) -> None:
-    """End the process in one line, where `stop_signal` has not taken Ctrl-C.
-
-    `KeyboardInterrupt` gets lost where it comes up while a module is imported.
-    """
+    """End the process in one line: `KeyboardInterrupt` gets lost in imports."""
     with suppress(OSError):
         os.write(2, b"minivim: stopped; the same command goes on\n")
     os._exit(130)
@@ -44,10 +41,7 @@ def _hook(ignored: "sys.UnraisableHookArgs") -> None:
 
 
 def prepare() -> None:
-    """Ctrl-C is one line, and no closed stream or full disk behind one ends a command.
-
-    Nothing happens in other processes that import the package.
-    """
+    """In commands Ctrl-C is one line, and no closed stream or full disk ends them."""
     name, words = sys.argv[0], sys.orig_argv
     module = name == "-m" and words[words.index(name) + 1] == "minivim"
     if not module and (os.path.basename(name) != "minivim" or name not in words):
@@ -70,10 +64,9 @@ def prepare() -> None:
             os.open(os.devnull, os.O_RDWR)
     for number, stream in ((1, "stdout"), (2, "stderr")):
         raw = open(number, "wb", closefd=False)  # noqa: SIM115
-        coding, errors = (
-            getattr(getattr(sys, stream), n, None) for n in ("encoding", "errors")
-        )
-        setattr(sys, stream, Shown(raw, coding, errors, line_buffering=True))
+        old = getattr(sys, stream)
+        how = [getattr(old, name, None) for name in ("encoding", "errors")]
+        setattr(sys, stream, Shown(raw, *how, line_buffering=True))
 
 
 prepare()

@@ -130,17 +130,14 @@ class Subset(Source):
 
 
 def open_cell(cell: dict | None, where: str, request: Request) -> tuple[Any, str]:
-    """The bytes or path in a table's cell, and the name of the picture for errors.
-
-    Its path lies inside the table's folder, or the caches; a given table's anywhere.
-    """
+    """The bytes or path in a table's cell, and the name of the picture for errors."""
     data, path = (cell["bytes"], cell["path"] or "") if cell else (None, "")
     name = f"{one_line(path, 120)}, {where}," if path else where
     if data is not None:
         return io.BytesIO(data), name
     if not path:
         raise UserError(f"{where} has no image: remove the row")
-    if request.kind == "given":
+    if request.kind == "given":  # The user's own may lead anywhere.
         return path, name
     try:
         return inside(path, request.root, *request.caches), name

@@ -24,8 +24,8 @@ def checked(
 ) -> Source:
     """The source, less its unreadable pictures with `skip`, with remarks added.
 
-    Decodes every picture, or reads `headers` alone. Raises `UserError` that names
-    unreadable pictures, all in one, unless they are skipped or none is left.
+    Decodes every picture, or reads `headers` alone. Raises one `UserError` that names
+    all unreadable pictures, unless they are skipped or none is left.
     """
     if not source.has_files or source.is_checked:
         return source  # Arrays, pictures that somebody else reads, or known ones.

@@ -51,17 +51,18 @@ class CodeSource(Source):
         return len(self._table)
 
     def take(self, indices: Int[np.ndarray, " n"]) -> Batch:
-        rows: Any = self._table[indices.tolist()]
-        codes, shape = rows["codes"].combine_chunks(), [len(rows)]
-        # Arrow's own types: the way through Python lists is 30 times as slow.
-        while hasattr(codes.type, "list_size"):
-            shape.append(codes.type.list_size)
-            codes = codes.flatten()
-        codes = codes.to_numpy().reshape(shape)
         tokens, last = self.card.grid**2, self.card.num_codes - 1
-        fits = shape[-1] == tokens and codes.dtype.kind in "iu"
-        fits = fits and bool(codes.min() >= 0 and codes.max() <= last)
         told = f"{self.description} are not {tokens} numbers from 0 to {last}"
+        with explained(told, "encode them again"):
+            rows: Any = self._table[indices.tolist()]
+            codes, shape = rows["codes"].combine_chunks(), [len(rows)]
+            # Arrow's own types: the way through Python lists is 30 times as slow.
+            while hasattr(codes.type, "list_size"):
+                shape.append(codes.type.list_size)
+                codes = codes.flatten()
+            codes = codes.to_numpy().reshape(shape)
+            inside = codes.min() >= 0 and codes.max() <= last
+        fits = shape[-1] == tokens and codes.dtype.kind in "iu" and bool(inside)
         require(fits, f"{told}: encode them again")
         labels = whole_labels(rows["label"].to_numpy(), self.num_classes or 2**31, -1)
         return {"codes": codes.astype(np.int32), "label": labels}
@@ -96,10 +97,9 @@ def write_codes(
 ) -> Path:
     """Write a folder that `datasets.load_from_disk` reads, all of it or nothing.
 
-    Each split is batches of codes int [n, N] or [n, V, N] and label int [n], one in
-    memory at a time, and the names of its classes. Writing takes twice the space.
-    Raises `UserError` where the folder is there or cannot be written, and `Stopped`
-    after the batch during which SIGTERM or SIGINT came.
+    Each split is batches of codes int [n, N] or [n, V, N] and label int [n], and the
+    names of its classes. Writing takes twice the space. Raises `UserError` where the
+    folder is there or cannot be written, and `Stopped` at SIGTERM or SIGINT.
     """
     import datasets
     from datasets.arrow_writer import ArrowWriter

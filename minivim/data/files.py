@@ -22,8 +22,7 @@ def look(folder: Path) -> tuple[list[str], list[str], dict[str, str], tuple[str,
     """A folder's pictures, tables that hold pictures, labels of pictures, and remarks.
 
     Names have / between their parts. Hidden files and folders are left out. Links are
-    followed, and each folder that they lead to is read once. A table of labels is one
-    with a column of picture names and one of labels.
+    followed, and each folder that they lead to is read once.
     """
     pictures, tables, others, odd = [], [], [], Counter()
     for name, entry in _walk(folder, odd):
@@ -138,10 +137,9 @@ def saved(folder: Path) -> dict[str, Any]:
 
 
 def _labels(folder: Path, table: str, pictures: list[str]) -> dict[str, str]:
-    """Class names of pictures from a table beside them, none if it has no such columns.
+    """Class names of pictures from a table above or beside them.
 
-    A cell names a picture by its path from the table, or by its name with or without
-    suffix where only one picture below the table's folder is called so.
+    A cell has a path from the table, or a name, with or without suffix, of only one.
     """
     rows = _rows(folder / table)
     kinds = dict.fromkeys(rows[0], "path") if rows else {}

@@ -94,9 +94,8 @@ def _chain(folder: str) -> list[str]:
 def place(counts: Mapping[str, int], where: str) -> dict[str, tuple[str, str] | None]:
     """The split of each folder and its path without that; None beside the splits.
 
-    Given are how many pictures each holds itself. A folder that is called like a split
-    is one if no other folder beside it holds pictures. One called train is a class if
-    others do and it holds pictures itself. Raises `UserError` where it may be either.
+    A folder that is called like a split is one if no other beside it holds pictures
+    (`counts`). One called train is a class if others do and it holds some itself.
     """
     below: dict[str, Counter] = defaultdict(Counter)  # pictures, by folder and child
     for folder, count in counts.items():
@@ -179,11 +178,7 @@ def _numbers(names: Collection[str]) -> bool:
 
 
 def class_name(value: Any) -> str | None:
-    """How the class of a table's cell is called, None if it has none.
-
-    Whole numbers of any type, booleans, text, and dictionaries with a name or number in
-    them; raises `NoLabels` for others, such as fractions and lists.
-    """
+    """The class that a cell names, also in a dictionary; `NoLabels` for fractions."""
     if isinstance(value, Mapping):
         inner = [v for v in value.values() if v is not None]
         inner.sort(key=lambda v: (not isinstance(v, str), not isinstance(v, int)))
@@ -209,9 +204,9 @@ def classes(
 ) -> tuple[tuple[str, ...], dict[str, Int[np.ndarray, " rows"]], list[str]]:
     """Names of all classes, the numbers of each split's rows, and remarks.
 
-    A split whose only value is -1 has no labels. Raises `UserError` for too many
-    classes, and where one split numbers its classes and the other names them.
+    Raises `UserError` for too many, and where one split has numbers and another names.
     """
+    # As on the hub, where the labels of a test split may all be -1.
     hidden = [split for split, v in values.items() if {*v} - {None} == {"-1"}]
     values = {s: [None] * len(v) if s in hidden else v for s, v in values.items()}
     found = {split: {t for t in v if t is not None} for split, v in values.items()}
@@ -236,7 +231,7 @@ def classes(
 
 
 def kinds(features: Any) -> dict[str, str]:
-    """What each column of a table may serve for, see `choose`."""
+    """What each column of a table may serve for, as `choose` has it."""
     import datasets
 
     def kind(feature: Any) -> str:
@@ -258,8 +253,8 @@ def choose(
 ) -> tuple[str, list[str]]:
     """The column of images and those that may hold labels, the best one first.
 
-    `kinds` says of each column "image", "class" (a type with class names), "path" (text
-    or bytes), "value" or "" (of no use here). One asked for by name must be there.
+    Kinds are "image", "class" (a type with class names), "path" (text or bytes),
+    "value" and "" (of no use here). A column asked for by name must be there.
     """
     for name, option in ((image, "--image-column"), (label, "--label-column")):
         told = f"there is no column {name}, the columns are {', '.join(kinds)}"
@@ -282,8 +277,7 @@ def choose_split(
 ) -> tuple[str, Int[np.ndarray, " n"], str]:
     """The split and its rows that are to be read as train or test, and words for it.
 
-    Validation serves where test is not there or has no labels. Without both a part is
-    held out. Raises `UserError` where there is no row, or none for training.
+    Validation serves where test is not there or has no labels; else some are held out.
     """
     found = [name for name in ("test", "validation") if name in labels]
     found.sort(key=lambda name: not (labels[name] >= 0).any())
@@ -308,9 +302,9 @@ def choose_split(
 
 
 def hold_out(labels: Int[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of train and of test where there is one split: a fixed tenth is "test".
+    """Rows to train and a fixed tenth to test, which are all where that has none.
 
-    The last row of a class stays for training. Fewer than ten rows are both splits.
+    The last row of a class stays for training.
     """
     rows = np.arange(len(labels))
     most = min(HELD_OUT_MOST, len(rows) // HELD_OUT_SHARE)

@@ -45,8 +45,7 @@ def pixel_rule(*, image_size: int, channels: int) -> str:
 def decode(file: Any, where: str, **shape: int) -> UInt8[np.ndarray, "size size c"]:
     """`to_pixels` of a path or an open file; every error is a `UserError` on `where`.
 
-    It reads `FORMATS`, as far as the installed Pillow does. Of frames and pages the
-    first counts, and of the sizes of an icon the largest.
+    Of frames and pages the first counts, and of the sizes of an icon the largest.
     """
     with _opened(file, where) as image:
         return to_pixels(image, **shape)

@@ -32,9 +32,9 @@ class Stream(Images):
     """Labelled images without index or length: see `open_stream`.
 
     Each process reads its own files, as many as any other; there may not be more or
-    fewer processes at a restart. Rows are mixed within the shuffle buffer and the order
-    of files, not over the whole set. Those in the buffer when a state is saved are lost
-    to that epoch; none is read twice. Processes with fewer rows begin the next earlier.
+    fewer at a restart. Rows are mixed within the shuffle buffer and the order of files.
+    Those in the buffer when a state is saved are lost to that epoch; none is read
+    twice. Processes with fewer rows begin the next epoch earlier.
     """
 
     def __init__(self, table: Any, columns: Columns, request: Request, identity: tuple):
