@@ -86,21 +86,19 @@ class NoLabels(UserError):
     """A column cannot be read as classes."""
 
 
-def _chain(folder: str) -> list[str]:
-    """The folders on the way to one, from "" to itself."""
-    return ["", *accumulate(filter(None, folder.split("/")), "{}/{}".format)]
-
-
 def place(counts: Mapping[str, int], where: str) -> dict[str, tuple[str, str] | None]:
     """The split of each folder and its path without that; None beside the splits.
 
     A folder that is called like a split is one if no other beside it holds pictures
     (`counts`). One called train is a class if others do and it holds some itself.
     """
+    # The folders on the way to each, itself included: "a", "a/b", "a/b/c".
+    parts = {folder: filter(None, folder.split("/")) for folder in counts}
+    chains = {f: list(accumulate(names, "{}/{}".format)) for f, names in parts.items()}
     below: dict[str, Counter] = defaultdict(Counter)  # pictures, by folder and child
-    for folder, count in counts.items():
-        for parent, child in pairwise([*_chain(folder), ""]):
-            below[parent][child] += count
+    for folder, chain in chains.items():
+        for parent, child in pairwise(["", *chain, ""]):
+            below[parent][child] += counts[folder]
     splits: dict[str, str] = {}
     beside: set[str] = set()  # folders of splits: pictures in them are of none
     for parent, children in below.items():
@@ -117,8 +115,7 @@ def place(counts: Mapping[str, int], where: str) -> dict[str, tuple[str, str] | 
             told += ", so these may be splits or classes: move the splits into a folder"
             raise UserError(f"{told} without others, or give classes other names")
     placed: dict[str, tuple[str, str] | None] = {}
-    for folder in counts:
-        chain = _chain(folder)[1:]
+    for folder, chain in chains.items():
         found = {splits[part] for part in chain if part in splits}
         told = f"{where} has {folder}, in two splits at once"
         require(len(found) < 2, f"{told}: move or rename the inner folder")

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 
 from minivim.config.checks import require
 from minivim.data.arrays import unit_images, whole_labels
@@ -40,6 +39,7 @@ class Stream(Images):
     def __init__(self, table: Any, columns: Columns, request: Request, identity: tuple):
         self.table = encoded(table, columns.image, columns.label)
         self._columns, self._request, self.name = columns, request, request.name
+        self._decode = partial(decode, **request.shape)
         self.class_names = columns.class_names
         self.description = f"{self.name} ({request.split})"
         self.fingerprint = hash_of(identity)
@@ -53,20 +53,15 @@ class Stream(Images):
 
     def decode(self, rows: list[dict], pool: ThreadPoolExecutor | None = None) -> Batch:
         """Rows as arrays: image uint8 [n, H, W, C], label int32 [n], -1 for none."""
-        pixels = list((pool.map if pool else map)(self._pixels, rows))
-        labels = whole_labels([self._label(row) for row in rows], self.num_classes, -1)
-        return {"image": np.stack(pixels), "label": labels}
-
-    def _pixels(self, row: dict) -> UInt8[np.ndarray, "H W C"]:
-        where = f"an image of {self.name}"
-        file, where = open_cell(row[self._columns.image], where, self._request)
-        return decode(file, where, **self._request.shape)
-
-    def _label(self, row: dict) -> int:
-        value = row[self._columns.label] if self._columns.label else None
-        if self._columns.numbers is None:
-            return -1 if value is None else value
-        return self._columns.numbers.get(class_name(value) or "", -1)
+        columns, where = self._columns, f"an image of {self.name}"
+        cells = [open_cell(row[columns.image], where, self._request) for row in rows]
+        pixels = (pool.map if pool else map)(self._decode, *zip(*cells, strict=True))
+        labels = [row[columns.label] if columns.label else None for row in rows]
+        if (numbers := columns.numbers) is not None:
+            labels = [numbers.get(class_name(label) or "") for label in labels]
+        labels = [-1 if label is None else label for label in labels]
+        labels = whole_labels(labels, self.num_classes, -1)
+        return {"image": np.stack(list(pixels)), "label": labels}
 
     def share(self, index: int, count: int, *, seed: int) -> Any:
         """One of `count` equal parts of the shards, shuffled, as an iterable."""

@@ -129,9 +129,8 @@ def _texts(chunks: list[Any], label: str) -> list[str | None]:
         try:
             texts += map(name, chunk.to_pylist())
         except layout.NoLabels as error:
-            told = f"the column {label} {error} and gives no labels"
-            remedy = "choose another with --label-column"
-            raise layout.NoLabels(f"{told}: {remedy}") from error
+            told = f"the column {label} {error} and gives no labels: choose another"
+            raise layout.NoLabels(f"{told} with --label-column") from error
     return texts
 
 
@@ -151,27 +150,41 @@ def by_split(parts: Any, name: str) -> tuple[dict[str, Any], list[str]]:
 
 def read(request: Request, given: Any = None, streaming: bool = False) -> Read:
     """The splits of a dataset that is given, of parquet files, saved or of the hub."""
-    name, root = request.name, request.root
-    sizes = [(file, (root / file).stat().st_size) for file in request.files]
+    name, identity = request.name, None
+    sizes = [(file, (request.root / file).stat().st_size) for file in request.files]
     if request.kind == "parquet":
-        groups = layout.splits_of_files(request.files, name)
-        groups = {s: [str(root / file) for file in g] for s, g in groups.items()}
-        features = _same_columns(groups, name)
-        escaped = {split: list(map(glob.escape, g)) for split, g in groups.items()}
-        how = {"data_files": escaped, "features": features, "streaming": streaming}
-        return Read(request, _loaded(name, how), sizes, files=groups)
+        tables, files_of = _of_parquet(request, streaming)
+        return Read(request, tables, sizes, files_of)
     if request.kind == "hub":
         request, given = _of_the_hub(request, streaming)
+        identity = request.name
     if request.kind == "saved":
-        remedy = "fetch or write it again"
-        with explained(f"{name} cannot be read as a saved dataset", remedy):
-            given = files.saved(root)
+        told, identity = f"{name} cannot be read as a saved dataset", sizes
+        with explained(told, "fetch or write it again"):
+            given = files.saved(request.root)
     found, unused = by_split(given, name)
     request = request._replace(notes=(*request.notes, *unused))
-    identity: Any = {"saved": sizes, "hub": request.name}.get(request.kind)
-    if identity is None:
-        identity = [(split, table._fingerprint) for split, table in found.items()]
-    return Read(request, found, identity)
+    prints = [(split, getattr(t, "_fingerprint", "")) for split, t in found.items()]
+    return Read(request, found, identity or prints)
+
+
+def _of_parquet(request: Request, streaming: bool) -> tuple[Any, dict[str, list[str]]]:
+    """Tables and their files; all have the same columns, and each split has a row."""
+    name, groups = request.name, layout.splits_of_files(request.files, request.name)
+    groups = {s: [str(request.root / f) for f in part] for s, part in groups.items()}
+    every = {file: files.described(file) for part in groups.values() for file in part}
+    first, (_, columns) = next(iter(every.items()))
+    for split, part in groups.items():
+        told = f"{name} has no rows" + f" to {split}" * (len(groups) > 1)
+        rows = sum(every[file][0] for file in part)
+        require(rows > 0, f"{told}: give a dataset with images")
+    for file, (_, found) in every.items():
+        told = f"{file} has columns {', '.join(found)} and {os.path.basename(first)}"
+        told += f" has {', '.join(columns)}: give files of one dataset"
+        require(set(found) == set(columns), told)
+    escaped = {split: list(map(glob.escape, part)) for split, part in groups.items()}
+    how = {"data_files": escaped, "features": columns, "streaming": streaming}
+    return _loaded(name, how), groups
 
 
 def _loaded(name: str, how: dict[str, Any]) -> dict[str, Any]:
@@ -195,21 +208,6 @@ def _loaded(name: str, how: dict[str, Any]) -> dict[str, Any]:
             remedy = f"free {place}, or set HF_HOME to a folder that can be written"
         told = f"{name} cannot be read as one dataset ({brief(cause)})"
         raise UserError(f"{told}: {remedy}") from error
-
-
-def _same_columns(groups: Mapping[str, list[str]], name: str) -> Any:
-    """The columns that all files have; each split must have a row."""
-    every = {file: files.described(file) for part in groups.values() for file in part}
-    first, (_, columns) = next(iter(every.items()))
-    for split, part in groups.items():
-        told = f"{name} has no rows" + f" to {split}" * (len(groups) > 1)
-        rows = sum(every[file][0] for file in part)
-        require(rows > 0, f"{told}: give a dataset with images")
-    for file, (_, found) in every.items():
-        told = f"{file} has columns {', '.join(found)} and {os.path.basename(first)}"
-        told += f" has {', '.join(columns)}: give files of one dataset"
-        require(set(found) == set(columns), told)
-    return columns
 
 
 def _of_the_hub(request: Request, streaming: bool) -> tuple[Request, Any]:
