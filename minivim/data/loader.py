@@ -39,15 +39,14 @@ def batches(
     Args:
         batch_size: rows of a whole batch, over all processes.
         rows: the positions in each batch that this process reads, all by default.
-        workers: processes that read and decode, beside this one; 0 reads in threads.
-            Batches do not depend on it. A source in memory never needs any.
+        workers: processes that read and decode; 0 reads in threads. Batches do not
+            depend on it.
 
     Returns:
         An iterator of image float32 [B, H, W, C] in [0, 1], label int32 [B], and other
         columns as they are. `get_state()` is a JSON-able dictionary that names the next
         batch; after `set_state(state)` an iterator of the same source and arguments
-        continues exactly there, whatever its `rows` and `workers`. Raises `UserError`
-        for an impossible batch_size or number of workers.
+        continues exactly there, whatever its `rows` and `workers`.
     """
     positions = np.arange(batch_size)[rows]
     if isinstance(source, Stream):

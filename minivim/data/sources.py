@@ -55,19 +55,17 @@ def open_source(
     """Open images, resized to `image_size` with their aspect kept.
 
     The pictures of a folder come in the order of a hash of their names, and the rows of
-    a table that is sorted by its labels in a fixed permutation: the first are never of
-    a few classes. Other tables keep their order. `summary` of the source says what was
-    found and what is not used.
+    a table that is sorted by its labels in a fixed permutation; others keep their
+    order. `summary` of the source says what was found and what is not used.
 
     Args:
         spec: "shapes"; a folder of pictures, a picture or a pattern; a parquet file,
             pattern or folder; a folder that `save_to_disk` of `datasets` wrote; a
             dataset of the hub as "owner/name@revision"; a `Source`, a
             `datasets.Dataset` or a dictionary of those by split; or a `DataSpec`.
-        split: "train" or "test". Folders, tables and splits of such names are taken, in
-            any spelling that is common; validation serves where there is no test. Else
-            a fixed pseudo-random tenth, at most 2,000 images, is held out as "test";
-            fewer than 10 images are both splits, as a line on stderr says once.
+        split: "train" or "test", as folders, tables or splits are called in common
+            spellings; validation serves where there is no test. Else a fixed tenth, at
+            most 2,000 images, is held out as "test"; fewer than 10 images are both.
         image_size, channels: the side in pixels, and 3 (RGB) or 1 (grey).
 
     Returns:
@@ -77,9 +75,8 @@ def open_source(
         type ClassLabel. Without labels, label is -1 and class_names is ().
 
     Raises:
-        UserError: no such data, no images or image column, splits or classes that may
-            be either, no connection to the hub, impossible arguments; on reading, a
-            missing or corrupt image, by name.
+        UserError: no such data, images or column, folders that may be splits or
+            classes, no connection, impossible arguments; on reading, a broken image.
     """
     asked = spec if isinstance(spec, DataSpec) else DataSpec(spec)
     request = _locate(asked.spec, split, image_size, channels)
