@@ -94,28 +94,23 @@ def columns_of(read: Read, image: str, label: str) -> Columns:
 
 def _labels(read: Read, label: str, feature: Any) -> Any:
     """Class names, their numbers, the labels of every split, and remarks."""
-    arrays = {split: read.column(split, label) for split in read.tables}
-    name = read.request.name
-    if hasattr(feature, "names"):  # ClassLabel
-        names = tuple(feature.names)
-        labels = {s: _numbers(a, len(names), name) for s, a in arrays.items()}
-        return names, None, labels, []
-    texts = {s: _texts(a, label) for s, a in arrays.items() if a is not None}
+    columns = {split: read.column(split, label) for split in read.tables}
+    name, labels = read.request.name, {}
+    if hasattr(feature, "names"):  # ClassLabel: nulls are no label
+        for split, chunks in columns.items():
+            whole = [chunk.fill_null(-1).to_numpy() for chunk in chunks or ()]
+            labels[split] = np.concatenate([np.empty(0), *whole]).astype(np.int32)
+        every, count = np.concatenate(list(labels.values())), len(feature.names)
+        low, high = every.min(initial=0), every.max(initial=-1)
+        told = f"{name} has labels from {low} to {high} and names for {count}"
+        require(low >= -1 and high < count, f"{told}: write the dataset again")
+        return tuple(feature.names), None, labels, []
+    texts = {s: _texts(c, label) for s, c in columns.items() if c is not None}
     if not texts:
-        told = f"the column {label} is not used"
-        raise layout.NoLabels(f"{told}: a stream of the hub needs the type ClassLabel")
+        told = f"the column {label} is not used: a stream of the hub needs the type"
+        raise layout.NoLabels(f"{told} ClassLabel")
     names, labels, notes = layout.classes(texts, f"{name}, column {label}")
     return names, {n: i for i, n in enumerate(names)}, labels, notes
-
-
-def _numbers(chunks: list[Any] | None, count: int, name: str) -> np.ndarray:
-    """Labels of type ClassLabel, -1 for none; no rows where nobody knows them."""
-    whole = [chunk.fill_null(-1).to_numpy() for chunk in chunks or ()]
-    labels = np.concatenate([np.empty(0), *whole]).astype(np.int32)
-    if len(labels) and not -1 <= labels.min() <= labels.max() < count:
-        told = f"{name} has labels from {labels.min()} to {labels.max()}"
-        raise UserError(f"{told} and names for {count}: write the dataset again")
-    return labels
 
 
 def _texts(chunks: list[Any], label: str) -> list[str | None]:
