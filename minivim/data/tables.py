@@ -101,7 +101,7 @@ def _labels(read: Read, label: str, feature: Any) -> Any:
             whole = [chunk.fill_null(-1).to_numpy() for chunk in chunks or ()]
             labels[split] = np.concatenate([np.empty(0), *whole]).astype(np.int32)
         every, count = np.concatenate(list(labels.values())), len(feature.names)
-        low, high = every.min(initial=0), every.max(initial=-1)
+        low, high = int(every.min(initial=0)), int(every.max(initial=-1))
         told = f"{name} has labels from {low} to {high} and names for {count}"
         require(low >= -1 and high < count, f"{told}: write the dataset again")
         return tuple(feature.names), None, labels, []
