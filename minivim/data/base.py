@@ -57,7 +57,7 @@ class Request(NamedTuple):
     name: str
     split: str
     shape: dict[str, int]  # image_size and channels
-    kind: str  # "shapes", "pictures", "saved", "parquet", "hub" or "given"
+    kind: str  # "shapes", "pictures", "saved", "parquet", "hub", "sources" or "given"
     root: Path = Path()
     files: Sequence[str] = ()  # below root
     notes: tuple[str, ...] = ()  # on what is not used
@@ -92,7 +92,7 @@ class Pictures(Source):
         """Paths or open files, and what errors call them."""
         name, root = self.request.name, str(self.request.root)
         if self._table is None:
-            paths = [os.path.join(root, self._places[i]) for i in indices.tolist()]
+            paths = [os.path.join(root, self._places[i]) for i in indices]
             return [(path, path) for path in paths]
         rows = self._places[indices].tolist()
         with explained(f"{name} cannot be read", "fetch or write it again"):

@@ -282,14 +282,14 @@ def _open_tables(request: Request, asked: DataSpec) -> Source:
     read = tables.read(request, asked.spec)
     request = read.request
     columns = tables.columns_of(read, asked.image_column, asked.label_column)
-    every = columns.labels
-    split, rows, told = layout.choose_split(request.split, every, request.name)
+    labels, names = columns.labels, columns.class_names
+    split, rows, told = layout.choose_split(request.split, labels, request.name)
     identity = read.identity
-    if sorted_by_class(every[split][rows]):  # The first rows would be of a few classes.
+    # Else the first rows would be of a few classes.
+    if sorted_by_class(labels[split][rows]):
         rows, identity = np.random.default_rng(0).permutation(rows), (identity, "mixed")
     identity = (identity, request.split, len(rows), columns[:3], PIXELS)
     identity = (*identity, sorted(request.shape.items()))
     table = tables.encoded(read.tables[split], columns.image)
-    more = (every[split][rows], columns.class_names, identity, table)
-    source = Pictures(request, rows, *more)
-    return _summed_up(source, request, every, told, columns.notes)
+    source = Pictures(request, rows, labels[split][rows], names, identity, table)
+    return _summed_up(source, request, labels, told, columns.notes)
