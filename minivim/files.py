@@ -57,8 +57,7 @@ def claim(folder: Path) -> IO[str]:
     with explained(f"cannot write to {folder}", remedy, OSError):
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / ".lock", "w")  # noqa: SIM115
-        file.write("of the command that writes here\n")
-        file.flush()
+        print("of the command that writes here", file=file, flush=True)
     try:
         import fcntl
 

@@ -123,9 +123,10 @@ def write_codes(
                     go_on()
                 writer.finalize()
             tables[split] = datasets.Dataset.from_file(file)
-        if datasets.is_progress_bar_enabled():
-            after.callback(datasets.enable_progress_bars)
+        shown = datasets.is_progress_bar_enabled()
         datasets.disable_progress_bars()  # It is written faster than a bar is drawn.
         tables.save_to_disk(str(out))
+        if shown:
+            datasets.enable_progress_bars()
         (out / CARD).write_text(json.dumps(dataclasses.asdict(card), indent=1) + "\n")
     return Path(folder)

@@ -70,15 +70,12 @@ def _regular(*radii: float, points: int) -> np.ndarray:
     return corners.astype(np.float32)
 
 
-def _heart() -> np.ndarray:
-    t = np.arange(40) / 40 * 2 * np.pi
-    x = 16 * np.sin(t) ** 3
-    y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
-    return np.stack([x / 17, (-y - 2) / 17], axis=1).astype(np.float32)
-
-
+_T = np.arange(40) / 40 * 2 * np.pi
+_X = 16 * np.sin(_T) ** 3
+_Y = 13 * np.cos(_T) - 5 * np.cos(2 * _T) - 2 * np.cos(3 * _T) - np.cos(4 * _T)
+HEART = np.stack([_X / 17, (-_Y - 2) / 17], axis=1).astype(np.float32)
 TRIANGLE = _regular(1.06, points=3) + np.array([0, 0.15], np.float32)
-STAR, HEART = _regular(1.08, 0.45, points=5), _heart()
+STAR = _regular(1.08, 0.45, points=5)
 
 
 def _box(x: Plane, y: Plane, half_width: float, half_height: float) -> Plane:

@@ -1,6 +1,7 @@
 """Splits, classes, labels and columns: what strangers' folders and tables mean."""
 
 import io
+import json
 import os
 from collections import Counter
 
@@ -350,6 +351,18 @@ def test_a_path_in_a_cell_stays_in_the_folder(tmp_path, path):
     assert f"names {path}, which is outside of" in text
 
 
+def test_a_class_without_a_name(tmp_path):
+    kinds = datasets.Features(
+        image=datasets.Image(), label=datasets.ClassLabel(names=["a", "b"])
+    )
+    told = json.dumps({"info": {"features": kinds.to_dict()}})
+    file = table(tmp_path / "x.parquet", label=[0, 1, 9] * 4)
+    rows = pq.read_table(file).replace_schema_metadata({"huggingface": told})
+    pq.write_table(rows, file)
+    text = message(lambda: open_source(tmp_path))
+    assert "has labels from 0 to 9 and names for 2: write the dataset again" in text
+
+
 def test_a_table_without_rows(tmp_path):
     table(tmp_path / "a.parquet", 0)
     assert "has no rows: give a dataset" in message(lambda: open_source(tmp_path))
@@ -445,6 +458,7 @@ def test_one_picture_and_a_pattern(tmp_path):
     assert len(open_source(tmp_path / "a1.png")) == 1
     assert len(open_source(tmp_path / "a*.png")) == 2
     tree(tmp_path, *grid("train/x", "train/y"))
+    assert len(open_source(tmp_path / "train/**/**/*.png")) == 22  # each file once
     source = open_source(tmp_path / "train/*/*.png")  # Of the given folder no split.
     assert source.class_names == ("x", "y") and "22 train, 2 held out" in source.summary
 
