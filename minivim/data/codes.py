@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def write_codes(
     from minivim.training.processes import nothing_kept
 
     path = Path(folder).expanduser()
-    with whole_folder(path) as out, nothing_kept(folder) as go_on:
+    with whole_folder(path) as out, nothing_kept(folder) as go_on, ExitStack() as after:
         tables: Any = datasets.DatasetDict()
         for split, (batches, names) in splits.items():
             rows: Any = iter(batches)
