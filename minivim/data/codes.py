@@ -5,7 +5,6 @@ import itertools
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +107,7 @@ def write_codes(
     from minivim.training.processes import nothing_kept
 
     path = Path(folder).expanduser()
-    with whole_folder(path) as out, nothing_kept(folder) as go_on, ExitStack() as after:
+    with whole_folder(path) as out, nothing_kept(folder) as go_on:
         tables: Any = datasets.DatasetDict()
         for split, (batches, names) in splits.items():
             rows: Any = iter(batches)
