@@ -102,8 +102,8 @@ def train(
         parts = setup(recipe, frozen=network)
         facts = _provenance(recipe, network, source, workdir) | came
         if first:
-            draft = weights.described(parts.export(parts.model), recipe.stage)
-            draft |= run_card(recipe, source, []) | facts
+            draft = {"kind": recipe.stage, "model": config.as_dict(recipe.model)}
+            draft |= run_card(recipe, source, workdir) | facts
             write_json(Path(workdir) / weights.DRAFT, draft)
         if old is not None and folder.new:
             start_from(parts.export(parts.model), old)
@@ -127,7 +127,7 @@ def train(
     variables = jax.tree.map(jnp.asarray, fetch(state.variables))
     model = parts.export(nnx.merge(graph, variables))
     if first:
-        card = run_card(recipe, source, training.read_metrics(workdir)) | facts
+        card = run_card(recipe, source, workdir) | facts
         weights.save(workdir, model, kind=recipe.stage, card=card)
         # As `weights.load` would give it, for those who ask what it was trained on.
         model.card = weights.read_card(workdir)
@@ -366,15 +366,15 @@ def coded(
     return source, test
 
 
-def run_card(recipe: TrainableRecipe, source: Any, rows: list[Row]) -> dict[str, Any]:
-    """What a card says of a run whose rows of metrics, all of them, are given."""
+def run_card(recipe: TrainableRecipe, source: Any, workdir: Any) -> dict[str, Any]:
+    """What a card says of a run and its metrics until now."""
     return {
         "recipe": config.as_dict(recipe),
         "seed": recipe.run.seed,
         "steps": recipe.run.steps,
         "data": source.description,
         **({"data_read": source.summary} if source.summary else {}),
-        **so_far(rows),
+        **so_far(workdir),
         "machine": machine(),
         "licence": "Apache-2.0",
         "versions": {"jax": jax.__version__},

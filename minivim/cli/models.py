@@ -64,7 +64,6 @@ def _train(options: Namespace) -> None:
     if options.distributed:
         join_processes()
     from minivim import trainer
-    from minivim.training import read_metrics
 
     recipe = recipes.recipe(options.stage, options.recipe)
     recipe = config.with_overrides(recipe, options.set)
@@ -90,8 +89,7 @@ def _train(options: Namespace) -> None:
             return
         if not rows:
             print(f"already finished at step {recipe.run.steps}; nothing was trained")
-        last = [{}, *read_metrics(options.workdir)][-1]
-        figures = {k: v for k, v in last.items() if not isinstance(v, list)}
+        figures = {"step": recipe.run.steps} | weights.read_card(where[1])["figures"]
         args.show_classes(model)
     print("  ".join(f"{name} {value:.5g}" for name, value in figures.items()))
     print(f"weights: {options.workdir}")

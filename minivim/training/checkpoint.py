@@ -16,7 +16,7 @@ import sys
 import zlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, redirect_stderr, suppress
-from math import nan
+from math import inf, nan
 from pathlib import Path
 from typing import IO, Any
 
@@ -340,9 +340,10 @@ def peek(
     like = TrainState(jax.eval_shape(jnp.int32, 0), params, None, stats)
     like = jax.tree.map(lambda x: x.update(sharding=here), like)
     kept = kept_steps(place)
-    told = f"{workdir} keeps no checkpoint{'' if step is None else f' of step {step}'}"
-    remedy = f"use {' or '.join(map(str, kept))}" if kept else "train it further"
-    require(bool(kept) and step in (None, *kept), f"{told}; {remedy}")
+    require(bool(kept), f"{workdir} keeps no checkpoint; train it further")
+    known = " or ".join(map(str, kept))
+    told = f"{workdir} keeps no checkpoint of step {step}; use {known}"
+    require(step in (None, *kept), told)
     asked = kept[::-1] if step is None else [step]
     remedy = "use another step, or train it further"
     now, state, _, damaged = _newest(place, asked, like, str, remedy)
@@ -363,8 +364,11 @@ def read_metrics(workdir: str | Path) -> list[Row]:
     return rows
 
 
-def so_far(rows: list[Row]) -> dict[str, Any]:
-    """What a card says of rows of metrics: the last figures, the seconds of all."""
+def so_far(workdir: str | Path, step: int | float = inf) -> dict[str, Any]:
+    """What a card says of a run's metrics up to a step: figures and seconds."""
+    # A run that was stopped at its first steps has written none.
+    begun = Path(workdir, "metrics.jsonl").exists()
+    rows = [r for r in (read_metrics(workdir) if begun else []) if r["step"] <= step]
     last = [{}, *rows][-1]
     figures = {k: v for k, v in last.items() if k != "step" and not isinstance(v, list)}
     return {"figures": figures, "train_seconds": round(train_seconds(rows), 1)}

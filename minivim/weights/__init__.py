@@ -90,18 +90,13 @@ def save(
     weights = {name: x.astype(storage) for name, x in flat_weights(model).items()}
     count = sum(x.size for x in weights.values())
     weights |= flat_weights(model, nnx.BatchStat)
-    values = {"parameters": count, "storage": storage, **card}
+    values = {"format": FORMAT, "kind": kind, "model": as_dict(model.config)}
+    values |= {"parameters": count, "storage": storage, **card}
     with files.whole(folder / WEIGHTS, folder / CARD) as [weights_file, card_file]:
         save_file(weights, str(weights_file))
-        values = described(model, kind) | values
         card_file.write_text(json.dumps(values, indent=1) + "\n")
     (folder / DRAFT).unlink(missing_ok=True)
     return folder
-
-
-def described(model: Any, kind: str) -> dict[str, Any]:
-    """The part of a card that `load` needs."""
-    return {"format": FORMAT, "kind": kind, "model": as_dict(model.config)}
 
 
 def load(
@@ -156,22 +151,17 @@ def load(
 
 def _of_run(card: Card, like: nnx.State, step: int | None) -> tuple[Card, nnx.State]:
     """A run's card at one of its steps, and the variables of a model like that."""
-    from minivim.training.checkpoint import peek, read_metrics, so_far
+    from minivim.training.checkpoint import peek, so_far
 
-    file = _card_file(card.path)
+    file, recipe = _card_file(card.path), card.get("recipe", {})
     with _reading(file):
-        recipe = card.get("recipe", {})
-        pair = recipe.get("loss", {}).get("adversarial", 0)
-        saved = nnx.State({"tokenizer": like}) if pair else like
-        kept, found = peek(card.path, saved, step)
-        if file.name == DRAFT:
-            told = f"{card.path} has not finished: step {kept:,} of"
-            note(f"{told} {recipe['run']['steps']:,}")
-        # A run that was stopped at its first steps has written none.
-        begun = Path(card.path, "metrics.jsonl").exists()
-        rows = read_metrics(card.path) if begun else []
-        rows = [row for row in rows if row["step"] <= kept]
-    values = card.values | {"steps": kept} | so_far(rows)
+        pair = recipe.get("loss", {}).get("adversarial")
+        total = f"{recipe.get('run', {}).get('steps', 0):,}"
+    saved = nnx.State({"tokenizer": like}) if pair else like
+    kept, found = peek(card.path, saved, step)
+    if file.name == DRAFT:
+        note(f"{card.path} has not finished: step {kept:,} of {total}")
+    values = card.values | {"steps": kept} | so_far(card.path, kept)
     return Card(card.path, values), found["tokenizer"] if pair else found
 
 
