@@ -64,12 +64,13 @@ def prior_command(folder, workdir="prior", *settings, data="pictures"):
 def refused(capsys, command, *parts):
     """The command ends with 2 and one line on stderr that holds all `parts`.
 
-    What was found in the data may be said before.
+    What was found in the data, and notes, may be said before.
     """
     capsys.readouterr()
     assert cli.main([str(word) for word in command]) == 2
     shown = capsys.readouterr()
-    lines = shown.err.strip().splitlines()
+    told = shown.err.strip().splitlines()
+    lines = [line for line in told if not line.startswith("minivim: note: ")]
     if re.search(r"\d pictures?( in \d+ class(es)?|, no labels): ", lines[0]):
         del lines[0]
     assert len(lines) == 1, shown.err

@@ -184,8 +184,8 @@ def test_a_tiny_row_from_end_to_end(tmp_path, monkeypatch, small):
 def test_what_is_there_is_not_computed_again(tmp_path, monkeypatch, small):
     run, done = Run(row_named("unconditional prior"), 0, place(tmp_path)), []
 
-    def untrained(recipe, *, spec: str, workdir: Path, quiet: bool) -> None:
-        done.append((recipe.stage, Path(spec).name))
+    def untrained(recipe, data: str, workdir: Path, *, quiet: bool) -> None:
+        done.append((recipe.stage, Path(data).name))
         kind = Prior if recipe.stage == "prior" else Tokenizer
         model = tiny.build(kind, recipe.model)
         card = {"machine": "one", "tokenizer": getattr(recipe, "tokenizer", "")}
@@ -528,13 +528,14 @@ def test_a_row_s_command_is_one_that_there_is():
         assert (options.only, options.seeds) == ([row.name], [1])
 
 
+pytestmark = pytest.mark.usefixtures("few_images")
+
 # Threads of XLA's pool when a study is run.
 THREADS = """
 import glob
 from minivim import cli
 from minivim_lab import reproduce
 
-pytestmark = pytest.mark.usefixtures("few_images")
 def main(study, options):
     import jax
     jax.jit(lambda x: x @ x)(jax.numpy.ones((512, 512))).block_until_ready()

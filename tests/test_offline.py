@@ -21,13 +21,14 @@ SYSTEM = (
     "/usr/share/zoneinfo", "/usr/local/share/fonts", "/usr/share/locale", "/etc/fonts",
     "/etc/localtime", "/etc/mime.types",
 )  # fmt: skip
+OURS = ("minivim", "minivim_lab", "tests/offline")
 PROGRAM = sorted(
     {
         str(place)
         for prefix in (sys.prefix, sys.base_prefix, sys.exec_prefix)
         for place in (prefix, os.path.realpath(prefix))
     }
-    | {str(HERE.parent / name) for name in ("minivim", "minivim_lab", "tests/offline")}
+    | {str(HERE.parent / name) for name in (*OURS, "minivim.egg-info")}
 )
 TRAP = "open('sprung', 'w')\n"
 OWN = ("grain", "minivim", "multiprocessing", "numpy", "builtins", "collections")

@@ -47,12 +47,18 @@ MOMENTS = [
 ]
 
 
+def heard():
+    """In a new process: Ctrl-C counts, also where the tests run in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(("name", "after"), MOMENTS)
 def test_ctrl_c_before_the_work_begins(pictures, tmp_path, name, after):
     command = commands(pictures, tmp_path / "out")[name]
     with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    ) as process:
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        preexec_fn=heard,
+    ) as process:  # fmt: skip
         try:
             time.sleep(after)
             process.send_signal(signal.SIGINT)
