@@ -31,7 +31,9 @@ PROGRAM = sorted(
     | {str(HERE.parent / name) for name in (*OURS, "minivim.egg-info")}
 )
 TRAP = "open('sprung', 'w')\n"
+# Of what our own processes send each other: a source and the tables it holds.
 OWN = ("grain", "minivim", "multiprocessing", "numpy", "builtins", "collections")
+OWN += ("datasets", "pyarrow", "pathlib", "functools", "ctypes")
 
 
 def below(path: str, *folders: object) -> bool:
