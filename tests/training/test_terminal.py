@@ -41,7 +41,8 @@ MOMENTS = [
     ("encode", 2.0),
     *(
         pytest.param(name, after, marks=pytest.mark.slow)
-        for name in ("train", "encode", "sample", "evaluate", "recipes")
+        # The others may be at their end by then, where Python itself takes over.
+        for name in ("train", "encode")
         for after in (0.2, 0.4, 0.7, 1.0, 1.6, 2.0, 2.3, 2.6, 3.0, 4.0)
     ),
 ]
