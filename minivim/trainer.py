@@ -51,7 +51,7 @@ def train(
     data: Any,
     workdir: str | Path,
     *,
-    start: str | Path = "",
+    start: str | Path | None = None,
     freeze: Sequence[str] = (),
     mesh: MeshShape | None = None,
     workers: int = 0,
@@ -124,13 +124,13 @@ def train(
                 log=log if first else lambda row: None,
                 title=f"{recipe.stage} {recipe.name}", quiet=quiet,
             )  # fmt: skip
-    variables = jax.tree.map(jnp.asarray, fetch(state.variables))
-    model = parts.export(nnx.merge(graph, variables))
-    if first:
-        card = run_card(recipe, source, workdir) | facts
-        weights.save(workdir, model, kind=recipe.stage, card=card)
-        # As `weights.load` would give it, for those who ask what it was trained on.
-        model.card = weights.read_card(workdir)
+        variables = jax.tree.map(jnp.asarray, fetch(state.variables))
+        model = parts.export(nnx.merge(graph, variables))
+        if first:  # Before another command is let in.
+            card = run_card(recipe, source, workdir) | facts
+            weights.save(workdir, model, kind=recipe.stage, card=card)
+            # As `weights.load` would give it, for those who ask what it was trained on.
+            model.card = weights.read_card(workdir)
     return model, told
 
 

@@ -1142,7 +1142,10 @@ def test_other_disk_errors_are_one_line(capsys, monkeypatch, error):
     refused(capsys, ["demo"], "x.npz", "No space left", "run the same command")
 
 
-@pytest.mark.parametrize("flag", ["--workdir", "--data", "--out", "--json", "--labels"])
+BLANK = ["--workdir", "--data", "--from", "--freeze", "--out", "--json", "--labels"]
+
+
+@pytest.mark.parametrize("flag", BLANK)
 @pytest.mark.parametrize("blank", ["", "  "])
 def test_blank_paths_and_names_are_refused(capsys, flag, blank):
     """An empty path would be the current folder."""

@@ -25,6 +25,14 @@ def test_twenty_kills_some_of_them_during_a_write_changed_nothing():
     assert found["weights_identical"] and found["rows_identical"]
 
 
+def test_twenty_races_had_one_winner_each():
+    found = json.loads(RECORD.read_text("utf-8"))
+    races = [faults.Race(**race) for race in found["races"]]
+    assert len(races) == 20 and all(race.identical for race in races)
+    assert {race.winner for race in races} == {0, 1}
+    assert all("is in use by another command" in race.refused for race in races)
+
+
 def test_a_difference_is_called_one():
     plan = {"steps": 4, "checkpoint_every": 2, "log_every": 1, "kills": 1, "seed": 0}
     found = {

@@ -44,8 +44,8 @@ def _recipes(options: Namespace) -> None:
 
 
 def words(text: str) -> tuple[str, ...]:
-    """The words of a list with commas."""
-    return tuple(filter(None, text.split(",")))
+    """The words of a list with commas, which is not blank."""
+    return tuple(args.filled(text).split(","))
 
 
 @command(
@@ -53,7 +53,7 @@ def words(text: str) -> tuple[str, ...]:
     option("recipe"),
     *(*args.DATA, args.SET, args.WORKERS, args.QUIET),
     option("--workdir", required=True, help="an earlier run's is resumed"),
-    option("--from", dest="start", default="", metavar="REF", help="initial weights"),
+    option("--from", dest="start", metavar="REF", help="initial weights"),
     option("--freeze", type=words, default=(), metavar="encoder,..", help="kept parts"),
     option("--stream", action="store_true", help="read tables in order, no copy"),
     option("--mesh", default="data=-1", help=f"devices, as in {MESH}"),
