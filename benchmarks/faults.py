@@ -31,7 +31,7 @@ import numpy as np
 LAYERS = ["blocks=1", "width=16", "heads=2", "hidden=32", "unroll=1"]
 MODEL = [
     "image_size=8", "patch_size=4", "num_codes=24", "code_dim=4", "batch_size=8",
-    "eval_size=8", "warmup_steps=2",
+    "eval_size=8", "warmup_steps=2", "decay_end=0",
     *(f"{side}.{setting}" for side in ("encoder", "decoder") for setting in LAYERS),
 ]  # fmt: skip
 PATIENCE = 300  # seconds without what is waited for

@@ -42,6 +42,7 @@ TINY = replace(
     images=256,
     probe=(20, 8),
 )
+LARGE = replace(TINY, image_size=32)  # enough for PatchGAN
 
 
 def place(out: Path, *, spec: str = "shapes") -> Options:
@@ -156,6 +157,7 @@ FITTED = SimpleNamespace(
 
 @pytest.mark.slow
 def test_a_tiny_row_from_end_to_end(tmp_path, monkeypatch, small):
+    monkeypatch.setitem(FAMILIES, "shapes", LARGE)
     pictures = str(tiny.pictures(tmp_path / "pictures"))
     here = place(tmp_path / "runs", spec=pictures)
     run = Run(row_named("unconditional prior"), 0, here)
@@ -164,7 +166,7 @@ def test_a_tiny_row_from_end_to_end(tmp_path, monkeypatch, small):
     record = run.finish()
     figures = record["figures"]
     assert figures["samples"] == 16 and figures["sample_distance"] > 0
-    assert figures["nll_per_image"] == pytest.approx(16 * figures["nll"])
+    assert figures["nll_per_image"] == pytest.approx(64 * figures["nll"])
     assert record["command"] == (
         "minivim reproduce grid --only 'unconditional prior' --seeds 0 "
         f"--data {pictures}"
@@ -264,8 +266,7 @@ def test_figures_of_other_networks_or_sizes_are_measured_again(
 
 
 def test_speeds_are_measured_in_turns_of_all_timed_rows(tmp_path, monkeypatch, small):
-    large = replace(TINY, image_size=32)  # enough for PatchGAN
-    monkeypatch.setitem(FAMILIES, "shapes", large)
+    monkeypatch.setitem(FAMILIES, "shapes", LARGE)
     timed = [row.name for row in ROWS if row.timed]
     here, turns, trained = place(tmp_path), [], []
 
@@ -291,7 +292,7 @@ def test_speeds_are_measured_in_turns_of_all_timed_rows(tmp_path, monkeypatch, s
     ]  # fmt: skip
     runs.run_rows(rows, [0], here)
     assert len(turns) == len(timed) * tokenizers.TURNS  # read, not measured
-    other = replace(large, tokenizer=(*TINY.tokenizer, "l2=2"))
+    other = replace(LARGE, tokenizer=(*TINY.tokenizer, "l2=2"))
     monkeypatch.setitem(FAMILIES, "shapes", other)
     again = Run(rows[0], 0, here).read()
     assert again is not None and "images_per_second" not in again["figures"]

@@ -194,6 +194,7 @@ RUN_SETTINGS = [
     "checkpoint_every=3",
     "eval_size=8",
     "warmup_steps=2",
+    "decay_end=0",
 ]
 TOKENIZER_SETTINGS = [
     "image_size=8",
