@@ -99,7 +99,7 @@ def measure(repetitions: int) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         # Random weights cost what trained ones do.
         network = nnx.jit(lambda: LPIPS(PerceptualConfig(), rngs=nnx.Rngs(0)))()
-        weights.save(folder, network, kind="perceptual", card={})
+        weights.save(folder, network, card={})
         ladder = rungs(folder)
         calls = [step_of(rung, source) for rung in tqdm(ladder, desc="compile")]
     seconds = np.empty((repetitions, len(calls)))

@@ -126,7 +126,7 @@ def models(folder: Path) -> None:
         if kind == "prior":
             known = weights.weights_hash(weights.load(folder / "vit"))
             told |= {"tokenizer": str(folder / "vit"), "tokenizer_hash": known}
-        weights.save(folder / name, model, kind=kind, card=told)
+        weights.save(folder / name, model, card=told)
 
 
 def tables(folder: Path, rows: list[tuple[str, str]]) -> None:

@@ -128,7 +128,7 @@ def train(
         model = parts.export(nnx.merge(graph, variables))
         if first:  # Before another command is let in.
             card = run_card(recipe, source, workdir) | facts
-            weights.save(workdir, model, kind=recipe.stage, card=card)
+            weights.save(workdir, model, card=card)
             # As `weights.load` would give it, for those who ask what it was trained on.
             model.card = weights.read_card(workdir)
     return model, told

@@ -109,7 +109,7 @@ class Block(nnx.Module):
         self, x: Tokens, keys: Heads, values: Heads, position: Int[Array, ""]
     ) -> tuple[Tokens, Heads, Heads]:
         """One token at `position`, reading and extending this block's cache."""
-        batch, x = len(x), fast.rows(x)
+        batch, x = x.shape[0], fast.rows(x)
         q, k, v = self.heads(self.attention_norm(x), batch)
         write = jax.lax.dynamic_update_slice_in_dim
         keys = write(keys, k.astype(keys.dtype), position, axis=2)

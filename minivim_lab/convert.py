@@ -60,10 +60,10 @@ LAYER = re.compile(
     r"..coder\.(?:(down|up|conv_blocks)\.(\d+)|mid)\."
     r"(block|res|attn|downsample|upsample|)[._]?(\d*)"
 )
-# Networks that measure: kind and origin.
+# Networks that measure, and their origin.
 OTHERS = {
-    "lpips": ("perceptual", "VGG16 and the linear heads of LPIPS"),
-    "inception": ("inception", "InceptionV3 of 2015, as pytorch-fid has it"),
+    "lpips": "VGG16 and the linear heads of LPIPS",
+    "inception": "InceptionV3 of 2015, as pytorch-fid has it",
 }
 HEAD_DIM = 64  # the width of every attention head in the public ViT-VQGAN
 # Indices of the convolutions in torchvision's vgg16.
@@ -83,8 +83,8 @@ Ours = dict[str, np.ndarray | str]
 
 def converted(
     what: str, files: list[str], image_size: int | None = None
-) -> tuple[Any, str, dict[str, str]]:
-    """The model in files of one of `LAYOUTS` or `OTHERS`, its kind and its card."""
+) -> tuple[Any, dict[str, str]]:
+    """The model in files of one of `LAYOUTS` or `OTHERS`, and its card."""
     pair, seen = what == "lpips", "ImageNet"
     wrong = f"convert {what} takes {'vgg16 and heads' if pair else 'one file'}"
     told = f"{wrong}, got {len(files)}; see minivim convert --help"
@@ -94,12 +94,12 @@ def converted(
     states = [read_state_dict(file) for file in files]
     if what in LAYOUTS:
         seen = "a perceptual loss, as the public code has it"
-        kind, origin = "tokenizer", f"the layout of {LAYOUTS[what][0]}"
+        origin = f"the layout of {LAYOUTS[what][0]}"
         model = tokenizer_from_torch(states[0], what, image_size or 256)
     else:
-        (kind, origin), module = OTHERS[what], "convert" if pair else what
+        origin, module = OTHERS[what], "convert" if pair else what
         model = resolve_name(f"minivim_lab.{module}:{what}_from_torch")(*states)
-    return model, kind, {"converted_from": origin, "labels_seen": seen}
+    return model, {"converted_from": origin, "labels_seen": seen}
 
 
 def read_state_dict(path: str | Path) -> Weights:

@@ -72,7 +72,7 @@ def train_palette(
         card = {"recipe": as_dict(recipe), "seed": recipe.seed}
         card |= {"steps": len(objective) - 1, "data": source.description}
         card |= {"figures": figures, "machine": machine(), "licence": "Apache-2.0"}
-        weights.save(folder, palette, kind="palette", card=card)
+        weights.save(folder, palette, card=card)
     return palette, figures
 
 

@@ -42,7 +42,7 @@ def make(name: str, workdir: Path, *, spec: str) -> None:
     card["command"] = f"python -m minivim_lab.make_weights {name}"
     card["data"] = f"{DATA[family]} (train)"
     card |= {"note": NOTES[family]} if family in NOTES else {}
-    save(HERE / name, load(workdir), kind=stage, card=card, storage=STORAGE[family])
+    save(HERE / name, load(workdir), card=card, storage=STORAGE[family])
 
 
 def main() -> None:

@@ -38,13 +38,13 @@ SLOW = pytest.param(cnn_gan, marks=pytest.mark.slow)
 def test_a_rival_tokenizer_carries_a_prior(recipe, tmp_path):
     stage_1, source = recipe(), tiny.source()
     trained, _ = tiny.ready(stage_1, source).run()
-    weights.save(tmp_path / "tok", trained, kind="tokenizer", card={})
+    weights.save(tmp_path / "tok", trained, card={})
     tokenizer = weights.load(tmp_path / "tok")
 
     stage_2 = replace(tiny.PRIOR_RECIPE, run=RUN, tokenizer=str(tmp_path / "tok"))
     prior, _ = tiny.ready(stage_2, source, network=tokenizer).run()
     card = {"tokenizer": stage_2.tokenizer}
-    weights.save(tmp_path / "prior", prior, kind="prior", card=card)
+    weights.save(tmp_path / "prior", prior, card=card)
     tokenizer, prior = minivim.load_pair(tmp_path / "prior")
     codes = minivim.sample(prior, key=jax.random.key(0), labels=[0, 1, 2])
     images = decode_all(tokenizer, np.asarray(codes), batch_size=4)

@@ -152,16 +152,16 @@ def test_sample_reject_and_complete_take_names():
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """A tokenizer and priors of several names, and what is drawn of them."""
-    weights.save(tmp_path / "tok", tiny.tokenizer(), kind="tokenizer", card={})
+    weights.save(tmp_path / "tok", tiny.tokenizer(), card={})
     card = {"tokenizer": str(tmp_path / "tok")}
     kinds = {"named": NAMES, "digits": ["0", "10", "20"], "few": ["$a$ or $b"]}
     kinds["accents"] = ["\u00e9te\u0301, hiver", "\u00e9", "a"]
     for name, names in kinds.items():
         given = card | {"class_names": names}
-        weights.save(tmp_path / name, tiny.prior(), kind="prior", card=given)
-    weights.save(tmp_path / "bare", tiny.prior(), kind="prior", card=card)
+        weights.save(tmp_path / name, tiny.prior(), card=given)
+    weights.save(tmp_path / "bare", tiny.prior(), card=card)
     bare = tiny.prior(num_classes=0)
-    weights.save(tmp_path / "unlabelled", bare, kind="prior", card=card)
+    weights.save(tmp_path / "unlabelled", bare, card=card)
     Image.fromarray(tiny.images(1)[0]).save(tmp_path / "a.png")
     return tmp_path
 

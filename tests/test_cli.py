@@ -371,16 +371,15 @@ def test_evaluate_prints_and_writes_figures(home, capsys):
 @pytest.fixture(scope="module")
 def networks(home):
     """A judge, LPIPS and Inception, all small, as folders."""
+    judge = ClassifierConfig(kind="residual", num_classes=3, width=8)
     small = {
-        "judge": (classifier.build, "classifier",
-                  ClassifierConfig(kind="residual", num_classes=3, width=8)),
-        "lpips": (perceptual.LPIPS, "perceptual",
-                  PerceptualConfig(widths=(4, 6), convs=(1, 1))),
-        "inception": (Inception, "inception", InceptionConfig(classes=5, divisor=16)),
-    }  # fmt: skip
-    for name, (build, kind, config) in small.items():
+        "judge": (classifier.build, judge),
+        "lpips": (perceptual.LPIPS, PerceptualConfig(widths=(4, 6), convs=(1, 1))),
+        "inception": (Inception, InceptionConfig(classes=5, divisor=16)),
+    }
+    for name, (build, config) in small.items():
         card = {"recipe": {"image_size": 8}}
-        weights.save(home / name, tiny.build(build, config), kind=kind, card=card)
+        weights.save(home / name, tiny.build(build, config), card=card)
     return [f"--{name}={home / name}" for name in small]
 
 
@@ -436,7 +435,7 @@ def test_the_probe_says_how_many_images_it_had(home, monkeypatch):
         "tokenizer_hash": weights.weights_hash(tokenizer),
     }
     prior = tiny.prior(num_classes=0)
-    weights.save(home / "unlabelled", prior, kind="prior", card=card)
+    weights.save(home / "unlabelled", prior, card=card)
     ref = str(home / "unlabelled")
     found = shipped_figures([ref], Options(spec=str(home / "pictures")))[ref]
     assert "probe, pixels" in found
@@ -446,10 +445,10 @@ def test_the_probe_says_how_many_images_it_had(home, monkeypatch):
 def test_codes_that_labels_have_touched_are_not_probed(home, capsys):
     """All other figures are printed; nothing was, though two of the paper's are so."""
     card = {"recipe": {"loss": {"perceptual": 0.1}}}
-    weights.save(home / "felt", tiny.tokenizer(), kind="tokenizer", card=card)
+    weights.save(home / "felt", tiny.tokenizer(), card=card)
     prior = tiny.prior(num_classes=0)
     named = {"tokenizer": str(home / "felt")}
-    weights.save(home / "over-felt", prior, kind="prior", card=named)
+    weights.save(home / "over-felt", prior, card=named)
     command = ["evaluate", home / "over-felt", "--data", home / "pictures", "--quiet"]
     assert cli.main([str(word) for word in command]) == 0
     out = capsys.readouterr().out
@@ -459,7 +458,7 @@ def test_codes_that_labels_have_touched_are_not_probed(home, capsys):
 
 def test_a_palette_has_the_figures_of_a_tokenizer(home, capsys):
     palette = tiny.build(Palette, tiny.PALETTE)
-    weights.save(home / "palette", palette, kind="palette", card={})
+    weights.save(home / "palette", palette, card={})
     command = ["evaluate", home / "palette", "--data", home / "pictures", "--quiet"]
     assert cli.main([str(word) for word in command]) == 0
     assert "psnr" in capsys.readouterr().out
@@ -529,7 +528,7 @@ def test_networks_that_have_no_figures_or_do_not_fit(home, networks, capsys):
     for name in ("lpips", "inception"):
         refused(capsys, [*command, home / name], "has no figures of its own")
     odd = tiny.tokenizer(image_size=12)
-    weights.save(home / "odd", odd, kind="tokenizer", card={})
+    weights.save(home / "odd", odd, card={})
     refused(
         capsys, [*command, home / "odd", networks[0]], "multiples of 8, not 12 x 12",
         "give --judge",
@@ -540,7 +539,7 @@ def test_the_default_judge_looks_only_at_what_it_reads(tmp_path, capsys):
     """It cannot be switched off, and nobody asked for it."""
     for name, changes in {"odd": {"image_size": 12}, "grey": {"channels": 1}}.items():
         odd = tiny.tokenizer(**changes)
-        weights.save(tmp_path / name, odd, kind="tokenizer", card={})
+        weights.save(tmp_path / name, odd, card={})
         command = ["evaluate", str(tmp_path / name), "--count", "16", "--quiet"]
         assert cli.main(command) == 0
         assert (
@@ -814,7 +813,7 @@ def test_a_prior_goes_on_only_over_the_same_tokenizer(home, capsys, tmp_path):
     run["tokenizer"] = str(tmp_path / "tok")
     file.write_text(json.dumps(run))
     other = tiny.tokenizer(seed=5)
-    weights.save(tmp_path / "tok", other, kind="tokenizer", card={})
+    weights.save(tmp_path / "tok", other, card={})
     refused(capsys, prior_command(tmp_path), "holds another run", "tokenizer_hash was")
 
 
@@ -873,7 +872,7 @@ def test_a_prior_is_no_tokenizer(home, capsys):
 
 def test_a_tokenizer_that_is_gone(home, capsys, tmp_path):
     card = {"tokenizer": str(tmp_path / "mine")}
-    weights.save(tmp_path / "prior", tiny.prior(), kind="prior", card=card)
+    weights.save(tmp_path / "prior", tiny.prior(), card=card)
     out = ["--out", tmp_path / "a.png"]
     for command in (
         ["sample", tmp_path / "prior", *out],
@@ -884,7 +883,7 @@ def test_a_tokenizer_that_is_gone(home, capsys, tmp_path):
             capsys, command, f"no tokenizer for {tmp_path / 'prior'}, whose card",
             f"there are no weights at '{tmp_path / 'mine'}'", "--tokenizer",
         )  # fmt: skip
-    weights.save(tmp_path / "there", tiny.tokenizer(), kind="tokenizer", card={})
+    weights.save(tmp_path / "there", tiny.tokenizer(), card={})
     command = ["sample", tmp_path / "prior", *out, "--tokenizer", tmp_path / "there"]
     assert cli.main([*map(str, command), "--count", "1"]) == 0
     command = ["evaluate", tmp_path / "prior", "--data", home / "pictures"]
@@ -998,7 +997,7 @@ def test_a_failed_write_leaves_the_picture_that_was_there(home, monkeypatch):
 
 
 def test_a_failed_save_leaves_the_weights_that_were_there(tmp_path, monkeypatch):
-    weights.save(tmp_path, tiny.tokenizer(), kind="tokenizer", card={})
+    weights.save(tmp_path, tiny.tokenizer(), card={})
 
     def full(path, text):
         raise OSError(28, "No space left on device", str(path))
@@ -1006,7 +1005,7 @@ def test_a_failed_save_leaves_the_weights_that_were_there(tmp_path, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(weights.Path, "write_text", full)
         with pytest.raises(OSError, match="No space"):
-            weights.save(tmp_path, tiny.tokenizer(1), kind="tokenizer", card={})
+            weights.save(tmp_path, tiny.tokenizer(1), card={})
     tiny.assert_same(
         weights.flat_weights(weights.load(tmp_path)),
         weights.flat_weights(tiny.tokenizer()),
@@ -1052,7 +1051,7 @@ def chooser(tmp_path_factory):
     for kind in ("cnn", "residual"):
         config = ClassifierConfig(kind=kind, num_classes=tiny.CLASSES, width=4)
         network = tiny.build(classifier.build, config)
-        weights.save(folder / kind, network, kind="classifier", card={})
+        weights.save(folder / kind, network, card={})
     return folder
 
 

@@ -191,7 +191,7 @@ def test_what_is_there_is_not_computed_again(tmp_path, monkeypatch, small):
         kind = Prior if recipe.stage == "prior" else Tokenizer
         model = tiny.build(kind, recipe.model)
         card = {"machine": "one", "tokenizer": getattr(recipe, "tokenizer", "")}
-        weights.save(workdir, model, kind=recipe.stage, card=card)
+        weights.save(workdir, model, card=card)
 
     def count(name: str, found: dict, owner=Run) -> None:
         monkeypatch.setattr(owner, name, lambda *_, **__: done.append(name) or found)

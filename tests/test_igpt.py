@@ -139,7 +139,7 @@ def test_codes_are_the_nearest_colours_of_box_means(palette):
 
 
 def test_weights_come_back(palette, tmp_path):
-    weights.save(tmp_path, palette, kind="palette", card={})
+    weights.save(tmp_path, palette, card={})
     loaded = minivim.load(tmp_path)
     assert isinstance(loaded, Palette) and isinstance(loaded, Tokenizer)
     assert loaded.config == tiny.PALETTE

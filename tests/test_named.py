@@ -18,13 +18,13 @@ from tests.tiny import message
 
 
 def tokenizer(folder, seed=0):
-    return weights.save(folder, tiny.tokenizer(seed), kind="tokenizer", card={})
+    return weights.save(folder, tiny.tokenizer(seed), card={})
 
 
 def prior(folder, named, seed=0, **card):
     known = {"tokenizer_hash": weights.weights_hash(tiny.tokenizer(seed))}
     card = {"tokenizer": named, **known, **card}
-    return weights.save(folder, tiny.prior(), kind="prior", card=card)
+    return weights.save(folder, tiny.prior(), card=card)
 
 
 @pytest.fixture(autouse=True)
@@ -155,7 +155,7 @@ def test_odd_names_are_one_short_line(tmp_path, named):
 def test_a_tokenizer_whose_codes_do_not_fit(tmp_path, changes):
     """Where the card has no hash, the sizes still tell."""
     model = tiny.tokenizer(**changes)
-    weights.save(tmp_path / "tok", model, kind="tokenizer", card={})
+    weights.save(tmp_path / "tok", model, card={})
     for known in (
         {"tokenizer_hash": ""},
         {"tokenizer_hash": "", "tokenizer": "../tok"},

@@ -153,14 +153,14 @@ def test_memory_is_that_of_a_batch(tmp_path, npz):
 def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("home")
     tiny.pictures(folder / "pictures")
-    weights.save(folder / "tok", tiny.tokenizer(), kind="tokenizer", card={})
+    weights.save(folder / "tok", tiny.tokenizer(), card={})
     named = {"tokenizer": str(folder / "tok"), "class_names": ["a", "b", "c"]}
-    weights.save(folder / "prior", tiny.prior(), kind="prior", card=named)
+    weights.save(folder / "prior", tiny.prior(), card=named)
     free = tiny.prior(num_classes=0)
-    weights.save(folder / "free", free, kind="prior", card={"tokenizer": "../tok"})
+    weights.save(folder / "free", free, card={"tokenizer": "../tok"})
     config = ClassifierConfig(kind="cnn", num_classes=tiny.CLASSES, width=4)
     network = tiny.build(classifier.build, config)
-    weights.save(folder / "cnn", network, kind="classifier", card={})
+    weights.save(folder / "cnn", network, card={})
     return folder
 
 

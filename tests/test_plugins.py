@@ -68,7 +68,7 @@ def twice(sign):
 
 def saved(folder, quantizer):
     tok = tiny.tokenizer(quantizer=quantizer)
-    weights.save(folder, tok, kind="tokenizer", card={"recipe": {}})
+    weights.save(folder, tok, card={"recipe": {}})
     return tok
 
 

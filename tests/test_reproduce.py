@@ -89,7 +89,7 @@ def quick(monkeypatch):
 def untrained(recipe, data, workdir, *, quiet):
     """In place of `train`, for its folder alone."""
     tokenizer = tiny.tokenizer(image_size=16, patch_size=8)
-    weights.save(workdir, tokenizer, kind="tokenizer", card={})
+    weights.save(workdir, tokenizer, card={})
 
 
 def test_a_row_is_trained_and_measured_once(tmp_path, monkeypatch, quick):

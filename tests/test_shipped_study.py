@@ -34,7 +34,7 @@ def place(tmp_path_factory):
     """Weights of a made-up family, and a place that reads made-up pictures."""
     folder = tmp_path_factory.mktemp("weights")
     tokenizer = tiny.tokenizer(**SIZE)
-    weights.save(folder / "tiny/tokenizer", tokenizer, kind="tokenizer", card={})
+    weights.save(folder / "tiny/tokenizer", tokenizer, card={})
     card = {
         "tokenizer": str(folder / "tiny/tokenizer"),
         "tokenizer_hash": weights.weights_hash(tokenizer),
@@ -46,11 +46,11 @@ def place(tmp_path_factory):
         ("prior", tiny.prior()),
         ("prior-unlabelled", tiny.prior(num_classes=0)),
     ):
-        weights.save(folder / "tiny" / name, prior, kind="prior", card=card)
+        weights.save(folder / "tiny" / name, prior, card=card)
     for name, kind in (("classifier", "cnn"), ("judge", "residual")):
         config = ClassifierConfig(kind=kind, num_classes=tiny.CLASSES, width=8)
         network = tiny.build(classifier.build, config)
-        weights.save(folder / "tiny" / name, network, kind="classifier", card={})
+        weights.save(folder / "tiny" / name, network, card={})
 
     small = {
         "tokenizer": PaletteRecipe(name="tiny", model=replace(tiny.PALETTE, **SIZE)),

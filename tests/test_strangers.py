@@ -56,7 +56,7 @@ CASES = [
 
 @pytest.fixture
 def prior(tmp_path):
-    weights.save(tmp_path / "p", tiny.prior(), kind="prior", card={"recipe": {}})
+    weights.save(tmp_path / "p", tiny.prior(), card={"recipe": {}})
     return tmp_path / "p"
 
 
@@ -139,7 +139,7 @@ def test_weights_with_others_besides(prior):
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16", "float32"])
 def test_types_that_weights_may_have(tmp_path, kind):
-    weights.save(tmp_path, tiny.prior(), kind="prior", card={}, storage=kind)
+    weights.save(tmp_path, tiny.prior(), card={}, storage=kind)
     assert weights.load(tmp_path).config == tiny.PRIOR
 
 
@@ -169,8 +169,8 @@ def test_layers_without_an_end(tmp_path):
     """More of them than the file has arrays: nothing is built."""
     cnn = tiny.tokenizer(encoder=tiny.CNN, decoder=tiny.CNN)
     lpips = tiny.build(LPIPS, PerceptualConfig(widths=(4, 8), convs=(1, 1)))
-    weights.save(tmp_path / "cnn", cnn, kind="tokenizer", card={})
-    weights.save(tmp_path / "lpips", lpips, kind="perceptual", card={})
+    weights.save(tmp_path / "cnn", cnn, card={})
+    weights.save(tmp_path / "lpips", lpips, card={})
     changed(tmp_path / "cnn", "model.decoder.res_blocks", 10**9)
     changed(tmp_path / "lpips", "model.convs", [1, 10**9])
     for name in ("cnn", "lpips"):
@@ -257,7 +257,7 @@ def test_tables_whose_offsets_are_false(tmp_path):
 
 def main(folder) -> None:
     """Print what is told of each case."""
-    weights.save(folder, tiny.prior(), kind="prior", card={"recipe": {}})
+    weights.save(folder, tiny.prior(), card={"recipe": {}})
     whole, messages = (folder / "card.json").read_text(), []
     for path, value, _ in CASES:
         changed(folder, path, value)

@@ -37,36 +37,41 @@ def state(model):
 
 @pytest.fixture
 def saved(tmp_path):
-    return weights.save(
-        tmp_path / "tok", tiny.tokenizer(), kind="tokenizer", card={"seed": 7}
-    )
+    return weights.save(tmp_path / "tok", tiny.tokenizer(), card={"seed": 7})
 
 
 @pytest.fixture
 def pair(tmp_path):
     """A tokenizer and a prior over its codes, as training leaves them."""
     tokenizer = tiny.tokenizer()
-    first = weights.save(tmp_path / "tok", tokenizer, kind="tokenizer", card={})
+    first = weights.save(tmp_path / "tok", tokenizer, card={})
     card = {
         "tokenizer": str(first),
         "tokenizer_hash": weights.weights_hash(tokenizer),
     }
-    second = weights.save(tmp_path / "prior", tiny.prior(), kind="prior", card=card)
+    second = weights.save(tmp_path / "prior", tiny.prior(), card=card)
     return first, second
 
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_every_kind_round_trips(tmp_path, kind):
     model = MODELS[kind]()
-    folder = weights.save(tmp_path / kind, model, kind=kind, card={"seed": 7})
+    folder = weights.save(tmp_path / kind, model, card={"seed": 7})
     loaded = weights.load(folder)
-    assert type(loaded) is type(model)
+    assert type(loaded) is type(model) and loaded.card["kind"] == kind
     assert loaded.config == model.config
     tiny.assert_same(state(model), state(loaded))
     assert loaded.card["seed"] == 7
     count = sum(value.size for value in state(model).values())
     assert loaded.card["parameters"] == count
     assert weights.weights_hash(loaded) == weights.weights_hash(model)
+
+
+def test_what_is_no_model_of_ours_is_not_saved(tmp_path):
+    for model in (nnx.Linear(2, 2, rngs=nnx.Rngs(0)), tiny.prior().stack):
+        told = tiny.message(lambda model=model: weights.save(tmp_path, model, card={}))
+        assert f"{type(model).__name__} has no such settings; give a model" in told
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("storage", ["float32", "float16"])
@@ -79,8 +84,7 @@ def test_statistics_are_in_the_file(tmp_path, storage):
     trained = nnx.clone(new)
     images = jnp.asarray(tiny.images(3), jnp.float32) / 255
     tiny.call(trained, images, key=jax.random.key(0))
-    how = {"kind": "tokenizer", "card": {}, "storage": storage}
-    folder = weights.save(tmp_path, trained, **how)
+    folder = weights.save(tmp_path, trained, card={}, storage=storage)
     file = str(folder / weights.WEIGHTS)
     known, stats = load_file(file), weights.flat_weights(trained, nnx.BatchStat)
     assert len(stats) == 3 and all(np.any(x) for x in stats.values())
@@ -119,7 +123,7 @@ def test_a_loaded_model_computes_the_same(saved):
 
 def test_half_precision_on_disk_is_float32_in_memory(tmp_path, saved):
     folder = weights.save(
-        tmp_path / "half", tiny.tokenizer(), kind="tokenizer", card={},
+        tmp_path / "half", tiny.tokenizer(), card={},
         storage="float16",
     )  # fmt: skip
     sizes = [(f / weights.WEIGHTS).stat().st_size for f in (folder, saved)]
@@ -220,9 +224,7 @@ def test_a_prior_finds_its_tokenizer(pair):
 
 
 def test_a_prior_on_another_tokenizer_is_refused(pair, tmp_path):
-    other = weights.save(
-        tmp_path / "other", tiny.tokenizer(seed=1), kind="tokenizer", card={}
-    )
+    other = weights.save(tmp_path / "other", tiny.tokenizer(seed=1), card={})
     with pytest.raises(UserError, match="codes of another tokenizer.*load that one"):
         weights.load_pair(pair[1], other)
     with pytest.raises(UserError, match="codes of another tokenizer"):
@@ -252,7 +254,7 @@ def test_loading_a_prior_fetches_nothing_unasked(tmp_path, saved, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
     hashed = weights.weights_hash(tiny.tokenizer())
     card = {"tokenizer": "someone/tok", "tokenizer_hash": hashed}
-    folder = weights.save(tmp_path / "prior", tiny.prior(), kind="prior", card=card)
+    folder = weights.save(tmp_path / "prior", tiny.prior(), card=card)
     weights.load(folder)
     assert weights.read_card(folder)["tokenizer"] == "someone/tok"
     assert asked == []
@@ -294,7 +296,7 @@ def test_a_tokenizer_is_no_prior(pair):
 
 
 def test_a_prior_whose_card_names_no_tokenizer(tmp_path):
-    folder = weights.save(tmp_path / "prior", tiny.prior(), kind="prior", card={})
+    folder = weights.save(tmp_path / "prior", tiny.prior(), card={})
     with pytest.raises(UserError, match="whose card names None.*name one"):
         weights.load_pair(folder)
 

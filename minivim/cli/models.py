@@ -222,6 +222,6 @@ def _convert(options: Namespace) -> None:
     if (Path(options.out) / "run.json").exists():
         raise UserError(f"{options.out} holds a run; give --out another folder")
     how = args.given(options, "what", "files", "image_size")
-    model, kind, card = converted(**how)
-    weights.save(options.out, model, kind=kind, card=card)
-    print(f"{kind}: {options.out}")
+    model, card = converted(**how)
+    weights.save(options.out, model, card=card)
+    print(f"{weights.kind_of(model)}: {options.out}")

@@ -35,8 +35,8 @@ def keep_top_p(logits: Logits, p: float | Array) -> Logits:
     order = jnp.argsort(-logits, axis=-1, stable=True)
     probability = jax.nn.softmax(jnp.take_along_axis(logits, order, axis=-1), axis=-1)
     before = jnp.cumsum(probability, axis=-1) - probability
-    none = jnp.zeros(logits.shape, bool)
-    kept = jnp.put_along_axis(none, order, before < p, axis=-1, inplace=False)
+    places = jnp.argsort(order, axis=-1)
+    kept = jnp.take_along_axis(before < p, places, axis=-1)
     # Sums in float32 reach 1 before the last codes do.
     return jnp.where(kept | (jnp.asarray(p) >= 1), logits, -jnp.inf)
 

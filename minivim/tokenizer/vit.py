@@ -49,7 +49,7 @@ class TanhHead(nnx.Module):
 
     def __call__(self, x: Tokens) -> Tokens:
         y = self.out(jnp.tanh(self.hidden(fast.rows(x))))
-        return fast.tokens(y, len(x))
+        return fast.tokens(y, x.shape[0])
 
 
 def reconstruction(

@@ -81,11 +81,21 @@ def weights_hash(model: Any) -> str:
     return digest.hexdigest()
 
 
+def kind_of(model: Any) -> str:
+    """Which of `KINDS` a model is, by its settings; `UserError` for another one."""
+    mine = type(getattr(model, "config", None))
+    for kind, (settings, _) in KINDS.items():
+        if mine is resolve_name(settings):
+            return kind
+    remedy = f"give a model of one of these kinds: {', '.join(KINDS)}"
+    raise UserError(f"{type(model).__name__} has no such settings; {remedy}")
+
+
 def save(
-    folder: str | Path, model: Any, *, kind: str, card: dict, storage: str = "float32"
+    folder: str | Path, model: Any, *, card: dict, storage: str = "float32"
 ) -> Path:
     """Write weights and card; `storage` is the type on disk (float32 in memory)."""
-    folder = Path(folder)
+    folder, kind = Path(folder), kind_of(model)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: x.astype(storage) for name, x in flat_weights(model).items()}
     count = sum(x.size for x in weights.values())

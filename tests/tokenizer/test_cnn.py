@@ -231,7 +231,7 @@ def test_the_size_that_equals_the_shapes_tokenizer():
 
 
 def test_weights_round_trip(tok, tmp_path):
-    weights.save(tmp_path, tok, kind="tokenizer", card={})
+    weights.save(tmp_path, tok, card={})
     loaded = weights.load(tmp_path)
     assert loaded.config == tok.config
     tiny.assert_same(nnx.state(loaded, nnx.Param), nnx.state(tok, nnx.Param))

@@ -202,7 +202,7 @@ def moved(model, net) -> list[str]:
 @pytest.mark.paper("the perceptual loss, on features of a VGG")
 def test_no_leaf_of_the_network_is_trained(tmp_path):
     network = tiny.build(classifier.build, CNN)
-    weights.save(tmp_path, network, kind="classifier", card={})
+    weights.save(tmp_path, network, card={})
     recipe = replace(
         tiny.TOKENIZER_RECIPE,
         model=replace(tiny.TOKENIZER, image_size=16),
@@ -344,7 +344,7 @@ def test_impossible_sizes_are_refused(changes):
 
 def test_weights_round_trip(tmp_path):
     net = lpips()
-    weights.save(tmp_path, net, kind="perceptual", card={"source": "nowhere"})
+    weights.save(tmp_path, net, card={"source": "nowhere"})
     loaded = perceptual_net(weights.load(tmp_path))
     assert loaded.config == SMALL and loaded.card["source"] == "nowhere"
     np.testing.assert_array_equal(distance(loaded, X, Y), distance(net, X, Y))

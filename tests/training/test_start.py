@@ -96,7 +96,7 @@ def test_what_a_run_cannot_start_from(home, tmp_path, how, told):
 
 def test_other_classes_start_anew(home, tmp_path, capsys):
     small = tiny.prior(num_classes=2)
-    weights.save(tmp_path / "p", small, kind="prior", card={"recipe": {}})
+    weights.save(tmp_path / "p", small, card={"recipe": {}})
     model = nnx.clone(tiny.prior())
     start_from(model, weights.load(tmp_path / "p"))
     err = capsys.readouterr().err

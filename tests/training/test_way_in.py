@@ -45,7 +45,7 @@ def way_to(model: type, command: list[str]) -> list[tuple[str, str]]:
 def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("home")
     tiny.pictures(folder / "pictures", each=4)
-    weights.save(folder / "tokenizer", tiny.tokenizer(), kind="tokenizer", card={})
+    weights.save(folder / "tokenizer", tiny.tokenizer(), card={})
     return folder
 
 
