@@ -73,7 +73,9 @@ def test_ctrl_c_before_the_work_begins(pictures, tmp_path, name, after):
     assert process.returncode == 130, said
     # A bar may have begun, and what was found been told.
     found = ("held out to test", "batch/s]")
-    lines = [t for t in said.splitlines(True) if t.strip() and not any(f in t for f in found)]
+    lines = [
+        t for t in said.splitlines(True) if t.strip() and not any(f in t for f in found)
+    ]
     assert len(lines) == 1, said
     assert lines[0] == STOPPED or "stopped" in lines[0] and "same command" in lines[0]
     assert not list(tmp_path.rglob("*.part"))
