@@ -1,6 +1,7 @@
 """A plan: what a recipe costs on a slice, as figures and as a table."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +58,9 @@ class Plan:
         # With what is computed twice.
         self.flops = sum((p.share * p.flops for p in self.programs), 0.0)
         self.hbm_bytes = sum((p.share * p.hbm_bytes for p in self.programs), 0.0)
+        self.places = Counter[str]()  # the largest parts of it, by instruction and line
+        for p in self.programs:
+            self.places.update({k: p.share * size for k, size in p.places.items()})
         sent = ((p.share, t) for p in self.programs for t in p.collectives.values())
         self.wire_bytes = sum((share * traffic.wire for share, traffic in sent), 0.0)
         # Seconds a step, if nothing but this held the chip up.
@@ -203,11 +207,15 @@ def table(answer: Plan) -> str:
     flops = f"{answer.flops:.3e}, of the model {answer.model_flops:.3e}"
     rows["FLOPs"] = f"{flops} ({again:+.0%} computed again)"
     rows["memory traffic"] = f"{answer.hbm_bytes / 1e9:.1f} GB"
+    for number, (place, size) in enumerate(answer.places.most_common(5), 1):
+        rows[f"  most of it, {number}"] = f"{size / 1e9:.1f} GB, {place}"
     for kind in sorted({kind for p in answer.programs for kind in p.collectives}):
         count, size = answer.exchanged(kind)
         rows[kind] = f"{count:.0f} of {size / 1e9:.2f} GB together"
     if loops := sum(program.unknown_loops for program in answer.programs):
         rows["loops"] = f"{loops} of unknown length, counted once"
+    if kernels := sum(program.unknown_kernels for program in answer.programs):
+        rows["kernels"] = f"{kernels} that plan does not know, whose FLOPs count none"
     limits = ", ".join(f"{k} {1e3 * v:.1f}" for k, v in answer.limits.items())
     rows["limits, ms a step"] = f"{limits}; {answer.bound} binds"
     step, days = f"{1e3 * answer.seconds:.1f} ms a step", f"{answer.days:.2f} days"

@@ -7,10 +7,12 @@ between the chip and its memory, and collectives by kind.
 
 import math
 import re
+from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 
 from minivim_lab.plan.products import window_pairs
-from minivim_lab.plan.text import Array, Computation, Instruction, parse
+from minivim_lab.plan.text import Array, Computation, Instruction, parse, sources
 
 COLLECTIVES = (
     "all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all",
@@ -27,6 +29,7 @@ FREE_TARGETS = ("AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound")
 # Other names and places of what an instruction made.
 VIEWS = ("bitcast", "copy", "copy-start", "copy-done", "get-tuple-element")
 COPIES = ("bitcast", "copy")
+KERNEL = 'custom_call_target="tpu_custom_call"'
 BRANCHES = ("branch_computations", "true_computation", "false_computation")
 READS_A_PART = ("dynamic-slice", "slice", "gather")
 
@@ -54,12 +57,19 @@ class Costs:
     collectives: dict[str, Traffic] = field(default_factory=dict)
     # Loops whose length the text does not say; their bodies count once.
     unknown_loops: int = 0
+    # Calls of a program other than XLA's whose products are not known: they count none.
+    unknown_kernels: int = 0
+    # Of `hbm_bytes`, by "opcode at line".
+    places: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: "Costs", times: int = 1) -> None:
         """Add the costs of a part that runs so often."""
         self.flops += times * other.flops
         self.hbm_bytes += times * other.hbm_bytes
         self.unknown_loops += other.unknown_loops
+        self.unknown_kernels += other.unknown_kernels
+        for place, size in other.places.items():
+            self.places[place] += times * size
         for kind, traffic in other.collectives.items():
             total = self.collectives.setdefault(kind, Traffic())
             total.count += times * traffic.count
@@ -70,39 +80,51 @@ class Costs:
 def costs(text: str) -> Costs:
     """Costs of the text of a compiled module (`compiled.as_text()`).
 
-    FLOPs: two for each pair of numbers that a `dot` or `convolution` multiplies, as
-    XLA's own HloCostAnalysis counts; positions where a window meets padding or a hole
-    of a dilated array are none. Elementwise operations are left out.
+    FLOPs: two for each pair of numbers that a `dot`, a `convolution` or a kernel of
+    attention multiplies, as XLA's own HloCostAnalysis counts; positions where a window
+    meets padding or a hole of a dilated array are none. Elementwise operations are left
+    out.
 
-    Bytes: operands and results of the instructions that run, a fusion as one, where
-    they lie in HBM; of an array that is only sliced or updated in place, the slice.
-    It is what the program asks for: caches are not modelled.
+    Bytes: operands and results of the instructions that run, a fusion or a kernel as
+    one, where they lie in HBM; of an array that is only sliced or updated in place, the
+    slice. It is what the program asks for: caches are not modelled.
 
     Collectives: by the compiler's names, with one exception. Some gathers are written
     as the all-reduce of arrays that are zero but for one chip's part; they are called
     all-gather here, and send what the all-reduce sends.
     """
-    return _run(parse(text))
+    return _run(parse(text), sources(text))
 
 
-def _run(computation: Computation) -> Costs:
+def _run(computation: Computation, lines: dict[str, str]) -> Costs:
     """The costs of running a computation once."""
-    total = Costs()
+    total, run = Costs(), partial(_run, lines=lines)
     for op in computation.instructions.values():
         _products(op, total)
-        total.hbm_bytes += _moved(op)
+        if moved := _moved(op):
+            total.hbm_bytes += moved
+            total.places[_place(op, lines)] += moved
         if op.opcode == "while":
             trips = trip_count(op)
             total.unknown_loops += trips is None
             for part in op.called("condition", "body"):
-                total.add(_run(part), 1 if trips is None else trips)
+                total.add(run(part), 1 if trips is None else trips)
         elif op.opcode == "conditional":
-            found = map(_run, op.called(*BRANCHES))
+            found = map(run, op.called(*BRANCHES))
             total.add(max(found, key=lambda c: (c.flops, c.hbm_bytes), default=Costs()))
         elif op.opcode in ("call", "async-start"):
             for part in op.called("to_apply", "calls", "called_computations"):
-                total.add(_run(part))
+                total.add(run(part))
     return total
+
+
+def _place(op: Instruction, lines: dict[str, str]) -> str:
+    """Its line, or that of the largest array within a fusion that has none itself."""
+    parts = _fused(op).instructions.values() if op.opcode == "fusion" else ()
+    by_size = sorted(parts, key=lambda part: -_in_hbm(*part.shape))
+    frames = (one.attribute("stack_frame_id").rstrip("}") for one in (op, *by_size))
+    named = map(lines.get, frames)
+    return f"{op.opcode} at {next(filter(None, named), 'no line')}"
 
 
 def _fused(op: Instruction) -> Computation:
@@ -122,6 +144,9 @@ def _products(op: Instruction, total: Costs) -> None:
         total.flops += 2 * math.prod(op.shape[0].sizes) * contracted
     elif kind == "convolution":
         total.flops += convolution_flops(op)
+    elif KERNEL in op.attributes:
+        flops = kernel_flops(op)
+        total.add(Costs(flops=flops or 0, unknown_kernels=flops is None))
     elif kind in COLLECTIVES:
         total.add(Costs(collectives=_exchanged(kind, op)))
 
@@ -315,3 +340,19 @@ def convolution_flops(op: Instruction) -> int:
     groups = int(op.attribute("feature_group_count") or 1)
     batch = data["b"] // int(op.attribute("batch_group_count") or 1)
     return 2 * batch * (data["f"] // groups) * kernel["o"] * pairs
+
+
+def kernel_flops(op: Instruction) -> int | None:
+    """FLOPs of one of JAX's kernels of attention by its shapes; None for another one.
+
+    Products of `[N, d]` and `[T, d]` for each head: forward two; backward two, which
+    make the softmax and its slope again, and one for every gradient that is written.
+    """
+    phase = re.match(r"splash_mha_(fwd|dq|dkv)", op.name)
+    if phase is None:
+        return None
+    # Before queries and keys stand whole numbers, which say what the mask leaves out.
+    q, k, *_ = (array.sizes for array in _operands(op) if "f" in array.dtype)
+    gradients = [array for array in op.shape if len(array.sizes) >= len(q)]
+    products = 2 if phase[1] == "fwd" else 2 + len(gradients)
+    return 2 * products * math.prod(q) * k[-2]

@@ -47,6 +47,9 @@ def _equation(equation: Any) -> int:
         return _convolution(equation)
     if name == "scan":
         return params["length"] * product_flops(params["jaxpr"])
+    if name == "pallas_call":
+        # Its parts at their most, where a part of the grid may be left out.
+        return math.prod(params["grid_mapping"].grid) * product_flops(params["jaxpr"])
     if name == "cond":
         return max(map(product_flops, params["branches"]))
     kinds = jex.Jaxpr | jex.ClosedJaxpr

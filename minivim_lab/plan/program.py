@@ -50,6 +50,9 @@ class Program:
     hbm_bytes: int = 0
     collectives: dict[str, Traffic] = field(default_factory=dict)
     unknown_loops: int = 0
+    unknown_kernels: int = 0
+    # The largest parts of `hbm_bytes`, by instruction and line.
+    places: dict[str, int] = field(default_factory=dict)
 
 
 def trainable(name: str, stage: str | None = None) -> TrainableRecipe:
@@ -172,6 +175,7 @@ def compiled(given: Inputs, name: str, due: bool, share: float, quick: bool) -> 
     else:
         memory, read = executable.memory_analysis(), costs(executable.as_text())
         found = {**vars(read), "fits": True, "flops": float(read.flops)}
+        found["places"] = dict(read.places.most_common(5))
         found["needed"] = int(memory.peak_memory_in_bytes)
         found["temp_size"] = int(memory.temp_size_in_bytes)
     found["compile_seconds"] = round(time.perf_counter() - wall, 1)

@@ -16,7 +16,8 @@ _HEAD = re.compile(r"^(ENTRY\s+)?%?([\w.\-]+)\s+\(.*\)\s*->\s*.*\{\s*$")
 _NAMED = re.compile(
     r"^\s*(ROOT\s+)?%?([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*?)\)(?:, |$)(.*)$"
 )
-_COMMENT = re.compile(r"/\*.*?\*/")
+# A comment, or the end of a line within braces, as in a kernel's metadata.
+_LEFT_OUT = re.compile(r'/\*.*?\*/|\n(?="|}})')
 
 
 @dataclass(frozen=True)
@@ -88,14 +89,14 @@ def parse(text: str) -> Computation:
     """The computation that runs in `compiled.as_text()`; `ValueError` without one."""
     module: dict[str, Computation] = {}
     current = entry = None
-    for line in text.splitlines():
+    for line in _LEFT_OUT.sub("", text).splitlines():
         if current is None:
             if head := _HEAD.match(line):
                 current = module[head[2]] = Computation(head[2], module)
                 entry = current if head[1] else entry
         elif line.startswith("}"):
             current = None
-        elif named := _NAMED.match(_COMMENT.sub("", line)):
+        elif named := _NAMED.match(line):
             root, *parts = named.groups()
             op = current.instructions[parts[0]] = Instruction(current, *parts)
             if root:
@@ -105,3 +106,29 @@ def parse(text: str) -> Computation:
     if entry is None:
         raise ValueError("this is no text of a compiled module: it has no ENTRY")
     return entry
+
+
+def sources(text: str) -> dict[str, str]:
+    """By `stack_frame_id` the innermost line that is no library's: `folder/file.py:7`.
+
+    For one in `fast` also the line that asks for it.
+    """
+    tables = re.split(r"^(File\w+|FunctionNames|StackFrames)\n", text, flags=re.M)
+    rows = {
+        name: dict(re.findall(r"^(\d+) (.*)$", body.partition("\n\n")[0], re.M))
+        for name, body in zip(tables[1::2], tables[2::2], strict=True)
+    }
+    found: dict[str, str] = {}
+    for key, frame in rows.get("StackFrames", {}).items():
+        place, parent = re.findall(r"=(\d+)", frame)
+        name, _, line, *_ = re.findall(r"=(\d+)", rows["FileLocations"][place])
+        file = rows["FileNames"][name].strip('"')
+        # Parents come first, and are counted from one more: a root has parent 1.
+        outer = found.get(str(int(parent) - 1), "")
+        own = f"{'/'.join(file.split('/')[-2:])}:{line}"
+        if "site-packages" in file:
+            own = outer
+        elif file.endswith("/fast.py"):
+            own = f"{own} for {outer.partition(' for ')[2] or outer}"
+        found[key] = own
+    return found

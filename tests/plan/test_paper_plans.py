@@ -45,6 +45,20 @@ def test_a_plan_is_the_same_after_json():
         assert again == found
 
 
+def test_where_most_bytes_move_is_a_mean_over_the_programs():
+    places = {f"fusion at here.py:{i}": 10**9 * i for i in range(1, 6)}
+    found = a_plan(
+        a_program(share=0.75, places=places, unknown_kernels=2),
+        a_program("step with R1", share=0.25, places={"copy at there.py:9": 10**10}),
+    )
+    assert [size for _, size in found.places.most_common(3)] == [3.75e9, 3e9, 2.5e9]
+    words = words_of(found)
+    assert "  most of it, 1 " in words and "3.8 GB, fusion at here.py:5\n" in words
+    assert "2.5 GB, copy at there.py:9" in words and "here.py:1" not in words
+    assert "2 that plan does not know" in words
+    assert Plan.from_dict(json.loads(json.dumps(found.as_dict()))) == found
+
+
 def test_a_refusal_in_two_lines():
     assert words_of(a_plan(a_program(**REFUSED))).splitlines() == [
         "does not fit: the step needs 40.00 GiB of 30.00 GiB on each chip, state "

@@ -9,6 +9,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.experimental import pallas as pl
 
 from minivim_lab.plan import costs, product_flops
 from minivim_lab.plan.program import model_flops, schedule
@@ -103,6 +104,18 @@ def test_a_loop_of_unknown_length_is_refused():
 
     with pytest.raises(ValueError, match="unknown length"):
         product_flops(jax.make_jaxpr(function)(ONES((8, 8))))
+
+
+def test_a_kernel_counts_once_for_every_part_of_its_grid():
+    def kernel(x, y):
+        y[...] = x[...] @ x[...]
+
+    part = pl.BlockSpec((None, 8, 8), lambda i, j: (i, 0, j))
+    shape = jax.ShapeDtypeStruct((3, 8, 16), jnp.float32)
+    call = pl.pallas_call(
+        kernel, shape, grid=(3, 2), in_specs=[part], out_specs=part, interpret=True
+    )
+    assert product_flops(jax.make_jaxpr(call)(ONES((3, 8, 16)))) == 6 * 2 * 8**3
 
 
 STACK = replace(tiny.STACK, blocks=3, remat="full")

@@ -3,7 +3,7 @@
 import pytest
 
 from minivim_lab.plan.hlo import Traffic, costs
-from minivim_lab.plan.text import Array, parse
+from minivim_lab.plan.text import Array, parse, sources
 
 COUNTED = """
 HloModule counted, is_scheduled=true
@@ -206,6 +206,91 @@ def test_of_a_condition_the_largest_branch():
         before=other.replace("NAME", "small") + branch.replace("NAME", "large"),
     )
     assert costs(text).flops == 2 * 4 * 4 * 8
+
+
+# One of JAX's kernels as the TPU's compiler writes it, over several lines, in a loop of
+# three: 2 x 8 heads of 1,024 tokens by 64. The tables of lines stand before everything.
+KERNEL = """HloModule kernel, is_scheduled=true
+
+FileNames
+1 "/here/minivim/transformer.py"
+2 "/lib/python3/site-packages/jax/splash.py"
+3 "/here/minivim/fast.py"
+
+FunctionNames
+1 "attention"
+
+FileLocations
+1 {file_name_id=1 function_name_id=1 line=77 end_line=77 column=4 end_column=9}
+2 {file_name_id=2 function_name_id=1 line=1111 end_line=1119 column=4 end_column=9}
+3 {file_name_id=3 function_name_id=1 line=5 end_line=5 column=4 end_column=9}
+
+StackFrames
+1 {file_location_id=1 parent_frame_id=1}
+2 {file_location_id=3 parent_frame_id=2}
+3 {file_location_id=2 parent_frame_id=3}
+4 {file_location_id=3 parent_frame_id=3}
+5 {file_location_id=2 parent_frame_id=1}
+
+%body (s: (s32[], QKV)) -> (s32[], QKV) {
+  %s = (s32[], QKV) parameter(0)
+  %i = s32[] get-tuple-element(%s), index=0
+  %x = QKV get-tuple-element(%s), index=1
+  %bits = s8[1,2,1]{2,1,0} constant({...})
+  %NAME.7 = (MADE) custom-call(%bits, %x, %x, /*index=3*/%x), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 512, \\"q_layout\\": 1}"
+}}, metadata={op_name="jit(f)/while/body/pallas_call" stack_frame_id=3}, backend_config={"flag_configs":[]}
+  %y = QKV get-tuple-element(%NAME.7), index=0, frontend_attributes={kernel_metadata={
+"xprof_metadata":"{}"
+}}
+  ROOT %t = (s32[], QKV) tuple(%i, %y)
+}
+
+%condition (s.1: (s32[], QKV)) -> pred[] {
+  %s.1 = (s32[], QKV) parameter(0)
+  %i.1 = s32[] get-tuple-element(%s.1), index=0
+  %n = s32[] constant(3)
+  ROOT %lt = pred[] compare(%i.1, %n), direction=LT
+}
+
+ENTRY %main (p: QKV) -> QKV {
+  %p = QKV parameter(0)
+  %z = s32[] constant(0)
+  %start = (s32[], QKV) tuple(%z, %p)
+  %while = (s32[], QKV) while(%start), condition=%condition, body=%body
+  ROOT %out = QKV get-tuple-element(%while), index=1
+}
+"""  # noqa: E501
+QKV = "f32[2,8,1024,64]{3,2,1,0:T(8,128)}"
+EACH = 4 * 2 * 8 * 1024 * 64
+
+
+@pytest.mark.parametrize(
+    ("name", "made", "products", "written"),
+    [
+        ("splash_mha_fwd_no_residuals", (QKV, "f32[2,8,8]{2,1,0}"), 2, EACH + 512),
+        ("splash_mha_dq_no_residuals", (QKV, "f32[2,8,64]{2,1,0}"), 3, EACH + 4096),
+        ("splash_mha_dkv_no_residuals", (QKV, QKV), 4, 2 * EACH),
+        ("splash_mha_dkv_no_residuals", (QKV, QKV, "f32[2,1,8,1024,64]"), 5, 3 * EACH),
+        ("another", (QKV,), None, EACH),
+    ],
+)
+def test_a_kernel_counts_by_its_shapes_in_every_turn(name, made, products, written):
+    text = KERNEL.replace("NAME", name).replace("MADE", ", ".join(made))
+    found = costs(text.replace("QKV", QKV))
+    assert found.flops == 3 * (products or 0) * 2 * 2 * 8 * 1024 * 1024 * 64
+    assert (found.unknown_loops, found.unknown_kernels) == (0, products is None)
+    place = "custom-call at minivim/fast.py:5 for minivim/transformer.py:77"
+    kernel = {place: 3 * (2 + 3 * EACH + written)}
+    assert found.places == kernel | {"compare at no line": 3 * 9}
+    assert found.hbm_bytes == sum(found.places.values())
+
+
+def test_lines_are_our_own_or_nothing():
+    in_fast = "minivim/fast.py:5 for minivim/transformer.py:77"
+    found = {"1": "minivim/transformer.py:77", "2": in_fast, "3": in_fast, "4": in_fast}
+    assert sources(KERNEL) == found | {"5": ""}
+    assert sources(COUNTED) == {}
 
 
 def test_shapes_are_read_with_their_layouts():
