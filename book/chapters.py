@@ -13,6 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # The last words of a chapter: modules or whole packages, and their length.
 MODULES = re.compile(r"(\*\*In the package\.\*\*[^*]*?about\s+)([\d,]+)(\s+lines)")
 
+# The tag of a cell that is no part of a chapter's work: it installs minivim in Colab.
+INSTALL = "install"
 # Budgets of a chapter: seconds to run, bytes of the notebook, bytes of the built page.
 SECONDS, NOTEBOOK, PAGE = 120, 2_000_000, 5_000_000
 
@@ -23,6 +25,7 @@ def digest(notebook: dict) -> str:
         "".join(cell["source"])
         for cell in notebook["cells"]
         if cell["cell_type"] == "code"
+        and INSTALL not in cell["metadata"].get("tags", ())
     ]
     return hashlib.sha256(json.dumps(code).encode()).hexdigest()[:16]
 
@@ -45,7 +48,9 @@ def records(path: Path) -> dict[str, dict]:
     return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
 
-def line(name: str, *, size: int, record: dict | None, code: str) -> str:
+def line(
+    name: str, *, size: int, record: dict | None, code: str, colab: str = ""
+) -> str:
     """One line of HTML; a time that was measured on other code is left out."""
     said = []
     if record and record["code"] == code:
@@ -56,11 +61,15 @@ def line(name: str, *, size: int, record: dict | None, code: str) -> str:
         )
     link = f'<a href="../_sources/notebooks/{name}.ipynb" download>the notebook</a>'
     said.append(f"download {link} ({size / 1e6:.1f} MB) to run it yourself")
+    if colab:
+        said.append(f'or open it in <a href="{colab}">Colab</a>')
     text = "; ".join(said)
     return f'<p class="measured">{text[0].upper()}{text[1:]}.</p>'
 
 
-def with_line(source: str, name: str, recorded: dict[str, dict]) -> str:
+def with_line(
+    source: str, name: str, recorded: dict[str, dict], colab: str = ""
+) -> str:
     """A chapter's notebook as text, with its line below the title."""
     notebook = json.loads(source)
     first = notebook["cells"][0]
@@ -70,6 +79,7 @@ def with_line(source: str, name: str, recorded: dict[str, dict]) -> str:
         size=len(source.encode()),
         record=recorded.get(name),
         code=digest(notebook),
+        colab=colab,
     )
     first["source"] = f"{title}\n\n{below}\n{rest}"
     return json.dumps(notebook)

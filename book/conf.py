@@ -12,6 +12,7 @@ from sphinx.errors import ConfigError  # noqa: E402
 from book import (  # noqa: E402
     bibliography,
     chapters,
+    colab,
     javascript,
     page_decoder,
     paper_table,
@@ -20,7 +21,7 @@ from book import (  # noqa: E402
 )
 
 PYPROJECT = tomllib.loads((HERE.parent / "pyproject.toml").read_text("utf-8"))
-REPOSITORY = PYPROJECT["tool"]["minivim"]["repository"]
+REPOSITORY = colab.address()
 
 # A copy and not a link: Sphinx resolves links between chapters through the real path.
 shutil.rmtree(HERE / "notebooks", ignore_errors=True)
@@ -89,6 +90,7 @@ def setup(app):
     def measured(app, docname, source):
         folder, _, name = docname.rpartition("/")
         if folder == "notebooks":
-            source[0] = chapters.with_line(source[0], name, recorded)
+            there = colab.page(REPOSITORY, name)
+            source[0] = chapters.with_line(source[0], name, recorded, there)
 
     app.connect("source-read", measured)

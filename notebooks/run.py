@@ -4,7 +4,9 @@ A chapter is a pair: `NN_name.md` (MyST Markdown, which authors write) and
 `NN_name.ipynb` (the same cells with their outputs). This runs the cells in a fresh
 kernel and writes both files so that running again changes no byte: cell and widget ids
 follow from the content, and times and versions stay out. `--record` writes how long
-the cells took to a file of the book, which shows it at the chapter's top.
+the cells took to a file of the book, which shows it at the chapter's top. `--install`
+runs nothing: it writes the cell that installs minivim in Colab, or takes it away, as
+the repository's address in pyproject.toml says.
 """
 
 import argparse
@@ -27,6 +29,7 @@ from nbformat import NotebookNode
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
 from book import chapters as budget  # noqa: E402
+from book import colab  # noqa: E402
 
 RECORD = FOLDER.parent / "book" / "results" / "chapters.json"
 LIMIT = budget.NOTEBOOK  # bytes of a chapter, outputs included
@@ -87,18 +90,24 @@ def choose_source(chapter: Path, wanted: str | None) -> Path:
 
 def prepare(notebook: NotebookNode) -> NotebookNode:
     """An unexecuted notebook with the metadata that we keep and lasting cell ids."""
-    seen: dict[str, int] = {}
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            cell.source = budget.with_lengths(cell.source)
-        digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()
-        repeat = seen[digest] = seen.get(digest, -1) + 1
-        cell["id"] = digest[:8] if not repeat else f"{digest[:8]}-{repeat}"
+    for cell in identified(notebook).cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook.metadata = NotebookNode(kernelspec=NotebookNode(kernel))
     notebook.nbformat, notebook.nbformat_minor = 4, 5
+    return notebook
+
+
+def identified(notebook: NotebookNode) -> NotebookNode:
+    """The cells that a chapter should have by now, with ids from their sources."""
+    seen: dict[str, int] = {}
+    for cell in colab.place(notebook, colab.address()).cells:
+        if cell.cell_type == "markdown":
+            cell.source = budget.with_lengths(cell.source)
+        digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()
+        repeat = seen[digest] = seen.get(digest, -1) + 1
+        cell["id"] = digest[:8] if not repeat else f"{digest[:8]}-{repeat}"
     return notebook
 
 
@@ -269,6 +278,22 @@ def run(chapter: Path, *, source: str | None = None, check: bool = False) -> Ran
     return Ran(chapter.name, seconds, size, budget.digest(notebook))
 
 
+def install(chapter: Path) -> str:
+    """Write both files with the cell that installs minivim, or without; say which.
+
+    Raises:
+        UserError: their other cells differ.
+    """
+    markdown, notebook = (
+        read_chapter(chapter.with_suffix(suffix)) for suffix in (".md", ".ipynb")
+    )
+    if cells_of(identified(markdown)) != cells_of(identified(notebook)):
+        raise UserError("its two files have other cells: run it without --install")
+    for suffix, text in render(notebook).items():
+        _write(chapter.with_suffix(suffix), text)
+    return f"{chapter.name}: {'with' if colab.address() else 'without'} the cell"
+
+
 def record(ran: Ran, path: Path, *, busy: bool) -> None:
     """Writes a measured run into the book's file, beside those of other chapters."""
     found = budget.records(path)
@@ -309,11 +334,17 @@ def main() -> int:
     only.add_argument(
         "--record", action="store_true", help=f"write the times to {RECORD.name}"
     )
+    only.add_argument(
+        "--install", action="store_true", help="write the cell for Colab, run nothing"
+    )
     arguments = parser.parse_args()
     # Other work at the start: later the load is also that of the chapters.
     busy = hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5
     for chapter in chapters(arguments.names):
         try:
+            if arguments.install:
+                print(install(chapter))
+                continue
             ran = run(chapter, source=arguments.source, check=arguments.check)
             print(ran)
             if arguments.record:
