@@ -1,5 +1,6 @@
 """ViT-VQGAN and Vector-quantized Image Modeling, small enough to read."""
 
+from importlib import import_module
 from typing import Any
 
 import minivim.start  # first of all
@@ -15,9 +16,8 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """`train`, which is slow to import."""
-    if name != "train":
+    """`train`, which is slow to import, `export` and `push`."""
+    places = {"train": "trainer", "export": "portable", "push": "weights.hub"}
+    if name not in places:
         raise AttributeError(f"module 'minivim' has no attribute {name!r}")
-    from minivim.trainer import train
-
-    return train
+    return getattr(import_module(f"minivim.{places[name]}"), name)

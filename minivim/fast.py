@@ -4,12 +4,14 @@ Models need not ask where they run: on a platform not in `OURS` each is the libr
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import repeat
+from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 from jaxtyping import Array, Float, Int
 
 from minivim.config import StackConfig
@@ -19,6 +21,7 @@ from minivim.sharding import split_over_batch
 # recorded plans are of programs with these forms.
 OURS = ("cpu", "tpu")
 Maps = Float[Array, "B _H _W _C"]
+Size = Any  # of a batch: an int, or what `jax.export` has for any number
 
 
 def ours() -> bool:
@@ -28,6 +31,13 @@ def ours() -> bool:
     """
     device = jax.sharding.get_abstract_mesh().abstract_device
     return (device.platform if device else jax.default_backend()) in OURS
+
+
+def traced_for(platforms: Sequence[str]) -> AbstractContextManager:
+    """Inside, programs are traced for several platforms: ours if all are in `OURS`."""
+    first = min(platforms, key=OURS.__contains__)
+    device = AbstractDevice("", None, first)
+    return use_abstract_mesh(AbstractMesh((), (), abstract_device=device))
 
 
 # For every device: recomputed in the backward pass, which is cheaper than to keep its
@@ -59,7 +69,7 @@ def rows(x: Float[Array, "B N D"]) -> Array:
     return x.reshape(-1, x.shape[-1]) if ours() else x
 
 
-def tokens(x: Array, batch: int) -> Float[Array, "B N D"]:
+def tokens(x: Array, batch: Size) -> Float[Array, "B N D"]:
     """Inverse of `rows`."""
     return x.reshape(batch, -1, x.shape[-1])
 

@@ -119,7 +119,7 @@ class Block(nnx.Module):
         x = x + self.ffn(self.ffn_norm(x))
         return fast.tokens(x, batch), keys, values
 
-    def heads(self, x: Array, batch: int) -> list[Heads]:
+    def heads(self, x: Array, batch: fast.Size) -> list[Heads]:
         """Queries, keys and values of normalized tokens."""
         parts = jnp.split(self.qkv(x), 3, axis=-1)
         split, heads = "b n (h d) -> b h n d", self.config.heads
@@ -166,7 +166,7 @@ class Stack(nnx.Module):
         x, blocks = fast.scan_blocks(block, x, (params, keys), self.config)
         return self.norm(x), blocks
 
-    def empty_cache(self, batch: int, length: int) -> Cache:
+    def empty_cache(self, batch: fast.Size, length: int) -> Cache:
         """A cache for `length` tokens of `batch` sequences."""
         c = self.config
         shape = (batch, c.heads, length, c.width // c.heads)

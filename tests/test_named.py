@@ -69,18 +69,40 @@ def test_else_among_the_shipped(tmp_path):
     assert found.card.path == str(weights.HERE / "shapes/tokenizer")
 
 
-@pytest.mark.parametrize("typed", ["runs/tok", "./runs/tok", "linked/tok"])
-def test_a_run_and_its_tokenizer_move_together(tmp_path, monkeypatch, typed):
+@pytest.mark.parametrize("absolute", [False, True])
+@pytest.mark.parametrize("typed", ["runs/tok", "linked/tok"])
+def test_a_run_and_its_tokenizer_move_together(tmp_path, monkeypatch, typed, absolute):
     """`train` writes a path from the workdir where it was given one from here."""
     tokenizer("runs/tok")
     os.symlink("runs", "linked")
     recipe = with_overrides(tiny.PRIOR_RECIPE, [f"tokenizer={typed}", "steps=2"])
-    model, _ = train(recipe, tiny.source(), "runs/prior", quiet=True)
+    workdir = os.path.abspath("runs/prior") if absolute else "runs/prior"
+    model, _ = train(recipe, tiny.source(), workdir, quiet=True)
     assert model.card["tokenizer"] == os.path.join("..", "tok")
     weights.load_pair("runs/prior")
     shutil.move("runs", tmp_path / "moved")
     monkeypatch.chdir("/")
     weights.load_pair(tmp_path / "moved/prior")
+
+
+@pytest.mark.parametrize("near", ["runs/a/prior", "prior"])
+def test_absolute_paths_move_with_their_card_too(tmp_path, monkeypatch, near):
+    """Workdirs that were typed as absolute paths, wherever their parent goes."""
+    tokenizer(tmp_path / "old/runs/tok")
+    prior(tmp_path / "old" / near, str(tmp_path / "old/runs/tok"))
+    shutil.move(tmp_path / "old", tmp_path / "new")
+    monkeypatch.chdir(tmp_path / "new")
+    for moved in (tmp_path / "new" / near, near):
+        found, _ = weights.load_pair(moved)
+        assert found.card.path == str(tmp_path / "new/runs/tok")
+    # What lies there under the name is looked at as any other.
+    tokenizer(tmp_path / "new/runs/tok", seed=1)
+    assert "of another tokenizer" in message(lambda: weights.load_pair(near))
+    shutil.move(tmp_path / "new" / near, tmp_path / "alone")
+    told = message(lambda: weights.load_pair(tmp_path / "alone"))
+    assert f"no tokenizer for {tmp_path / 'alone'}" in told
+    # A path that is typed, and not read from a card, is where it says.
+    assert "no weights at" in message(lambda: weights.load(tmp_path / "old/runs/tok"))
 
 
 @pytest.mark.parametrize(

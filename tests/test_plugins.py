@@ -261,7 +261,7 @@ def test_the_exercise_of_chapter_5_from_training_to_sampling(plugin, tmp_path):
 def test_the_script_of_the_book(plugin, tmp_path):
     """Own pictures, quantizer, optimizer and loop, as the page has them."""
     text = (ROOT / "book/own_code.md").read_text()
-    [script] = re.findall(r"```python\n(.*?)```", text, re.S)
+    script, _ = re.findall(r"```python\n(.*?)```", text, re.S)
     (tmp_path / "exercise.py").rename(tmp_path / "fsq.py")
     (tmp_path / "script.py").write_text(script)
     done = plugin(plugin=(), module="script")

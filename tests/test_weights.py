@@ -310,6 +310,7 @@ def test_hub_weights_are_fetched_at_a_revision(saved, monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
     files = {weights.WEIGHTS, weights.CARD}
+    files |= {f"tokenizer/{file}" for file in files}
     for ref, revision in (("someone/tok@abc123", "abc123"), ("someone/tok", None)):
         loaded = weights.load(ref)
         tiny.assert_same(state(loaded), state(tiny.tokenizer()))

@@ -29,10 +29,7 @@ BATCH, DRAWN = 256, 512
 SAMPLING = (
     *(args.OUT, args.STEP, args.SEED, args.QUIET),
     option("--tokenizer", help="default: the one the prior's card names"),
-    option("--temperature", type=float, default=1.0),
-    option("--top-k", type=int),
-    option("--top-p", type=float),
-    option("--guidance", type=float),
+    *args.DRAWN,
 )
 SAMPLED = ("temperature", "top_k", "top_p", "guidance")
 # Labels of some images, if there are any, and arrays by the names of their sets.

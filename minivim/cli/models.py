@@ -203,6 +203,37 @@ def _reproduce(options: Namespace) -> None:
     print(reproduce.main(options.study, reproduce.Options(**given)))
 
 
+@command(
+    option("weights", help="a tokenizer or a prior"),
+    option("--out", required=True, help="a new folder"),
+    option("--platforms", type=words, default=(), metavar="cpu,cuda,tpu"),
+    *(args.STEP, *args.DRAWN),
+)
+def _export(options: Namespace) -> None:
+    """Write a model as programs that need JAX alone."""
+    from minivim.portable import export
+
+    asked = args.given(options, "temperature", "top_k", "top_p", "guidance")
+    drawn = {name: x for name, x in asked.items() if x not in (None, 1.0)}
+    model = weights.load(options.weights, step=options.step)
+    out = export(model, options.out, platforms=options.platforms, **drawn)
+    print(f"programs: {out}")
+
+
+@command(
+    option("weights", help="a folder or a shipped name"),
+    option("name", metavar="owner/name", help="of the hub"),
+    option("--tokenizer", help="of a prior (default: the one its card names)"),
+    option("--private", action="store_true", help="where it is not there yet"),
+)
+def _push(options: Namespace) -> None:
+    """Upload weights to the Hugging Face hub."""
+    from minivim.weights.hub import push
+
+    how = args.given(options, "tokenizer", "private")
+    print(f"pushed: {push(options.weights, options.name, **how)}")
+
+
 FILES = """vit-vqgan, vqgan, llamagen: a tokenizer's weights in the layout of
 enhancing-transformers, taming-transformers or LlamaGen; lpips: torchvision's
 vgg16-*.pth and the vgg.pth of the lpips package; inception: pytorch-fid's

@@ -103,7 +103,7 @@ class Prior(Carded):
         _, blocks = self._run(jnp.asarray(codes), None)
         return jnp.mean(blocks[:, :, 1:].astype(jnp.float32), axis=2)
 
-    def empty_cache(self, batch: int) -> Cache:
+    def empty_cache(self, batch: fast.Size) -> Cache:
         """Room for a whole picture."""
         return self.stack.empty_cache(batch, self.config.num_tokens)
 

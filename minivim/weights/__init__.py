@@ -38,6 +38,8 @@ WEIGHTS, CARD, FORMAT = "model.safetensors", "card.json", 1
 # What a run has in the place of a card until it has finished.
 DRAFT = "card.draft.json"
 TOGETHER = "fetch or export both again"
+# Where a prior on the hub has its tokenizer.
+PAIRED = "tokenizer"
 # Types of what is read of a card, where it is there; the model has rules of its own.
 SCHEMA: dict[str, type] = {"format": int, "class_names": list}
 SCHEMA |= dict.fromkeys(("kind", "tokenizer", "tokenizer_hash", "labels_seen"), str)
@@ -224,7 +226,8 @@ def load_pair(
     told = f"no tokenizer for {prior_ref}, whose card names {named!r}"
     try:
         require(bool(tokenizer_ref or named), "a prior alone draws codes")
-        ref = tokenizer_ref or find(named, near=Path(card.path), hub=hub)
+        near = Path(card.path).absolute()
+        ref = tokenizer_ref or find(named, near=near, hub=hub)
         kind = read_card(ref)["kind"]
         require(kind in ("tokenizer", "palette"), f"{ref} is a {kind}")
         tokenizer = load(ref)
@@ -256,9 +259,20 @@ def relative(ref: str, folder: str | Path) -> str:
     return os.path.relpath(here, there) if moves and _card_file(here).exists() else ref
 
 
+def hub_id(ref: str | Path) -> bool:
+    """Whether a reference may be that of weights on the hub."""
+    owner, _, name = str(ref).partition("/")
+    return bool(name) and "/" not in name and owner not in (*NO_OWNERS, *DATA)
+
+
 def find(ref: str | Path, near: Path = Path(), hub: bool = True) -> Path:
     """The folder that a reference means, from `near` or here, or fetched from `hub`."""
-    for place in (near / ref, Path(ref), HERE / ref):
+    places = [near / ref, Path(ref), HERE / ref]
+    if os.path.isabs(ref):  # What was moved together is found again.
+        parts = Path(ref).parts[-9:]
+        ends = [Path(*parts[i:]) for i in range(1, len(parts))]
+        places += [above / end for above in near.parents for end in ends]
+    for place in places:
         if os.path.exists(_card_file(place)):
             return place
     problem = f"{ref} is a run that has not finished"
@@ -266,15 +280,14 @@ def find(ref: str | Path, near: Path = Path(), hub: bool = True) -> Path:
     require(not begun, f"{problem}; start it again with its command")
     remedy = "name the folder of a finished run"
     require(not os.path.isdir(ref), f"{ref} holds no {CARD}; {remedy}")
-    owner, _, name = str(ref).partition("/")
-    hub &= bool(name) and "/" not in name and owner not in (*NO_OWNERS, *DATA)
     told = f"there are no weights at {str(ref)!r}; shipped are {', '.join(shipped())}"
     remedy = "or give the folder of a finished run, or a hub id owner/name"
-    require(hub, f"{told}; {remedy}")
+    require(hub and hub_id(ref), f"{told}; {remedy}")
     from huggingface_hub import snapshot_download
 
     name, _, revision = str(ref).partition("@")
-    only: Any = {"revision": revision or None, "allow_patterns": [WEIGHTS, CARD]}
+    ours = [WEIGHTS, CARD, f"{PAIRED}/{WEIGHTS}", f"{PAIRED}/{CARD}"]
+    only: Any = {"revision": revision or None, "allow_patterns": ours}
     remedy = "check the name and the connection, or give a local folder"
     with explained(f"cannot fetch {name!r} from the hub", remedy):
         return Path(snapshot_download(name, **only))
