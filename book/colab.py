@@ -10,7 +10,8 @@ from nbformat import NotebookNode
 
 from book.chapters import INSTALL, ROOT
 
-# The cell runs for readers alone: its output would say what a registry has today.
+# The cell runs for readers alone: its output would say what a registry has today. It is
+# plain Python, which what reads chapters can parse.
 TAGS = [INSTALL, "skip-execution", "nbval-skip"]
 CELL = """\
 # Installs minivim where it is missing. If Colab asks for a restart, say yes, and then
@@ -18,7 +19,8 @@ CELL = """\
 from importlib.util import find_spec
 
 if find_spec("minivim") is None:
-    %pip install --quiet "minivim @ git+{}"\
+    sources = "git+{}"
+    get_ipython().run_line_magic("pip", f"install --quiet {{sources}}")\
 """
 
 

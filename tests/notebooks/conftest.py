@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from book import colab
+
+ADDRESS = colab.address()
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 
 
@@ -15,3 +18,9 @@ def runner():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(autouse=True)
+def without_address(monkeypatch):
+    """Chapters of tests have no cell for Colab, whether ours have one or not."""
+    monkeypatch.setattr(colab, "address", lambda: "")

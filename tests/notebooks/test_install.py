@@ -5,22 +5,21 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
-from IPython.core.inputtransformer2 import TransformerManager
 
 from book import chapters, colab
-from tests.notebooks.conftest import NOTEBOOKS
+from tests.notebooks import conftest
 from tests.notebooks.test_runner import MARKDOWN
 
 ADDRESS = "https://github.com/someone/minivim"
-NAMES = sorted(path.stem for path in NOTEBOOKS.glob("[0-9]*.ipynb"))
+NAMES = sorted(path.stem for path in conftest.NOTEBOOKS.glob("[0-9]*.ipynb"))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_chapters_are_as_the_address_says(name, runner):
     for suffix in (".md", ".ipynb"):
-        found = runner.read_chapter(NOTEBOOKS / f"{name}{suffix}")
+        found = runner.read_chapter(conftest.NOTEBOOKS / f"{name}{suffix}")
         cells = runner.cells_of(found)
-        wanted = runner.cells_of(colab.place(found, colab.address()))
+        wanted = runner.cells_of(colab.place(found, conftest.ADDRESS))
         assert cells == wanted, "run: python notebooks/run.py --install"
 
 
@@ -37,7 +36,6 @@ def contents(chapter):
 
 
 def test_it_comes_and_goes_with_the_address(runner, chapter, monkeypatch):
-    monkeypatch.setattr(colab, "address", lambda: "")
     before = contents(chapter)
     assert runner.install(chapter) == "01_x: without the cell"
     assert contents(chapter) == before
@@ -73,9 +71,8 @@ def test_it_installs_only_what_is_missing(monkeypatch, there):
     shell = SimpleNamespace(run_line_magic=lambda *words: ran.append(words))
     spec = (lambda name: name) if there else (lambda name: None)
     monkeypatch.setattr("importlib.util.find_spec", spec)
-    plain = TransformerManager().transform_cell(cell.source)
-    exec(plain, {"get_ipython": lambda: shell})
-    wanted = [("pip", f'install --quiet "minivim @ git+{ADDRESS}"')]
+    exec(cell.source, {"get_ipython": lambda: shell})
+    wanted = [("pip", f"install --quiet git+{ADDRESS}")]
     assert ran == ([] if there else wanted)
 
 
