@@ -35,6 +35,8 @@ MODULES: dict[str, tuple[str, ...]] = {
     "minivim.evaluate": ("10_claims",),
     "minivim.trainer": ("10_claims",),
     "minivim.encode": ("01_two_stages",),
+    "minivim.portable": (),
+    "minivim.weights.hub": (),
     "minivim_lab.reproduce": ("10_claims",),
     "minivim.show": (),
     "minivim_lab.widgets": (),

@@ -625,7 +625,7 @@ def test_recipes_are_listed_and_printed(capsys):
 
 COMMANDS = [
     "demo", "recipes", "train", "encode", "reconstruct", "sample", "complete",
-    "evaluate", "convert", "lab",
+    "evaluate", "export", "push", "convert", "lab",
 ]  # fmt: skip
 
 

@@ -77,7 +77,7 @@ def _lay_out(ref: str | Path, folder: Path, name: str, tokenizer: Any) -> None:
         shutil.copy(Path(ref) / PROBE, folder)
         card = public(read_json(Path(ref) / PROBE_CARD))
         write_json(folder / PROBE_CARD, card)
-        (folder / "README.md").write_text(page(name, {"kind": "probe"} | card))
+        (folder / "README.md").write_text(_page(name, {"kind": "probe"} | card))
         return
     models = {"": load(ref)}
     if models[""].card["kind"] == "prior":
@@ -90,7 +90,7 @@ def _lay_out(ref: str | Path, folder: Path, name: str, tokenizer: Any) -> None:
         shutil.copy(source / WEIGHTS, folder / part)
         if not part:
             card |= {"tokenizer": PAIRED} if PAIRED in models else {}
-            (folder / "README.md").write_text(page(name, card))
+            (folder / "README.md").write_text(_page(name, card))
         write_json(folder / part / CARD, card)
 
 
@@ -103,7 +103,7 @@ def public(value: Any) -> Any:
     return LOCAL.sub("", value) if isinstance(value, str) else value
 
 
-def page(name: str, card: dict[str, Any]) -> str:
+def _page(name: str, card: dict[str, Any]) -> str:
     """The hub's page of weights, from their card."""
     how = HOW.get(card["kind"], 'model = minivim.load("{name}")').format(name=name)
     figures = card.get("figures", {}).items()
