@@ -6,7 +6,7 @@ Every function asserts first that both compute the same.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -99,9 +99,15 @@ def prior_training(batch: int) -> Case:
     return Case(name, *pair, flops.TRAINING * batch * flops.prior(recipe.model))
 
 
-def sampling(batch: int) -> Case:
-    """Every code of a picture, at temperature 1; logits agree for given codes."""
+def sampling(batch: int, grid: int = 8) -> Case:
+    """Every code of a picture, at temperature 1; logits agree for given codes.
+
+    64 tokens by the prior of `shapes`, more by 8 blocks of width 256.
+    """
     config = shapes_prior().model
+    if grid != config.grid:
+        stack = replace(config.stack, blocks=8, width=256, heads=8, hidden=1024)
+        config = replace(config, grid=grid, stack=stack)
     model, twin = Prior(config, rngs=nnx.Rngs(0)), twins.Prior(config)
     twins.copy_weights(model, twin)
     codes, labels = _codes(config, batch)
@@ -153,8 +159,10 @@ def _codes(config: PriorConfig, batch: int) -> tuple[np.ndarray, np.ndarray]:
 CASES: tuple[Callable[[], Case], ...] = (
     partial(tokenizer_training, 64),
     partial(prior_training, 64),
+    partial(sampling, 1),
     partial(sampling, 8),
     partial(sampling, 64),
+    *(partial(sampling, batch, grid) for grid in (16, 32) for batch in (1, 8, 32)),
     partial(encoding, 64),
     partial(encoding, 256),
 )

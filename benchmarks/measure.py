@@ -19,6 +19,7 @@ class Times:
 
     ours: np.ndarray
     twin: np.ndarray
+    first: float  # of our first call, which compiles
 
     @property
     def ratio(self) -> np.ndarray:
@@ -28,6 +29,7 @@ class Times:
 
 # OpenMP's threads spin for some milliseconds after their last work.
 REST = 0.05
+PATIENCE = 60  # seconds for the repetitions of a case
 
 
 def _seconds(call: Callable[[], object]) -> float:
@@ -43,17 +45,24 @@ def in_turns(
     twin: Callable[[], object],
     *,
     repetitions: int,
-    warm_up: int = 2,
+    warm_up: int = 1,
     title: str = "",
 ) -> Times:
-    """Call both alternately, the first of a pair changing, so that drift hits both."""
-    for _ in range(warm_up):
-        _seconds(ours), _seconds(twin)
+    """Call both alternately, the first of a pair changing, so that drift hits both.
+
+    Fewer than `repetitions` where they would take too long, but five.
+    """
+    first = _seconds(ours)
+    last = [_seconds(twin)] + [
+        _seconds(f) for _ in range(warm_up) for f in (ours, twin)
+    ]
+    fits = int(PATIENCE / sum(last[-2:]))
+    repetitions = max(5, min(repetitions, fits))
     pairs = np.empty((repetitions, 2))
     for i in tqdm(range(repetitions), desc=title, leave=False, dynamic_ncols=True):
         for j in (i % 2, 1 - i % 2):
             pairs[i, j] = _seconds((ours, twin)[j])
-    return Times(pairs[:, 0], pairs[:, 1])
+    return Times(pairs[:, 0], pairs[:, 1], first)
 
 
 def matmul_limit(*, size: int = 2048, repetitions: int = 5) -> float:

@@ -3,6 +3,7 @@
 Models need not ask where they run: on a platform not in `OURS` each is the library's.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -59,6 +60,17 @@ def argmax(x: Float[Array, "*b K"]) -> Int[Array, "*b"]:
     index = jnp.arange(x.shape[-1], dtype=jnp.int32)
     largest = jnp.max(x, axis=-1, keepdims=True)
     return jnp.min(jnp.where(x == largest, index, x.shape[-1] - 1), axis=-1)
+
+
+def parts(batch: int, parameter: Array) -> int:
+    """How many equal parts of a batch run beside each other, each in one thread.
+
+    CPU: one for each core, if a part has four rows or more; else all as one.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    alone = {device.platform for device in parameter.devices()} == {"cpu"}
+    alone &= len(parameter.devices()) == 1 and jax.sharding.get_abstract_mesh().empty
+    return cores if alone and batch % cores == 0 and batch >= 4 * cores else 1
 
 
 def rows(x: Float[Array, "B N D"]) -> Array:

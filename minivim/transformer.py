@@ -32,6 +32,12 @@ class Cache(NamedTuple):
     values: tuple[Array, ...]
 
 
+def longer(cache: Cache, length: int) -> Cache:
+    """The cache with room for `length` tokens."""
+    room = [(0, 0), (0, 0), (0, length - cache.keys[0].shape[2]), (0, 0)]
+    return jax.tree.map(lambda x: jnp.pad(x, room), cache)
+
+
 def at_least_float32(x: Array) -> Array:
     """`x` in float32, or in its own type if that is wider."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))

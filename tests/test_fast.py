@@ -1,5 +1,7 @@
 """The fast forms and the library's own: the same numbers, and the platform decides."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -107,3 +109,12 @@ def test_blur_is_the_outer_product_of_its_taps(both):
 def test_convolution_of_gathered_rows_is_the_library_s(both, shape, size, options):
     x, kernel = normal(3, 2, *shape, 3), normal(4, size, size, 3, 5)
     both(lambda x, kernel: fast.conv(x, kernel, **options), x, kernel)
+
+
+def test_a_batch_is_split_over_the_cores(monkeypatch):
+    """Only where each has enough of it, and one device holds all."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    here = jnp.zeros(3)
+    assert [fast.parts(n, here) for n in (1, 9, 11, 12, 13, 48)] == [1, 1, 1, 3, 1, 3]
+    with jax.set_mesh(jax.make_mesh((1,), ("data",))):
+        assert fast.parts(12, here) == 1

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from minivim import fast
 from minivim.errors import UserError
 from minivim.evaluate import prior_figures
 from minivim.prior import (
@@ -17,6 +18,7 @@ from minivim.prior import (
     guide,
     knows_null,
     sample,
+    sampling,
 )
 from minivim.weights import Card
 from tests import tiny
@@ -61,6 +63,36 @@ def largest_difference(prior, *, labels, known, guidance=None, key=KEY, **filter
         return np.inf
     allowed = np.isfinite(full)
     return float(np.abs(full[allowed] - cached[allowed]).max())
+
+
+def test_parts_of_the_loop_equal_teacher_forcing(prior, monkeypatch):
+    """Each has a longer cache; 200 tokens have parts of 64, 64, 64 and 8."""
+    assert sampling.cache_lengths(64) == [64]
+    assert sampling.cache_lengths(200) == [64, 128, 192, 200]
+    assert sampling.cache_lengths(1024) == [*range(128, 1025, 128)]
+    monkeypatch.setattr(sampling, "cache_lengths", lambda tokens: [1, 3, tokens])
+    options = ("top_k", "keep_logits", "total")
+    parted = jax.jit(generate.__wrapped__, static_argnames=options)
+    monkeypatch.setitem(globals(), "generate", parted)
+    for known, guidance in ((0, None), (2, 2.5)):
+        gap = largest_difference(
+            prior, labels=jnp.array([0, 1, 2]), known=known, guidance=guidance,
+            temperature=0.9,
+        )  # fmt: skip
+        assert gap < 1e-5
+
+
+@pytest.mark.parametrize("options", [{}, {"guidance": 2.0, "top_k": 7}])
+def test_a_batch_in_parts_is_the_same_batch(prior, monkeypatch, options):
+    """Each thread draws the noise that its pictures have in the whole."""
+    labels, prefix = np.arange(8) % 3, np.arange(8)[:, None]
+    drawn = []
+    for parts in (1, 2, 4):
+        monkeypatch.setattr(fast, "parts", lambda batch, _, n=parts: n)
+        drawn.append(sample(prior, key=KEY, labels=labels, prefix=prefix, **options))
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    np.testing.assert_array_equal(drawn[0], drawn[2])
+    assert len({tuple(row) for row in np.asarray(drawn[0])[:, 1:].tolist()}) > 1
 
 
 @pytest.mark.parametrize(
