@@ -116,6 +116,9 @@ def test_a_probe(hub, tmp_path):
     assert json.loads((there / "probe.json").read_text())["recipe"]["prior"] == "prior"
     page = (there / "README.md").read_text()
     assert 'hf_hub_download("someone/probe", "probe.safetensors")' in page
+    (tmp_path / "probe.json").write_text("{")
+    told = message(lambda: minivim.push(tmp_path, "someone/probe"))
+    assert f"the probe in {tmp_path} cannot be read" in told
 
 
 def test_what_is_not_pushed(pair, hub, tmp_path, monkeypatch):
@@ -130,7 +133,7 @@ def test_what_is_not_pushed(pair, hub, tmp_path, monkeypatch):
     alone = shutil.copytree(pair, tmp_path / "alone/far/off")
     (pair.parent / "tok").rename(tmp_path / "gone")
     assert "holds no card.json" in push(tmp_path / "empty")
-    assert "finished" in push(draft) or "no checkpoint" in push(draft)
+    assert "is a run that has not finished; start it again" in push(draft)
     assert "cannot be read" in push(cut)
     assert "no tokenizer for" in push(alone) and "--tokenizer" in push(alone)
     for name in ("x", "a/b/c", "runs/x", "shapes/x", "a b/c", "a/b@main", "../x"):

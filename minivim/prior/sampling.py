@@ -38,8 +38,9 @@ def keep_top_p(logits: Logits, p: float | Array) -> Logits:
     order = jnp.argsort(-logits, axis=-1, stable=True)
     probability = jax.nn.softmax(jnp.take_along_axis(logits, order, axis=-1), axis=-1)
     before = jnp.cumsum(probability, axis=-1) - probability
-    places = jnp.argsort(order, axis=-1)
-    kept = jnp.take_along_axis(before < p, places, axis=-1)
+    # As `put_along_axis`, which cannot be exported for any number of rows.
+    put = jnp.vectorize(lambda x, at: x.at[at].set(x), signature="(k),(k)->(k)")
+    kept = put(before < p, order)
     # Sums in float32 reach 1 before the last codes do.
     return jnp.where(kept | (jnp.asarray(p) >= 1), logits, -jnp.inf)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from minivim import weights
 from minivim.config.checks import require
 from minivim.errors import explained
 from minivim.files import read_json, write_json
-from minivim.weights import CARD, DRAFT, PAIRED, WEIGHTS, hub_id, load, load_pair
 
 # The start of a path on this machine, which is nobody's business, up to its last name.
 LOCAL = re.compile(r"(?<![\w./:\\~])(?:file:/*|~|[A-Za-z]:)?[\\/](?:.*[\\/])?(?=\S)")
@@ -56,7 +56,7 @@ def push(
     from huggingface_hub import HfApi, get_token
 
     told = f"{name!r} cannot be an id of the hub; give owner/name"
-    require(hub_id(name) and re.fullmatch(r"[\w.-]+/[\w.-]+", name), told)
+    require(weights.hub_id(name) and re.fullmatch(r"[\w.-]+/[\w.-]+", name), told)
     told = "the hub knows who uploads by a token, and there is none"
     require(get_token(), f"{told}; run `hf auth login` or set HF_TOKEN")
     with TemporaryDirectory() as folder:
@@ -73,25 +73,31 @@ def push(
 
 def _lay_out(ref: str | Path, folder: Path, name: str, tokenizer: Any) -> None:
     """The files of `push` in a folder."""
-    if (Path(ref) / PROBE_CARD).exists():
-        shutil.copy(Path(ref) / PROBE, folder)
-        card = public(read_json(Path(ref) / PROBE_CARD))
+    if (probe := Path(ref) / PROBE_CARD).exists():
+        with explained(f"the probe in {ref} cannot be read", "train it again"):
+            shutil.copy(probe.with_name(PROBE), folder)
+            card = public(read_json(probe))
         write_json(folder / PROBE_CARD, card)
         (folder / "README.md").write_text(_page(name, {"kind": "probe"} | card))
         return
-    models = {"": load(ref)}
+    _finished(weights.read_card(ref).path)
+    models = {"": weights.load(ref)}
     if models[""].card["kind"] == "prior":
-        models[PAIRED], models[""] = load_pair(ref, tokenizer)
+        models[weights.PAIRED], models[""] = weights.load_pair(ref, tokenizer)
     for part, model in models.items():
         source, card = Path(model.card.path), public(model.card.values)
-        told = f"{source} is a run that has not finished; start it again with its"
-        require(not (source / DRAFT).exists(), f"{told} command, then push")
+        _finished(source)
         (folder / part).mkdir(exist_ok=True)
-        shutil.copy(source / WEIGHTS, folder / part)
+        shutil.copy(source / weights.WEIGHTS, folder / part)
         if not part:
-            card |= {"tokenizer": PAIRED} if PAIRED in models else {}
+            card |= {"tokenizer": weights.PAIRED} if weights.PAIRED in models else {}
             (folder / "README.md").write_text(_page(name, card))
-        write_json(folder / part / CARD, card)
+        write_json(folder / part / weights.CARD, card)
+
+
+def _finished(folder: str | Path) -> None:
+    told = f"{folder} is a run that has not finished; start it again with its command"
+    require(not (Path(folder) / weights.DRAFT).exists(), f"{told}, then push")
 
 
 def public(value: Any) -> Any:
