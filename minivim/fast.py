@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import repeat
+from jax.core import Tracer
 from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 from jaxtyping import Array, Float, Int
 
@@ -62,15 +63,19 @@ def argmax(x: Float[Array, "*b K"]) -> Int[Array, "*b"]:
     return jnp.min(jnp.where(x == largest, index, x.shape[-1] - 1), axis=-1)
 
 
-def parts(batch: int, parameter: Array) -> int:
+def parts(batch: int, *arrays: Array) -> int:
     """How many equal parts of a batch run beside each other, each in one thread.
 
-    CPU: one for each core, if a part has four rows or more; else all as one.
+    CPU: one for each core, if a part has four rows or more and `arrays` are concrete
+    and on one device; else all as one.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    alone = {device.platform for device in parameter.devices()} == {"cpu"}
-    alone &= len(parameter.devices()) == 1 and jax.sharding.get_abstract_mesh().empty
-    return cores if alone and batch % cores == 0 and batch >= 4 * cores else 1
+    if batch % cores or batch < 4 * cores or not jax.sharding.get_abstract_mesh().empty:
+        return 1
+    if any(isinstance(x, Tracer) for x in arrays):
+        return 1
+    devices = {device for x in arrays for device in x.devices()}
+    return cores if [device.platform for device in devices] == ["cpu"] else 1
 
 
 def rows(x: Float[Array, "B N D"]) -> Array:

@@ -118,3 +118,4 @@ def test_a_batch_is_split_over_the_cores(monkeypatch):
     assert [fast.parts(n, here) for n in (1, 9, 11, 12, 13, 48)] == [1, 1, 1, 3, 1, 3]
     with jax.set_mesh(jax.make_mesh((1,), ("data",))):
         assert fast.parts(12, here) == 1
+    assert jax.jit(lambda x: jnp.int32(fast.parts(12, x, here)))(here) == 1

@@ -204,7 +204,7 @@ def sample(
     given = np.pad(prefix, ((0, 0), (0, num_tokens - known))).astype(np.int32)
     how = {"top_k": top_k, "top_p": top_p, "guidance": guidance}
     how |= {"key": key, "known": known, "temperature": temperature}
-    parts = fast.parts(count, prior.head.kernel[...])
+    parts = fast.parts(count, prior.head.kernel[...], key)
     if parts == 1:
         labels, given = jnp.asarray(labels), jnp.asarray(given)
         return generate(prior, labels=labels, codes=given, **how)[0]

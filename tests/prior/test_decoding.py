@@ -88,7 +88,7 @@ def test_a_batch_in_parts_is_the_same_batch(prior, monkeypatch, options):
     labels, prefix = np.arange(8) % 3, np.arange(8)[:, None]
     drawn = []
     for parts in (1, 2, 4):
-        monkeypatch.setattr(fast, "parts", lambda batch, _, n=parts: n)
+        monkeypatch.setattr(fast, "parts", lambda batch, *_, n=parts: n)
         drawn.append(sample(prior, key=KEY, labels=labels, prefix=prefix, **options))
     np.testing.assert_array_equal(drawn[0], drawn[1])
     np.testing.assert_array_equal(drawn[0], drawn[2])
