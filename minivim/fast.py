@@ -3,9 +3,11 @@
 Models need not ask where they run: on a platform not in `OURS` each is the library's.
 """
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,22 +19,27 @@ from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 from jaxtyping import Array, Float, Int
 
 from minivim.config import StackConfig
-from minivim.sharding import split_over_batch
+from minivim.sharding import over_heads, split_over_batch
 
 # They were written for a CPU. On a TPU the convolutions cost memory traffic, but the
 # recorded plans are of programs with these forms.
 OURS = ("cpu", "tpu")
 Maps = Float[Array, "B _H _W _C"]
 Size = Any  # of a batch: an int, or what `jax.export` has for any number
+Heads = Float[Array, "B heads N d"]
 
 
-def ours() -> bool:
-    """Whether the program being traced is for a platform in `OURS`.
+def device() -> Any:
+    """A device that the program being traced is for, with its platform and kind.
 
     The mesh says for which, since `minivim plan` compiles for a TPU on a CPU.
     """
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return (device.platform if device else jax.default_backend()) in OURS
+    return jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
+
+
+def ours() -> bool:
+    """Whether the program being traced is for a platform in `OURS`."""
+    return device().platform in OURS
 
 
 def traced_for(platforms: Sequence[str]) -> AbstractContextManager:
@@ -48,6 +55,45 @@ gelu = jax.checkpoint(lambda x: jax.nn.gelu(x, approximate=True))
 # For every device: random bits are kept in memory. XLA would draw them again in every
 # product that reads them, which on a TPU takes most of the time to compile.
 materialize = jax.lax.optimization_barrier
+
+
+def attention(q: Heads, k: Heads, v: Heads, *, causal: bool) -> Heads | None:
+    """Attention in a kernel whose scores never lie in memory; None where there is none.
+
+    TPU: JAX's splash attention, for whole blocks of tokens. GPU of NVIDIA: cuDNN's, in
+    bfloat16. With a mesh every device does so for its own images and heads.
+    """
+    kernel = None
+    if device().platform == "tpu" and q.shape[2] % 128 == 0:
+        kernel = partial(splash, causal=causal)
+    elif "NVIDIA" in device().device_kind and q.dtype == jnp.bfloat16:
+        kernel = partial(cudnn, causal=causal)
+    return kernel and over_heads(kernel, q, k, v)
+
+
+def splash(q: Heads, k: Heads, v: Heads, *, causal: bool, interpret=False) -> Heads:
+    """JAX's kernel for a TPU; `interpret` runs it, slowly, on any device."""
+    from jax.experimental.pallas.ops.tpu import splash_attention as library
+
+    _, heads, tokens, width = q.shape
+    # Of up to 1,024 tokens keys and values are read once; a TPUv4 holds no more scores.
+    inner, outer = math.gcd(tokens, 512), math.gcd(tokens, 1024)
+    names = ("block_q", "block_kv_compute", "block_q_dkv", "block_kv_dkv_compute")
+    sizes: Any = dict.fromkeys(names, inner) | {"use_fused_bwd_kernel": True}
+    sizes = library.BlockSizes(block_kv=outer, block_kv_dkv=outer, **sizes)
+    mask = (library.CausalMask if causal else library.FullMask)((tokens, tokens))
+    kernel = library.make_splash_mha_single_device(
+        library.MultiHeadMask([mask] * heads), block_sizes=sizes, interpret=interpret
+    )
+    many: Any = jax.vmap(kernel)
+    return many(q * width**-0.5, k, v)
+
+
+def cudnn(q: Heads, k: Heads, v: Heads, *, causal: bool) -> Heads:
+    """NVIDIA's kernel."""
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
+    how: Any = {"is_causal": causal, "implementation": "cudnn"}
+    return jnp.swapaxes(jax.nn.dot_product_attention(q, k, v, **how), 1, 2)
 
 
 def argmax(x: Float[Array, "*b K"]) -> Int[Array, "*b"]:

@@ -8,7 +8,7 @@ mesh 1 x 1 x 1 of the same code, and XLA (GSPMD) writes the communication.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,6 +163,21 @@ def split_over_batch(x: jax.Array) -> jax.Array:
     if mesh.empty or x.shape[0] % batch_shards(mesh):
         return x
     return jax.lax.with_sharding_constraint(x, P(BATCH_AXES))
+
+
+def over_heads(function: Callable[..., Any], *arrays: jax.Array) -> jax.Array | None:
+    """A function of `[B, heads, ...]` on every device's part; None without whole ones.
+
+    XLA cannot split a kernel, and would gather all of its operands.
+    """
+    mesh, (batch, heads) = jax.sharding.get_abstract_mesh(), arrays[0].shape[:2]
+    if mesh.empty:
+        return function(*arrays)
+    if batch % batch_shards(mesh) or heads % mesh.shape["tensor"]:
+        return None
+    spec = P(BATCH_AXES, "tensor")
+    how: Any = {"in_specs": spec, "out_specs": spec, "check_vma": False}
+    return jax.shard_map(function, **how)(*arrays)
 
 
 def fetch(tree: Any) -> Any:

@@ -103,11 +103,15 @@ class Block(nnx.Module):
     ) -> Tokens:
         batch, tokens, _ = x.shape
         keys = jax.random.split(key, 2) if key is not None else (None, None)
-        seen = jnp.tri(tokens, dtype=bool) if causal else None
         x = fast.rows(x)
         q, k, v = self.heads(self.attention_norm(x), batch)
-        mixed = self.merged(attention(q, k, v, seen=seen))
-        x = x + dropout(mixed, self.config.dropout, keys[0])
+        mixed = None
+        if self.config.attention == "auto":
+            mixed = fast.attention(q, k, v, causal=causal)
+        if mixed is None:
+            seen = jnp.tri(tokens, dtype=bool) if causal else None
+            mixed = attention(q, k, v, seen=seen)
+        x = x + dropout(self.merged(mixed), self.config.dropout, keys[0])
         x = x + self.ffn(self.ffn_norm(x), keys[1])
         return fast.tokens(x, batch)
 

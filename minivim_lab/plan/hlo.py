@@ -246,12 +246,17 @@ def _read(fusion: Instruction, number: int, array: Array) -> int:
     total, todo = 0, [op for op in inner if (op.opcode, op.inside) == of]
     while todo:
         source = todo.pop()
+        if source is _fused(fusion).last:
+            return array.bytes
         for user in (op for op in inner if source in op.operands):
             first = user.operands[0] is source
             if user.opcode == "bitcast":
                 todo.append(user)
             elif first and user.opcode in READS_A_PART:
                 total += user.shape[0].bytes
+            elif user.opcode == "fusion":
+                places = [i for i, part in enumerate(user.operands) if part is source]
+                total += sum(_read(user, i, array) for i in places)
             elif not (first and user.opcode == "dynamic-update-slice"):
                 return array.bytes
     return min(total, array.bytes)
@@ -266,6 +271,8 @@ def _written(fusion: Instruction) -> int:
         made = part.behind("bitcast")
         if made.opcode == "dynamic-update-slice" and not array.space:
             total += made.operands[1].shape[0].bytes
+        elif made.opcode == "fusion" and not array.space:
+            total += _written(made)
         else:
             total += _in_hbm(array)
     return total

@@ -128,7 +128,7 @@ def sources(text: str) -> dict[str, str]:
         own = f"{'/'.join(file.split('/')[-2:])}:{line}"
         if "site-packages" in file:
             own = outer
-        elif file.endswith("/fast.py"):
+        elif file.endswith(("/fast.py", "/sharding.py")):
             own = f"{own} for {outer.partition(' for ')[2] or outer}"
         found[key] = own
     return found

@@ -51,6 +51,10 @@ def test_two_steps_on_a_mixed_mesh():
     check("64", ["mixed"], QUICK)
 
 
+def test_a_kernel_of_attention_on_eight_devices_trains_as_the_written_form():
+    check("32", ["mixed"], ["kernel"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("bits", "meshes"), [("64", [*MESHES]), ("32", ["mixed"])])
 def test_every_step_on_every_mesh(bits, meshes):
