@@ -23,7 +23,7 @@ from minivim.sharding import over_heads, split_over_batch
 
 # They were written for a CPU. On a TPU the convolutions cost memory traffic, but the
 # recorded plans are of programs with these forms.
-OURS = ("cpu", "tpu")
+OURS = ("cpu",)
 Maps = Float[Array, "B _H _W _C"]
 Size = Any  # of a batch: an int, or what `jax.export` has for any number
 Heads = Float[Array, "B heads N d"]
@@ -72,21 +72,31 @@ def attention(q: Heads, k: Heads, v: Heads, *, causal: bool) -> Heads | None:
 
 
 def splash(q: Heads, k: Heads, v: Heads, *, causal: bool, interpret=False) -> Heads:
-    """JAX's kernel for a TPU; `interpret` runs it, slowly, on any device."""
+    """JAX's kernel for a TPU; `interpret` runs it, slowly, on any device.
+
+    A TPU rounds to bfloat16 what it multiplies, unless JAX is told otherwise.
+    """
     from jax.experimental.pallas.ops.tpu import splash_attention as library
 
-    _, heads, tokens, width = q.shape
+    given, (_, heads, tokens, width) = q.dtype, q.shape
+    told: Any = jax.config.values["jax_default_matmul_precision"]
+    rounded = told is None and not interpret
+    half = jnp.dtype("bfloat16") if rounded else given
     # Of up to 1,024 tokens keys and values are read once; a TPUv4 holds no more scores.
     inner, outer = math.gcd(tokens, 512), math.gcd(tokens, 1024)
     names = ("block_q", "block_kv_compute", "block_q_dkv", "block_kv_dkv_compute")
     sizes: Any = dict.fromkeys(names, inner) | {"use_fused_bwd_kernel": True}
+    # Heads are narrower than a TPU's rows: with tokens along them XLA copies less.
+    layouts = ("q_layout", "k_layout", "v_layout")
+    sizes |= dict.fromkeys(layouts, library.QKVLayout.SEQ_MINOR)
     sizes = library.BlockSizes(block_kv=outer, block_kv_dkv=outer, **sizes)
     mask = (library.CausalMask if causal else library.FullMask)((tokens, tokens))
     kernel = library.make_splash_mha_single_device(
         library.MultiHeadMask([mask] * heads), block_sizes=sizes, interpret=interpret
     )
     many: Any = jax.vmap(kernel)
-    return many(q * width**-0.5, k, v)
+    parts = (x.astype(half) for x in (q * width**-0.5, k, v))
+    return many(*parts).astype(given)
 
 
 def cudnn(q: Heads, k: Heads, v: Heads, *, causal: bool) -> Heads:

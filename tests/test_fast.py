@@ -1,6 +1,7 @@
 """The fast forms and the library's own: the same numbers, and the platform decides."""
 
 import os
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -44,8 +45,7 @@ def test_the_platform_of_the_mesh_decides(monkeypatch):
     assert fast.ours()
     monkeypatch.setattr(fast, "OURS", ("tpu",))
     assert not fast.ours()
-    device = jax.sharding.AbstractDevice("TPU v4", 2, "tpu")
-    mesh = jax.sharding.AbstractMesh((1,), ("data",), abstract_device=device)
+    mesh = jax.sharding.AbstractMesh((1,), ("data",), abstract_device=TPU)
     with jax.sharding.use_abstract_mesh(mesh):
         assert fast.ours()
 
@@ -84,6 +84,59 @@ def test_a_block_on_rows_is_a_block_on_tokens(both):
     y = both(block, params, normal(1, 2, 4, 16))
     assert y.shape == (2, 5, 16)
     np.testing.assert_allclose(y[:, 0], y[:, 1], atol=1e-5)
+
+
+TPU = jax.sharding.AbstractDevice("TPU v4", 2, "tpu")
+GPU = jax.sharding.AbstractDevice("NVIDIA H200", None, "gpu")
+
+
+def in_a_block(causal: bool, *, tokens=256, **changes):
+    """A block's loss and gradients, compiled."""
+    graph, params = nnx.split(tiny.build(Block, replace(tiny.STACK, **changes)))
+
+    def loss(params, x):
+        return jnp.sum(jnp.cos(nnx.merge(graph, params)(x, causal=causal)))
+
+    run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+    return jax.tree.leaves(run(params, normal(5, 2, tokens, 16)))
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_kernel_of_attention_is_the_written_form(causal, monkeypatch):
+    written, calls = in_a_block(causal), []
+
+    def splash(*arrays, **how):
+        calls.append(how)
+        return real(*arrays, **how, interpret=True)
+
+    real = fast.splash
+    monkeypatch.setattr(fast, "splash", splash)
+    monkeypatch.setattr(fast, "device", lambda: TPU)
+    for ours, theirs in zip(written, in_a_block(causal), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+    assert calls == [{"causal": causal}]
+    # Neither what no whole block holds nor who asks for the written form has it.
+    in_a_block(causal, tokens=100)
+    in_a_block(causal, attention="written")
+    assert len(calls) == 1
+
+
+def test_a_gpu_s_kernel_of_attention_is_for_bfloat16(monkeypatch):
+    asked = []
+
+    def of_the_library(*arrays, implementation, **how):
+        asked.append(implementation)
+        return real(*arrays, **how)
+
+    real = jax.nn.dot_product_attention
+    written = in_a_block(True, tokens=6, precision="bfloat16")
+    monkeypatch.setattr(jax.nn, "dot_product_attention", of_the_library)
+    monkeypatch.setattr(fast, "device", lambda: GPU)
+    kernel = in_a_block(True, tokens=6, precision="bfloat16")
+    for ours, theirs in zip(written, kernel, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0.1, atol=0.2)
+    in_a_block(True, tokens=6)
+    assert asked == ["cudnn"]
 
 
 def test_blur_is_the_outer_product_of_its_taps(both):

@@ -360,6 +360,7 @@ def kernel_flops(op: Instruction) -> int | None:
         return None
     # Before queries and keys stand whole numbers, which say what the mask leaves out.
     q, k, *_ = (array.sizes for array in _operands(op) if "f" in array.dtype)
-    gradients = [array for array in op.shape if len(array.sizes) >= len(q)]
-    products = 2 if phase[1] == "fwd" else 2 + len(gradients)
-    return 2 * products * math.prod(q) * k[-2]
+    made = [array.sizes for array in op.shape if len(array.sizes) >= len(q)]
+    products = 2 if phase[1] == "fwd" else 2 + len(made)
+    # Operands may have tokens or `d` last, results have `d`.
+    return 2 * products * math.prod(q) * math.prod(k[-2:]) // made[0][-1]

@@ -262,6 +262,7 @@ ENTRY %main (p: QKV) -> QKV {
 }
 """  # noqa: E501
 QKV = "f32[2,8,1024,64]{3,2,1,0:T(8,128)}"
+TURNED = "f32[2,8,64,1024]{3,2,1,0:T(8,128)}"
 EACH = 4 * 2 * 8 * 1024 * 64
 
 
@@ -278,6 +279,7 @@ EACH = 4 * 2 * 8 * 1024 * 64
 def test_a_kernel_counts_by_its_shapes_in_every_turn(name, made, products, written):
     text = KERNEL.replace("NAME", name).replace("MADE", ", ".join(made))
     found = costs(text.replace("QKV", QKV))
+    assert costs(text.replace("QKV", TURNED)).flops == found.flops
     assert found.flops == 3 * (products or 0) * 2 * 2 * 8 * 1024 * 1024 * 64
     assert (found.unknown_loops, found.unknown_kernels) == (0, products is None)
     place = "custom-call at minivim/fast.py:5 for minivim/transformer.py:77"
