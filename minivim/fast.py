@@ -19,6 +19,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 from jaxtyping import Array, Float, Int
 
 from minivim.config import StackConfig
+from minivim.config.checks import require
 from minivim.sharding import over_heads, split_over_batch
 
 # They were written for a CPU. On a TPU the convolutions cost memory traffic, but the
@@ -62,8 +63,13 @@ def attention(q: Heads, k: Heads, v: Heads, *, causal: bool) -> Heads | None:
 
     TPU: JAX's splash attention, for whole blocks of tokens. GPU of NVIDIA: cuDNN's, in
     bfloat16. With a mesh every device does so for its own images and heads.
+    MINIVIM_ATTENTION=written does without; raises `UserError` for other words.
     """
-    kernel = None
+    choice, kernel = os.environ.get("MINIVIM_ATTENTION", "auto"), None
+    told = f"MINIVIM_ATTENTION={choice} is unknown"
+    require(choice in ("auto", "written"), f"{told}; set it to auto or written")
+    if choice == "written":
+        return None
     if device().platform == "tpu" and q.shape[2] % 128 == 0:
         kernel = partial(splash, causal=causal)
     elif "NVIDIA" in device().device_kind and q.dtype == jnp.bfloat16:

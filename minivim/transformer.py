@@ -105,9 +105,7 @@ class Block(nnx.Module):
         keys = jax.random.split(key, 2) if key is not None else (None, None)
         x = fast.rows(x)
         q, k, v = self.heads(self.attention_norm(x), batch)
-        mixed = None
-        if self.config.attention == "auto":
-            mixed = fast.attention(q, k, v, causal=causal)
+        mixed = fast.attention(q, k, v, causal=causal)
         if mixed is None:
             seen = jnp.tri(tokens, dtype=bool) if causal else None
             mixed = attention(q, k, v, seen=seen)

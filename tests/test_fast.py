@@ -117,8 +117,11 @@ def test_a_kernel_of_attention_is_the_written_form(causal, monkeypatch):
     assert calls == [{"causal": causal}]
     # Neither what no whole block holds nor who asks for the written form has it.
     in_a_block(causal, tokens=100)
-    in_a_block(causal, attention="written")
+    monkeypatch.setenv("MINIVIM_ATTENTION", "written")
+    in_a_block(causal)
     assert len(calls) == 1
+    monkeypatch.setenv("MINIVIM_ATTENTION", "writen")
+    assert "set it to auto or written" in tiny.message(lambda: in_a_block(causal))
 
 
 def test_a_gpu_s_kernel_of_attention_is_for_bfloat16(monkeypatch):

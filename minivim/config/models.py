@@ -26,8 +26,6 @@ class StackConfig(Config):
     # What the backward pass of a block recomputes: nothing, all but the products with
     # weights ("dots"), or everything ("full").
     remat: Literal["none", "dots", "full"] = "none"
-    # "auto": the kernel of a TPU or GPU where there is one; "written": never.
-    attention: Literal["auto", "written"] = "auto"
     # Of the matrix products; parameters, norms and softmax stay in float32.
     precision: Annotated[Literal["float32", "bfloat16"], checks.NOT_HALF] = "float32"
 
