@@ -22,8 +22,7 @@ from minivim.config import StackConfig
 from minivim.config.checks import require
 from minivim.sharding import over_heads, split_over_batch
 
-# They were written for a CPU. On a TPU the convolutions cost memory traffic, but the
-# recorded plans are of programs with these forms.
+# They were written for a CPU; on a TPU they cost memory traffic.
 OURS = ("cpu",)
 Maps = Float[Array, "B _H _W _C"]
 Size = Any  # of a batch: an int, or what `jax.export` has for any number
@@ -70,7 +69,8 @@ def attention(q: Heads, k: Heads, v: Heads, *, causal: bool) -> Heads | None:
     require(choice in ("auto", "written"), f"{told}; set it to auto or written")
     if choice == "written":
         return None
-    if device().platform == "tpu" and q.shape[2] % 128 == 0:
+    # A program for several platforms is for no kind of device.
+    if "TPU" in device().device_kind and q.shape[2] % 128 == 0:
         kernel = partial(splash, causal=causal)
     elif "NVIDIA" in device().device_kind and q.dtype == jnp.bfloat16:
         kernel = partial(cudnn, causal=causal)
