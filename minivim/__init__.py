@@ -1,7 +1,7 @@
 """ViT-VQGAN and Vector-quantized Image Modeling, small enough to read."""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import minivim.start  # first of all
 from minivim import data, metrics, recipes
@@ -12,6 +12,15 @@ from minivim.recipes import recipe
 from minivim.tokenizer import Tokenizer
 from minivim.weights import load, load_pair
 
+if TYPE_CHECKING:
+    from minivim.portable import export
+    from minivim.trainer import train
+    from minivim.weights.hub import push
+
+__all__ = [
+    "Prior", "Tokenizer", "complete", "data", "export", "load", "load_pair",
+    "metrics", "push", "recipe", "recipes", "register", "reject", "sample", "train",
+]  # fmt: skip
 __version__ = "0.1.0"
 
 
@@ -21,3 +30,7 @@ def __getattr__(name: str) -> Any:
     if name not in places:
         raise AttributeError(f"module 'minivim' has no attribute {name!r}")
     return getattr(import_module(f"minivim.{places[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

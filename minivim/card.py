@@ -4,11 +4,13 @@ What a module holds beside its arrays belongs to the program that `jit` compiles
 the card in there, every model that is loaded would compile everything anew.
 """
 
+import inspect
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from flax import nnx
+from flax.nnx.module import ModuleMeta
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +37,21 @@ class Card:
 _CARDS: WeakKeyDictionary[nnx.Module, Card] = WeakKeyDictionary()
 
 
-class Carded(nnx.Module):
+class Ours(ModuleMeta):
+    """What `help` and `dir` show of a class: its own, and nothing of Flax's."""
+
+    def __dir__(cls) -> list[str]:
+        kinds = [vars(k) for k in cls.__mro__ if k.__module__.startswith("minivim")]
+        shown = ("__init__", "__call__")
+        return sorted({n for own in kinds for n in own if n[0] != "_" or n in shown})
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        first, *rest = inspect.signature(cls.__init__).parameters.values()
+        return inspect.Signature(rest)
+
+
+class Carded(nnx.Module, metaclass=Ours):
     """A module that has a card, an empty one unless it was loaded; copies have none."""
 
     @property

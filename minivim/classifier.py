@@ -132,9 +132,11 @@ def classifier_loss(
     images, labels = batch["image"], batch["label"]
     if key is not None:
         images = augment(images, key=key)
-    logits, _ = model(images)
+    logits, aux = model(images)
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-    return loss, {"accuracy": (logits.argmax(-1) == labels).mean()}
+    metrics = {"accuracy": (logits.argmax(-1) == labels).mean()}
+    batch, outputs = batch | {"image": images}, aux | {"logits": logits}
+    return context.with_own(loss, metrics, outputs, batch)
 
 
 def augment(images: Images, *, key: PRNGKeyArray) -> Images:

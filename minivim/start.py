@@ -27,10 +27,16 @@ class Shown(io.TextIOWrapper):
             super().flush()
 
 
+def ended(words: list[str]) -> str:
+    """What is said of a command that was stopped before it had saved anything new."""
+    goes_on = words[:1] in (["train"], ["reproduce"]) and words[1:2] != ["probe"]
+    return f"stopped; the same command {'goes on' if goes_on else 'begins anew'}"
+
+
 def interrupted(*_: object) -> None:
     """End the process in one line: `KeyboardInterrupt` gets lost in imports."""
     with suppress(OSError):
-        os.write(2, b"minivim: stopped; the same command goes on\n")
+        os.write(2, f"minivim: {ended(sys.argv[1:])}\n".encode())
     os._exit(130)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -38,6 +38,7 @@ from minivim.probe import ProbeResult, linear_probe
 from minivim.sharding import MeshShape, check_batch, fetch, make_mesh, rows_here
 from minivim.tokenizer import Players, Tokenizer, objective
 from minivim.tokenizer.perceptual import perceptual_net
+from minivim.training import hooks
 from minivim.training.checkpoint import Row, so_far
 from minivim.training.loop import floats
 from minivim.training.step import Loss, Optim
@@ -57,7 +58,11 @@ def train(
     workers: int = 0,
     stream: bool = False,
     quiet: bool = False,
+    losses: Mapping[str, float] | None = None,
+    ramps: Mapping[str, int] | None = None,
+    average: float = 0.0,
     log: Callable[[Row], object] = lambda row: None,
+    watch: Callable[[int, Any], object] | None = None,
 ) -> tuple[nnx.Module, list[Row]]:
     """Train a recipe on data, or go on where `workdir` stopped.
 
@@ -67,7 +72,15 @@ def train(
     of the model that keep theirs, such as "encoder". `mesh` lays the run out over all
     devices of all processes; when a run goes on it may be another one, and so may
     `workers`, the number of processes that decode images. For `stream` see
-    `minivim.data.Stream`. The first process calls `log` with each row of metrics.
+    `minivim.data.Stream`.
+
+    `losses` are weights of terms that `minivim.register` knows; `ramps` the steps over
+    which the weight of a term grows from zero ("adversarial" from its first step on).
+    With an `average` such as 0.999 an exponential moving average of the parameters is
+    kept, which is then what is judged, written and returned (see `make_step`). All
+    three are part of the run and on its card. The first process calls `log` with each
+    row of metrics, all call `watch` with step and model at evaluations and checkpoints;
+    the model's arrays are given up in the next step.
 
     A run goes on with more steps where the learning rates of those it has done stay. At
     the end the workdir holds `model.safetensors` and `card.json`, which `load` reads.
@@ -75,6 +88,7 @@ def train(
     it was finished already. Raises `UserError` for data or weights that do not fit the
     recipe, a batch that the mesh cannot split and a workdir of another run.
     """
+    added = hooks.added(recipe, losses or {}, ramps or {}, average)
     run, devices, first = recipe.run, make_mesh(mesh), not jax.process_index()
     check_batch(devices, batch_size=run.batch_size, accumulate=run.accumulate)
     network, source, held_out = opened(recipe, data, stream=stream)
@@ -82,7 +96,7 @@ def train(
     if start:
         codes = getattr(getattr(source, "card", None), "tokenizer_hash", "")
         old = given(start, recipe.stage, identity.get("tokenizer_hash", codes))
-    identity |= (came := origin(old, freeze))
+    identity |= (came := origin(old, freeze) | added)
     # Before images are encoded: another run's folder is refused at once.
     extends = partial(_extends, recipe, identity)
     with training.Workdir(workdir, identity, keep=run.keep, extends=extends) as folder:
@@ -107,12 +121,13 @@ def train(
             write_json(Path(workdir) / weights.DRAFT, draft)
         if old is not None and folder.new:
             start_from(parts.export(parts.model), old)
-        model, optim, graph = parts.model, parts.optim, nnx.graphdef(parts.model)
-        state = training.new_state(model, optim, steps=run.steps, mesh=devices)
-        step = training.make_step(
-            model, parts.loss, optim, steps=run.steps, key=jax.random.key(run.seed),
-            accumulate=run.accumulate, mesh=devices, freeze=freeze, **parts.options,
-        )  # fmt: skip
+        model, optim, export = parts.model, parts.optim, parts.export
+        merged = partial(nnx.merge, nnx.graphdef(model))
+        how = {"steps": run.steps, "mesh": devices, "average": average}
+        state = training.new_state(model, optim, **how)
+        loss, key = hooks.with_terms(parts.loss, added), jax.random.key(run.seed)
+        how |= parts.options | {"accumulate": run.accumulate, "freeze": freeze}
+        step = training.make_step(model, loss, optim, key=key, **how)
         rows = batches(
             rows_from, batch_size=run.batch_size, seed=run.seed, workers=workers,
             rows=rows_here(devices, run.batch_size).tolist(),
@@ -120,12 +135,13 @@ def train(
         with closing(rows):
             state, told = training.fit(
                 state, step, rows, run, workdir=folder, describe=parts.describe,
-                evaluate=lambda now: parts.evaluate(nnx.merge(graph, now), test),
+                evaluate=lambda now: parts.evaluate(merged(now), test),
                 log=log if first else lambda row: None,
+                watch=lambda n, s: watch and watch(n, export(merged(s.variables))),
                 title=f"{recipe.stage} {recipe.name}", quiet=quiet,
             )  # fmt: skip
         variables = jax.tree.map(jnp.asarray, fetch(state.variables))
-        model = parts.export(nnx.merge(graph, variables))
+        model = export(merged(variables))
         if first:  # Before another command is let in.
             card = run_card(recipe, source, workdir) | facts
             weights.save(workdir, model, card=card)

@@ -25,6 +25,7 @@ from minivim.encode import decode_all, encode_all
 from minivim.errors import UserError
 from minivim.evaluate import Options, shipped_figures
 from minivim.prior import complete, sample
+from minivim.start import ended
 from minivim.tokenizer import perceptual
 from minivim.tokenizer.perceptual import PerceptualConfig
 from minivim.training import read_metrics
@@ -1128,7 +1129,11 @@ def test_ctrl_c_says_how_to_go_on(capsys, monkeypatch):
     demo = (interrupted, *arguments.COMMANDS["demo"][1:])
     monkeypatch.setitem(arguments.COMMANDS, "demo", demo)
     assert cli.main(["demo"]) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said == "minivim: stopped; the same command begins anew\n"
+    # Where a part of it was kept.
+    for words in (["train", "prior"], ["reproduce", "grid"]):
+        assert ended(words) == "stopped; the same command goes on"
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device", "x.npz")])

@@ -259,14 +259,18 @@ def test_the_exercise_of_chapter_5_from_training_to_sampling(plugin, tmp_path):
 
 
 def test_the_script_of_the_book(plugin, tmp_path):
-    """Own pictures, quantizer, optimizer and loop, as the page has them."""
+    """Own pictures, quantizer, optimizer, loop and loss, as the page has them."""
     text = (ROOT / "book/own_code.md").read_text()
-    script, _ = re.findall(r"```python\n(.*?)```", text, re.S)
+    *scripts, _ = re.findall(r"```python\n(.*?)```", text, re.S)
     (tmp_path / "exercise.py").rename(tmp_path / "fsq.py")
-    (tmp_path / "script.py").write_text(script)
+    (tmp_path / "script.py").write_text("\n".join(scripts))
     done = plugin(plugin=(), module="script")
     assert done.returncode == 0, done.stderr
-    steps = [line.split() for line in done.stdout.splitlines()]
+    *steps, row = done.stdout.splitlines()
+    assert "'step': 4" in row and "'loss_edges'" in row
+    steps = [line.split() for line in steps]
     assert [step for step, _ in steps] == ["1", "2", "3", "4"]
+    card = json.loads((tmp_path / "runs/edges/card.json").read_text())
+    assert (card["losses"], card["average"]) == ({"edges": 0.1}, 0.9)
     losses = [float(loss) for _, loss in steps]
     assert losses[-1] < losses[0]

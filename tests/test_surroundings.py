@@ -46,3 +46,33 @@ def test_settings_of_jax_and_matplotlib(tmp_path, setting):
     draw = ["reconstruct", "t", "--data", "shapes", "--out", "r.png"]
     code, told = run(tmp_path, *draw, **{name: value})
     assert code == 0, told
+
+
+LIBRARY = """
+import tempfile
+from dataclasses import replace
+import jax, numpy as np, minivim
+from tests import tiny
+key, images, codes = jax.random.key(0), tiny.images(4), np.zeros((2, 4), int)
+model, prior = tiny.tokenizer(), tiny.prior()
+how = {"temperature": 0.9, "top_p": 0.9, "top_k": 5, "guidance": 2.0}
+minivim.sample(prior, key=key, labels=[0, 1], **how)
+minivim.complete(prior, model, images, key=key, labels=[0, 1, 2, 0])
+model.decode(model.encode(images)), model(images), prior(codes, codes[:, 0])
+prior.features(codes), minivim.metrics.psnr(images, images[::-1])
+minivim.load("shapes/tokenizer")
+recipe = replace(tiny.TOKENIZER_RECIPE, run=replace(tiny.RUN, steps=2, eval_every=2))
+folder = tempfile.mkdtemp()
+minivim.train(recipe, tiny.source(30), folder, quiet=True, average=0.9)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", [s for s in FINE if "GUARD" not in s])
+def test_the_library_without_a_command(tmp_path, setting):
+    """A transfer guard refuses even `jax.random.key(0)`, before minivim is asked."""
+    name, value = setting.split("=")
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", name: value}
+    words = [sys.executable, "-c", LIBRARY]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -16,6 +16,7 @@ from minivim.cli.arguments import COMMANDS, Parser, command
 from minivim.errors import Stopped, UserError, brief
 from minivim.plugins import import_modules
 from minivim.runtime import environment, settle
+from minivim.start import ended
 
 IMPORT: dict[str, Any] = {
     "dest": "modules", "action": "append", "default": [], "metavar": "MODULE",
@@ -44,7 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
         # As a shell says of a command that it ended.
         code, says = 128 + stopped.number, str(stopped)
     except KeyboardInterrupt:
-        code, says = 130, "stopped; the same command goes on"
+        code = 130
+        says = ended(sys.argv[1:] if arguments is None else arguments)
     print("minivim:", *says.split(), file=sys.stderr)
     return code
 

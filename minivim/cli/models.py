@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from minivim.files import write_json
 from minivim.runtime import join_processes, one_thread
 from minivim.sharding import MeshShape
 
+# What only networks that are trained in steps take.
+TRAINED = ("stream", "workers", "start", "freeze", "loss", "ramp", "average")
+TRAINED += ("tensorboard",)
 MESH = "data=8,fsdp=4,tensor=2; -1: all that are left"
 
 
@@ -43,6 +47,17 @@ def _recipes(options: Namespace) -> None:
         print(f"{stage:10}  {name:18}  {says}".rstrip())
 
 
+def named(text: str) -> tuple[str, int | float]:
+    """A name and its number, such as l1=0.5."""
+    name, _, number = text.partition("=")
+    with suppress(ValueError):
+        return name, int(number) if number.isdecimal() else float(number)
+    raise ArgumentTypeError(f"{text} must be a name and a number, such as l1=0.5")
+
+
+NAMED: Any = {"type": named, "nargs": "+", "action": "extend", "default": []}
+
+
 def words(text: str) -> tuple[str, ...]:
     """The words of a list with commas, which is not blank."""
     return tuple(args.filled(text).split(","))
@@ -55,6 +70,10 @@ def words(text: str) -> tuple[str, ...]:
     option("--workdir", required=True, help="an earlier run's is resumed"),
     option("--from", dest="start", metavar="REF", help="initial weights"),
     option("--freeze", type=words, default=(), metavar="encoder,..", help="kept parts"),
+    option("--loss", **NAMED, metavar="NAME=WEIGHT", help="registered terms to add"),
+    option("--ramp", **NAMED, metavar="TERM=STEPS", help="weights that grow from 0"),
+    option("--average", type=float, default=0.0, help="0.999: of weights, over steps"),
+    option("--tensorboard", metavar="FOLDER", help="also log the metrics there"),
     option("--stream", action="store_true", help="read tables in order, no copy"),
     option("--mesh", default="data=-1", help=f"devices, as in {MESH}"),
     option("--distributed", action="store_true", help="one of several processes"),
@@ -68,7 +87,7 @@ def _train(options: Namespace) -> None:
     recipe = recipes.recipe(options.stage, options.recipe)
     recipe = config.with_overrides(recipe, options.set)
     once = isinstance(recipe, config.ProbeRecipe | config.PaletteRecipe)
-    for name in ("stream", "workers", "start", "freeze") if once else ():
+    for name in TRAINED if once else ():
         wrong = f"{recipe.stage} {recipe.name} reads its images once"
         flag = {"start": "from"}.get(name, name)
         require(not getattr(options, name), f"{wrong}; leave out --{flag}")
@@ -83,8 +102,11 @@ def _train(options: Namespace) -> None:
         _, figures = train_palette(recipe, *where)
     else:
         how = args.given(options, "start", "freeze", "workers", "stream", "quiet")
-        mesh = MeshShape.parse(options.mesh)
-        model, rows = trainer.train(recipe, *where, mesh=mesh, **how)
+        how |= {"losses": dict(options.loss), "ramps": dict(options.ramp)}
+        if options.tensorboard:
+            how["log"] = trainer.training.tensorboard(options.tensorboard)
+        how |= {"mesh": MeshShape.parse(options.mesh), "average": options.average}
+        model, rows = trainer.train(recipe, *where, **how)
         if jax.process_index():
             return
         if not rows:

@@ -59,6 +59,12 @@ class CNNConfig(Config):
     # Maps on the quantizer's side; 0: as many as at the smallest size.
     features: checks.Natural = 0
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        sizes, told = len(self.multipliers), f"attention={self.attention} names a size"
+        fits = max(self.attention, default=0) < sizes
+        checks.require(fits, f"{told} that is not there; use numbers below {sizes}")
+
     @property
     def patch_size(self) -> int:
         """Pixels per side that one token stands for."""

@@ -1,4 +1,4 @@
-"""What counts as images and labels, and the source over arrays in memory."""
+"""What counts as images, labels, codes and keys, and the source over arrays."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -31,6 +31,25 @@ REMEDIES = [
 Shape = tuple[int, ...] | None  # the only [H, W, C] that fits
 
 
+def array_of(values: Any, name: str, remedy: str) -> Any:
+    """Arrays of JAX as they are, others as NumPy's; `UserError` for ragged lists."""
+    if isinstance(values, jax.Array):
+        return values
+    with explained(f"{name} make no array", remedy):
+        return np.asarray(values)
+
+
+def at_hand(array: Any) -> bool:
+    """Whether values are known: not under `jit` or if other processes hold a part."""
+    traced = isinstance(array, Tracer)
+    return not traced and getattr(array, "is_fully_addressable", True)
+
+
+def whole(array: Any) -> bool:
+    """Whether an array is of whole numbers."""
+    return jnp.issubdtype(array.dtype, jnp.integer)
+
+
 def unit_images(images: Any, *, shape: Shape = None, keep_bytes: bool = False) -> Any:
     """Images [B, H, W, C] as floats in [0, 1]: `x / 255` for uint8, else `x`.
 
@@ -39,8 +58,7 @@ def unit_images(images: Any, *, shape: Shape = None, keep_bytes: bool = False) -
     processes are not looked at. Raises `UserError` for all that is something else.
     """
     host = not isinstance(images, jax.Array)
-    with explained("images make no array", f"are they of one size? {WANTED}"):
-        images = np.asarray(images) if host else images
+    images = array_of(images, "images", f"are they of one size? {WANTED}")
     kind, floats = images.dtype, jnp.issubdtype(images.dtype, jnp.floating)
     told = f"images of type {kind} have no known range"
     require(floats or kind == np.uint8, f"{told}; {WANTED}")
@@ -53,7 +71,7 @@ def unit_images(images: Any, *, shape: Shape = None, keep_bytes: bool = False) -
         return images
     wide = np.float32 if host else jnp.promote_types(kind, np.float32)
     images = images.astype(wide, copy=False)
-    if isinstance(images, Tracer) or not getattr(images, "is_fully_addressable", True):
+    if not at_hand(images):
         return images
     low, high = images.min(), images.max()
     # The extremes even of a constant are tracers in a compiled function.
@@ -90,15 +108,53 @@ def _misshapen(found: tuple[int, ...], wanted: Shape) -> str:
     return "" if fits else f"do not fit this model; resize or convert them to {size}"
 
 
-def whole_labels(labels: Any, count: int, least: int = 0) -> Int[np.ndarray, " n"]:
-    """Labels from `least` to `count - 1` as int32; others raise `UserError`."""
-    labels, remedy = np.asarray(labels), "give one whole number for each image"
+def whole_labels(labels: Any, count: int, least: int = 0) -> Any:
+    """Labels [n] from `least` to `count - 1` as int32; others raise `UserError`.
+
+    Values under `jit` are not looked at.
+    """
+    remedy = "give one whole number for each image"
+    labels = array_of(labels, "labels", remedy)
     told = f"labels of type {labels.dtype} and shape {labels.shape} are invalid"
-    require(labels.ndim == 1 and labels.dtype.kind in "iu", f"{told}; {remedy}")
+    require(labels.ndim == 1 and whole(labels), f"{told}; {remedy}")
+    if not at_hand(labels):
+        return labels.astype(np.int32)
+    labels = np.asarray(labels)
     for label in np.unique(labels).tolist():
         told = f"label {label} is out of range; use {least} to {count - 1}"
         require(least <= label < count, told)
     return labels.astype(np.int32)
+
+
+def whole_codes(
+    codes: Any, count: int, tokens: int, what: str = "tokenizer", part: bool = False
+) -> Any:
+    """Codes [B, tokens] from 0 to `count - 1` as an array; others raise `UserError`.
+
+    As a `part` any number of tokens, and one beyond. Values under `jit` are not known.
+    """
+    remedy = f"give whole numbers from 0 to {count - 1}, [B, {tokens}] in raster order"
+    codes = array_of(codes, "codes", remedy)
+    fits = codes.ndim == 2 and 0 not in codes.shape
+    fits = fits and (codes.shape[1] == tokens or part and codes.shape[1] <= tokens + 1)
+    why = f"codes of shape {codes.shape}, type {codes.dtype} do not fit; {remedy}"
+    require(fits and whole(codes), why)
+    values = np.asarray(codes) if at_hand(codes) else np.zeros(0)
+    for code in values[(values < 0) | (values >= count)][:1]:
+        why = f"code {code} is out of range; this {what} has 0 to {count - 1}"
+        raise UserError(why)
+    # XLA knows no numbers of 64 bits.
+    return codes if isinstance(codes, jax.Array) else codes.astype(np.int32)
+
+
+def check_key(key: Any) -> Any:
+    """The key; raises `UserError` unless it is one for random numbers of JAX."""
+    fits = isinstance(key, jax.Array | np.ndarray)
+    new = fits and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0
+    old = fits and key.dtype == np.uint32 and key.ndim == 1
+    said = type(key).__name__ + (f" of shape {key.shape}" if fits else "")
+    require(new or old, f"a key is no {said}; give one, such as jax.random.key(0)")
+    return key
 
 
 class ArraySource(Source):

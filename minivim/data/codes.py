@@ -14,7 +14,7 @@ from jaxtyping import Int
 from minivim.config.checks import Config, require
 from minivim.data.arrays import whole_labels
 from minivim.data.base import Batch, Source, hash_of
-from minivim.data.files import saved
+from minivim.data.files import bars, saved
 from minivim.errors import explained
 from minivim.files import read_json, whole_folder
 
@@ -123,10 +123,7 @@ def write_codes(
                     go_on()
                 writer.finalize()
             tables[split] = datasets.Dataset.from_file(file)
-        shown = datasets.is_progress_bar_enabled()
-        datasets.disable_progress_bars()  # It is written faster than a bar is drawn.
-        tables.save_to_disk(str(out))
-        if shown:
-            datasets.enable_progress_bars()
+        with bars(False):  # It is written faster than a bar is drawn.
+            tables.save_to_disk(str(out))
         (out / CARD).write_text(json.dumps(dataclasses.asdict(card), indent=1) + "\n")
     return Path(folder)

@@ -6,7 +6,7 @@ import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,21 @@ from minivim.errors import UserError, explained
 from minivim.files import inside, read_json, regular
 
 LABEL_TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+
+
+@contextmanager
+def bars(shown: bool) -> Iterator[None]:
+    """Inside, `datasets` draws progress bars only if `shown`."""
+    import datasets
+
+    hides = not shown and datasets.is_progress_bar_enabled()
+    if hides:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if hides:
+            datasets.enable_progress_bars()
 
 
 def look(folder: Path) -> tuple[list[str], list[str], dict[str, str], tuple[str, ...]]:

@@ -24,6 +24,7 @@ from minivim.data.arrays import ArraySource
 from minivim.data.base import Pictures, Request, Source, Subset
 from minivim.data.check import checked
 from minivim.data.codes import is_codes
+from minivim.data.files import bars
 from minivim.data.pixels import PIXELS, suffixes, to_pixels
 from minivim.data.streams import Stream
 from minivim.errors import UserError, one_line
@@ -122,7 +123,8 @@ def open_stream(
     told = "a stream is read once, in a row, and not checked beforehand: leave out"
     told += " --check and --skip-unreadable, or --stream"
     require(not (asked.check or asked.skip_unreadable), told)
-    read = tables.read(request, streaming=True)
+    with bars(not asked.quiet):
+        read = tables.read(request, streaming=True)
     test = next((s for s in ("test", "validation") if s in read.tables), "")
     missing = "train" if test else "test"
     told = f"{request.name} has no {missing} split, and a stream holds nothing out"
@@ -279,7 +281,8 @@ def sorted_by_class(labels: np.ndarray) -> bool:
 
 
 def _open_tables(request: Request, asked: DataSpec) -> Source:
-    read = tables.read(request, asked.spec)
+    with bars(not asked.quiet):
+        read = tables.read(request, asked.spec)
     request = read.request
     columns = tables.columns_of(read, asked.image_column, asked.label_column)
     labels, names = columns.labels, columns.class_names

@@ -12,6 +12,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Int
 
+from minivim.config.checks import require
+from minivim.data.arrays import array_of, at_hand, whole
 from minivim.errors import UserError
 
 
@@ -59,6 +61,8 @@ def usage_by_image_batch(
     a setting for speed. Raises UserError for fewer images and for codes out of range.
     """
     rows = _checked(codes, num_codes)
+    told = f"images={images} must be above zero, and codes in rows, not {rows.shape}"
+    require(rows.ndim == 2 and images > 0, f"{told}; give codes [N, T]")
     full = len(rows) // images
     if not full:
         told = f"usage over batches of {images} images needs that many, got {len(rows)}"
@@ -81,7 +85,11 @@ def expected_unique(n: int, num_codes: int) -> float:
 
 
 def _checked(codes: ArrayLike, num_codes: int) -> np.ndarray:
-    array = np.asarray(codes)
+    array = array_of(codes, "codes", "give whole numbers")
+    require(at_hand(array), "codes are counted by NumPy; call it outside of jit")
+    array = np.asarray(array)
+    told = f"codes of type {array.dtype} cannot be counted; give whole numbers"
+    require(whole(array) or not array.size, told)
     if array.size and (array.min() < 0 or array.max() >= num_codes):
         told = f"codes run from {array.min()} to {array.max()}, but num_codes is"
         raise UserError(f"{told} {num_codes}; pass the codebook's own size")

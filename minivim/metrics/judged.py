@@ -154,6 +154,9 @@ def gaussian(features: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     rows = np.asarray(features)
     told = f"a covariance needs two images or more, got {len(rows)}; give more images"
     require(len(rows) > 1, told)
+    told = f"features of shape {rows.shape} are no [N, D], or hold NaN or infinity"
+    fits = rows.ndim == 2 and bool(np.isfinite(rows).all())
+    require(fits, f"{told}; leave such images out")
     mean = rows.mean(axis=0, dtype=np.float64)
     centred = rows - mean
     return mean, centred.T @ centred / (len(rows) - 1)
@@ -168,12 +171,13 @@ def frechet_distance(
 
     The symmetric form: its eigenvalues are those of S1 S2, but real and not negative
     even where a covariance is singular (Heusel et al. 2017, arXiv 1706.08500; Table 3
-    over Inception). Raises `ValueError` unless means are [D], covariances [D, D].
+    over Inception). Raises `UserError` unless means are [D], covariances [D, D].
     """
     m1, s1, m2, s2 = (np.asarray(x, np.float64) for x in (mean1, cov1, mean2, cov2))
-    if not m1.shape * 2 == m2.shape * 2 == s1.shape == s2.shape:
-        found = ", ".join(str(x.shape) for x in (m1, m2, s1, s2))
-        raise ValueError(f"not two equal [D] and two equal [D, D] but {found}")
+    found = ", ".join(str(x.shape) for x in (m1, m2, s1, s2))
+    fits = m1.shape * 2 == m2.shape * 2 == s1.shape == s2.shape
+    told = f"not two equal [D] and two equal [D, D] but {found}"
+    require(fits, f"{told}; give features of one size")
     values, vectors = np.linalg.eigh(s1)
     root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
     shared = np.sqrt(np.linalg.eigvalsh(root @ s2 @ root).clip(0)).sum()

@@ -21,10 +21,21 @@ from tqdm.auto import tqdm
 
 from minivim.batched import in_batches
 from minivim.classifier import Classifier, require_classifier
-from minivim.config.checks import require
+from minivim.config.checks import KINDS, require
+from minivim.data.arrays import at_hand, check_key
 from minivim.prior.model import Prior, check_labels
-from minivim.prior.sampling import sample
+from minivim.prior.sampling import is_number, sample
 from minivim.tokenizer import Tokenizer
+
+
+def _above_zero(number: Any) -> bool:
+    return KINDS[int].holds(number) and number > 0
+
+
+def require_known(name: str, *values: Any) -> None:
+    """`UserError` for values under `jit`, of which no NumPy array can be made."""
+    told = f"{name} gives arrays of NumPy, so it cannot be part of a compiled program"
+    require(all(map(at_hand, values)), f"{told}; call it outside, or use sample")
 
 
 @dataclass(frozen=True)
@@ -68,15 +79,22 @@ def reject(
     Raises `UserError` for a judge, a classifier of other classes or images, an
     acceptance outside (0, 1], and where `sample` does.
     """
-    labels = check_labels(prior, labels)
+    wanted: Any = check_labels(prior, labels)
+    require_known("reject", check_key(key), wanted)
+    require(len(wanted) > 0, "no labels of pictures to draw; give one or more")
+    require(_above_zero(batch_size), f"batch_size={batch_size}: give 1 or more")
     told = f"acceptance={acceptance} is the share that is kept"
-    require(0 < acceptance <= 1, f"{told}; use a value in (0, 1]")
+    require(
+        is_number(acceptance, lambda x: 0 < x <= 1), f"{told}; use a value in (0, 1]"
+    )
+    told = f"acceptance={acceptance} asks for too many candidates"
+    require(len(wanted) < 2**31 * acceptance, f"{told}; use a larger share")
     size, channels = tokenizer.config.image_size, tokenizer.config.channels
     require_classifier(classifier).check_shape((size, size, channels))
     theirs, ours = classifier.config.num_classes, prior.config.num_classes
     told = f"the classifier knows {theirs} classes and the prior {ours}"
     require(theirs == ours, f"{told}; use one that was trained on the same data")
-    drawn = candidates(labels, acceptance)
+    drawn = candidates(wanted, acceptance)
     count = math.ceil(len(drawn) / batch_size)
     keys = iter([key] if count == 1 else jax.random.split(key, count))
     bar = tqdm(total=count, desc="draw", disable=quiet or count < 2)
@@ -89,7 +107,7 @@ def reject(
         return codes, images if keep_images else images[:, :0], scores
 
     codes, images, scores = in_batches(draw, drawn, batch_size=batch_size)
-    chosen = best_of_each(drawn, scores, wanted=labels)
+    chosen = best_of_each(drawn, scores, wanted=wanted)
     return Rejection(codes, images, drawn, scores, chosen)
 
 
@@ -155,11 +173,12 @@ def complete(
     by default none; `options` go to `sample`. Raises `UserError` for rows outside the
     picture, a count below 1, and where `encode` and `sample` do.
     """
+    require_known("complete", key, images, labels)
     grid, size = tokenizer.config.grid, tokenizer.config.image_size
     rows = grid // 2 if rows is None else rows
     told = f"rows={rows} of a picture that has {grid} rows of codes"
-    require(0 < rows < grid, f"{told}; keep 1 to {grid - 1}")
-    require(count > 0, f"count={count} must be above zero; use 1 or more")
+    require(_above_zero(rows) and rows < grid, f"{told}; keep 1 to {grid - 1}")
+    require(_above_zero(count), f"count={count} must be above zero; use 1 or more")
     given = np.array(tokenizer.pixels(images))
     if not peek:
         height = rows * (size // grid)

@@ -19,7 +19,7 @@ from minivim.card import Carded
 from minivim.config import PriorConfig
 from minivim.config.checks import require
 from minivim.context import NO_CONTEXT, Context
-from minivim.data.arrays import whole_labels
+from minivim.data.arrays import array_of, check_key, whole_codes, whole_labels
 from minivim.data.layout import composed
 from minivim.errors import UserError
 from minivim.transformer import Cache, Stack, Token, at_least_float32, dropout, linear
@@ -78,7 +78,14 @@ class Prior(Carded):
         `aux["blocks"]`, `[L, B, N, D]`, is the output of every block at the class token
         and all codes but the last.
         """
-        x, blocks = self._run(codes[:, :-1], labels, key)
+        codes = self._checked(codes, part=True)
+        if labels is not None:
+            known = whole_labels(labels, self.null_class + 1)
+            told = f"{known.shape[0]} labels for {codes.shape[0]} rows of codes"
+            require(known.shape == codes.shape[:1], f"{told}; give one for each")
+            labels = jnp.asarray(known)
+        key = key if key is None else check_key(key)
+        x, blocks = self._run(jnp.asarray(codes)[:, :-1], labels, key)
         return at_least_float32(self.head(x)), {"blocks": blocks}
 
     def _run(
@@ -97,9 +104,16 @@ class Prior(Carded):
         return self.stack(x, causal=True, key=keys[1])
 
     # Paper, section 4.2: the mean over all tokens of one block's output
-    @jax.jit
     def features(self, codes: Int[ArrayLike, "B N"]) -> Float[Array, "L B D"]:
         """Mean over all codes of each block's output; takes no label (section 4.2)."""
+        return self._features(self._checked(codes))
+
+    def _checked(self, codes: Any, part: bool = False) -> Any:
+        count, tokens = self.config.num_codes, self.config.num_tokens
+        return whole_codes(codes, count, tokens, "prior", part)
+
+    @jax.jit
+    def _features(self, codes: ArrayLike) -> Float[Array, "L B D"]:
         _, blocks = self._run(jnp.asarray(codes), None)
         return jnp.mean(blocks[:, :, 1:].astype(jnp.float32), axis=2)
 
@@ -140,12 +154,13 @@ def class_number(model: Any, name: str) -> int:
     raise UserError(f"there is no class {hint} (this prior knows {some})")
 
 
-def check_labels(prior: Prior, labels: Any) -> Int[np.ndarray, " B"]:
+def check_labels(prior: Prior, labels: Any) -> Any:
     """Numbers of labels, or of names; `UserError` for others and without classes."""
     count = prior.config.num_classes
     told = "labels were given, but this prior has no class token"
     require(count > 0, f"{told}; leave them out or load a class-conditional prior")
-    if np.asarray(labels).dtype.kind in "OU":
+    labels = array_of(labels, "labels", "give one number or name for each image")
+    if labels.dtype.kind in "OU":
         given = np.atleast_1d(np.asarray(labels, object))
         labels = [class_number(prior, x) if isinstance(x, str) else x for x in given]
     return whole_labels(labels, count)
@@ -183,6 +198,7 @@ def prior_loss(
     if labels is not None and label_dropout:
         labels = drop_labels(labels, prior.null_class, label_dropout, drop_key)
     codes, use_dropout = batch["codes"], prior.config.stack.dropout > 0
-    logits, _ = prior(codes, labels, key=dropout_key if use_dropout else None)
+    logits, aux = prior(codes, labels, key=dropout_key if use_dropout else None)
     nll = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, codes))
-    return nll, {"nll": nll, "accuracy": jnp.mean(fast.argmax(logits) == codes)}
+    metrics = {"nll": nll, "accuracy": jnp.mean(fast.argmax(logits) == codes)}
+    return context.with_own(nll, metrics, aux | {"logits": logits}, batch)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +15,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from minivim import fast
-from minivim.config.checks import require
+from minivim.config.checks import KINDS, require
+from minivim.data.arrays import array_of, at_hand, check_key, whole
 from minivim.prior.model import Prior, check_labels, knows_null
 from minivim.transformer import longer
 
 Logits = Float[Array, "*b K"]
+TINY = 1e-30
 
 
 # Paper silent, section 4.1: classifier-free guidance
@@ -54,7 +57,8 @@ def filter_logits(
     top_p: float | Array | None = None,
 ) -> Logits:
     """Temperature, then top-k, then top-p; refused codes get minus infinity."""
-    logits = logits / temperature
+    # Below that float32 would divide by zero; of equal logits it chooses any.
+    logits = logits / jnp.maximum(temperature, TINY)
     if top_k is not None:
         logits = keep_top_k(logits, top_k)
     if top_p is not None:
@@ -142,6 +146,13 @@ def cache_lengths(tokens: int) -> list[int]:
     return [*range(size, tokens, size), tokens]
 
 
+def is_number(value: Any, fits: Callable[[Any], Any]) -> bool:
+    """Whether a value is a single number that fits, as far as it is known."""
+    if np.ndim(value) or not at_hand(value):
+        return not np.ndim(value)
+    return np.asarray(value).dtype.kind in "fiu" and bool(fits(value))
+
+
 # Paper, section 4.1: code after code, at temperature 1, from all codes
 def sample(
     prior: Prior,
@@ -169,48 +180,61 @@ def sample(
     label: both would ask for what was never learnt.
     """
     num_tokens, num_codes = prior.config.num_tokens, prior.config.num_codes
-    labels = None if labels is None else check_labels(prior, labels)
-    prefix = None if prefix is None else np.asarray(prefix)
-    counts = {len(x) for x in (labels, prefix) if x is not None}
-    counts |= {num_samples} if num_samples is not None else set()
+    check_key(key)
+    classes: Any = None if labels is None else check_labels(prior, labels)
+    remedy = f"give [B, P] codes with P at most {num_tokens}, and use 0 to"
+    remedy = f"{remedy} {num_codes - 1}"
+    given = None if prefix is None else array_of(prefix, "prefixes", remedy)
+    counts = {x.shape[0] for x in (classes, given) if x is not None and x.ndim}
+    if num_samples is not None:
+        told = f"num_samples={num_samples!r} is no whole number; give one"
+        require(KINDS[int].holds(num_samples), told)
+        counts |= {num_samples}
     told = f"labels, prefix and num_samples disagree on how many ({sorted(counts)})"
     require(len(counts) < 2, f"{told}; give the same number")
     count = max(counts, default=0)
     require(count > 0, "how many samples? give num_samples=N, labels or a prefix")
-    told = f"temperature={temperature} must be above zero"
-    require(temperature > 0, f"{told}; use top_k=1 for greedy draws")
-    told = f"top_k={top_k} is out of range; use 1 to {num_codes}, all of the codes"
-    require(top_k is None or 1 <= top_k <= num_codes, told)
-    told = f"top_p={top_p} is no probability; use a value in (0, 1]"
-    require(top_p is None or 0 < top_p <= 1, told)
+    told = f"temperature={temperature!r} must be above zero"
+    hot = is_number(temperature, lambda t: t > 0)
+    require(hot, f"{told}; use top_k=1 for greedy draws")
+    told = f"top_k={top_k!r} is out of range; use 1 to {num_codes}, all of the codes"
+    fits = top_k is None or KINDS[int].holds(top_k) and 1 <= top_k <= num_codes
+    require(fits, told)
+    told = f"top_p={top_p!r} is no probability; use a value in (0, 1]"
+    require(top_p is None or is_number(top_p, lambda p: 0 < p <= 1), told)
     if guidance is not None:
         require(labels is not None, "guidance needs labels; give labels=[...]")
-        told = f"guidance={guidance} must be a number from 0 (the label is ignored) on"
-        require(0 <= guidance < np.inf, f"{told}; 1 is no guidance")
+        told = f"guidance={guidance!r} must be a number from 0 (the label is ignored)"
+        fits = is_number(guidance, lambda s: 0 <= s < np.inf)
+        require(fits, f"{told} on; 1 is no guidance")
     if not knows_null(prior):
         told = "this prior was trained with label_dropout=0"
         says = f"{told} and draws nothing without a label; give labels"
         require(labels is not None, says)
         says = f"{told}, so there is nothing to guide away from; leave out guidance"
-        require(guidance in (None, 1), says)
-    if labels is None:
-        labels = np.full(count, prior.null_class, np.int32)
-    prefix = np.zeros((count, 0)) if prefix is None else prefix
-    fits = prefix.ndim == 2 and prefix.shape[1] <= num_tokens
-    fits = fits and bool(np.all((prefix >= 0) & (prefix < num_codes)))
-    told = f"a prefix of shape {prefix.shape} does not fit; give [B, P] codes with P"
-    require(fits, f"{told} at most {num_tokens}, and use 0 to {num_codes - 1}")
-    known = prefix.shape[1]
-    given = np.pad(prefix, ((0, 0), (0, num_tokens - known))).astype(np.int32)
+        require(guidance is None or at_hand(guidance) and guidance == 1, says)
+    if classes is None:
+        classes = np.full(count, prior.null_class, np.int32)
+    given = np.zeros((count, 0), np.int32) if given is None else given
+    fits = given.ndim == 2 and given.shape[1] <= num_tokens
+    fits = fits and (whole(given) or not given.size)
+    if fits and at_hand(given):
+        fits = bool(np.all((given >= 0) & (given < num_codes)))
+    told = f"a prefix of shape {given.shape} and type {given.dtype} does not fit"
+    require(fits, f"{told}; {remedy}")
+    known, pad = given.shape[1], np.pad if at_hand(given) else jnp.pad
+    given = pad(given, ((0, 0), (0, num_tokens - known))).astype(np.int32)
     how = {"top_k": top_k, "top_p": top_p, "guidance": guidance}
     how |= {"key": key, "known": known, "temperature": temperature}
-    parts = fast.parts(count, prior.head.kernel[...], key)
+    arrays = (classes, given, *how.values())
+    arrays = [x for x in arrays if isinstance(x, jax.Array)]
+    parts = fast.parts(count, prior.head.kernel[...], *arrays)
     if parts == 1:
-        labels, given = jnp.asarray(labels), jnp.asarray(given)
-        return generate(prior, labels=labels, codes=given, **how)[0]
+        classes, given = jnp.asarray(classes), jnp.asarray(given)
+        return generate(prior, labels=classes, codes=given, **how)[0]
 
     def part(rows: np.ndarray) -> Array:
-        mine = {"labels": labels[rows], "codes": given[rows], "first": rows[0]}
+        mine = {"labels": classes[rows], "codes": given[rows], "first": rows[0]}
         return generate_in_one_thread(prior, **mine, **how, total=count)[0]
 
     first, *others = np.split(np.arange(count), parts)

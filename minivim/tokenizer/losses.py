@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -109,10 +110,14 @@ def r1_penalty(discriminator: Callable[[Array], Array], images: Images) -> Scala
 
 
 # Paper, section 3.3: the loss of stage 1 as a weighted sum
-def total_loss(weights: LossConfig, terms: dict[str, Scalar]) -> Scalar:
-    """`sum_t w_t L_t` over the terms whose weight is not zero."""
+def total_loss(
+    weights: LossConfig,
+    terms: dict[str, Scalar],
+    share: Callable[[str], Any] = lambda name: 1.0,
+) -> Scalar:
+    """`sum_t s_t w_t L_t` over the terms whose weight is not zero; `share(t)` is s."""
     total = jnp.zeros(())
     for name, value in terms.items():
         if weight := getattr(weights, name):
-            total = total + weight * value
+            total = total + share(name) * weight * value
     return total

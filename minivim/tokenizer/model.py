@@ -7,17 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from minivim.card import Carded
 from minivim.config import CNNConfig, StackConfig, TokenizerConfig
-from minivim.config.checks import require
-from minivim.data import unit_images
-from minivim.errors import UserError
+from minivim.data.arrays import check_key, unit_images, whole_codes
 from minivim.tokenizer import quantizer
 from minivim.tokenizer.cnn import CNNDecoder, CNNEncoder
 from minivim.tokenizer.vit import Decoder, Encoder
@@ -48,6 +44,8 @@ class Tokenizer(Carded):
 
         Passing `key` selects training mode (see `Quantizer`).
         """
+        images = self.pixels(images)
+        key = key if key is None else check_key(key)
         features = self.encoder(images)
         embedded, aux = self.quantizer(features, key=key)
         recon, maps = self.decoder(embedded)
@@ -66,19 +64,8 @@ class Tokenizer(Carded):
         Raises `UserError` for another shape and, outside of `jit`, for codes that this
         tokenizer does not have.
         """
-        codes = codes if isinstance(codes, jax.Array) else np.asarray(codes)
-        tokens, last = self.config.num_tokens, self.config.quantizer.num_codes - 1
-        fits = codes.shape[1:] == (tokens,) and jnp.issubdtype(codes.dtype, jnp.integer)
-        why = f"codes of shape {codes.shape}, type {codes.dtype} do not fit; give whole"
-        require(fits, f"{why} numbers from 0 to {last}, [B, {tokens}] in raster order")
-        # Values are unknown under `jit`, or if other processes hold a part of them.
-        concrete = not isinstance(codes, Tracer)
-        if concrete and getattr(codes, "is_fully_addressable", True):
-            values = np.asarray(codes)
-            for code in values[(values < 0) | (values > last)][:1]:
-                why = f"code {code} is out of range; this tokenizer has 0 to {last}"
-                raise UserError(why)
-        return self._decode(codes)
+        count = self.config.quantizer.num_codes
+        return self._decode(whole_codes(codes, count, self.config.num_tokens))
 
     def reconstruct(self, images: Any) -> Float[Array, "B H W C"]:
         """`decode(encode(images))`."""

@@ -4,6 +4,7 @@ One scalar trains both networks, since each term's gradient reaches one of them 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -59,8 +60,10 @@ def tokenizer_loss(
 ) -> tuple[Float[Array, ""], dict[str, Any]]:
     """`sum_t w_t L_t` on a batch, with every term and the codes' counts as metrics."""
     images = augment(batch["image"], flip=flip, crop=crop, key=key)
-    terms, counts, _ = _terms(tokenizer, images, context, key)
-    return losses.total_loss(weights, terms), terms | {"counts": counts}
+    terms, outputs, _ = _terms(tokenizer, images, context, key)
+    total = losses.total_loss(weights, terms, context.share)
+    metrics = terms | {"counts": outputs["counts"]}
+    return context.with_own(total, metrics, outputs, batch | {"image": images})
 
 
 # Paper, section 3.3: the adversarial loss, two networks and one step
@@ -83,7 +86,7 @@ def adversarial_loss(
     the discriminator gets right, and histograms of its logits.
     """
     images = augment(batch["image"], flip=flip, crop=crop, key=key)
-    terms, counts, seen = _terms(players.tokenizer, images, context, key)
+    terms, outputs, seen = _terms(players.tokenizer, images, context, key)
     on = jnp.where(context.step < config.start, 0.0, 1.0)
     generator_loss, discriminator_loss = ADVERSARIAL[config.loss]
     critic, fake = players.discriminator, seen("adversarial")
@@ -93,9 +96,13 @@ def adversarial_loss(
     due = bool(config.r1_gamma) and context.due
     r1 = losses.r1_penalty(critic, images) if due else jnp.zeros(())
     penalty = on * config.r1_gamma / 2 * config.r1_interval * r1
-    g_loss = losses.total_loss(weights, terms)
+    share = partial(context.share, since={"adversarial": config.start})
+    g_loss, terms = context.with_own(
+        losses.total_loss(weights, terms, share), terms, outputs,
+        batch | {"image": images},
+    )  # fmt: skip
     metrics = terms | {
-        "counts": counts,
+        "counts": outputs["counts"],
         "g_loss": g_loss,
         "d_loss": d_loss,
         "r1": r1,
@@ -110,8 +117,8 @@ def adversarial_loss(
 
 def _terms(
     tokenizer: Tokenizer, images: losses.Images, context: Context, key: PRNGKeyArray
-) -> tuple[dict[str, Array], Array, Callable[[str], Array]]:
-    """The terms, the uses of every code, and the pixels that a named term sees."""
+) -> tuple[dict[str, Array], dict[str, Array], Callable[[str], Array]]:
+    """The terms, what the model puts out, and the pixels that a named term sees."""
     config = tokenizer.config
     _, aux = tokenizer(images, key=jax.random.fold_in(key, 1))
 
@@ -139,7 +146,7 @@ def _terms(
         distance = context.frozen(recon=seen("perceptual"), target=images)
         terms["perceptual"] = jnp.mean(distance)
     counts = jnp.bincount(aux["codes"].ravel(), length=config.quantizer.num_codes)
-    return terms, counts, seen
+    return terms, aux | {"recon": pixels("own"), "counts": counts}, seen
 
 
 def stopped(module: nnx.Module) -> Any:

@@ -55,8 +55,13 @@ def digest(x: Array) -> UInt32[Array, ""]:
 
 def digests(tree: Any) -> dict[str, int]:
     """`digest` of every array by its path; all processes of a run must call it."""
-    leaves = jax.tree.leaves_with_path(jax.tree.map(digest, tree))
-    return {jax.tree_util.keystr(path): int(value) for path, value in leaves}
+    return {name: int(x) for name, x in _names(jax.tree.map(digest, tree)).items()}
+
+
+def _names(tree: Any) -> dict[str, Any]:
+    """Every leaf by its path."""
+    keystr = jax.tree_util.keystr
+    return {keystr(path): x for path, x in jax.tree.leaves_with_path(tree)}
 
 
 def _another_run(old: dict, new: dict) -> str:
@@ -262,7 +267,7 @@ def _read(
 ) -> tuple[Any, Any, str]:
     """State and data position of one checkpoint, and why it is damaged, or "".
 
-    Where `like` has no optimizer none is read.
+    What `like` has not, such as the optimizer, is not read.
     """
     # Without waiting for other processes, any of which may fail.
     me = jax.process_index()
@@ -272,11 +277,9 @@ def _read(
     handler = ocp.CompositeCheckpointHandler()
     reader = ocp.Checkpointer(handler, multiprocessing_options=alone)
     shapes: Any = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    arrays: Any = ocp.args.StandardRestore(shapes)
-    if like.optimizer is None:
-        shapes = {k: x for k, x in shapes._asdict().items() if jax.tree.leaves(x)}
-        how = ocp.checkpoint_utils.construct_restore_args(shapes)
-        arrays = ocp.args.PyTreeRestore(shapes, restore_args=how, partial_restore=True)
+    shapes = {k: x for k, x in shapes._asdict().items() if jax.tree.leaves(x)}
+    how = ocp.checkpoint_utils.construct_restore_args(shapes)
+    arrays: Any = ocp.args.PyTreeRestore(shapes, restore_args=how, partial_restore=True)
     args = ocp.args.Composite(state=arrays, data=ocp.args.JsonRestore())
     state, record, why = like, {}, ""
     # Where several arrays fail, all but the first print a traceback, and again when
@@ -287,13 +290,13 @@ def _read(
                 if file.exists() and not file.is_dir():
                     regular(file)  # Orbax would wait for ever at a pipe.
             found = reader.restore(place / str(step), args=args)
-            state, record = found["state"], dict(found["data"])
-            if like.optimizer is None:
-                state = like._replace(**state)
+            state, record = like._replace(**found["state"]), dict(found["data"])
             if record.pop("seal", None) != _checksum(record):
                 why = "the data position is not what was saved"
             elif int(state.step) != step:
                 why = "it is of another step"
+            elif lacks := sorted(_names(like).keys() - record["digests"].keys()):
+                why = f"it has no {lacks[0]}"
         except Exception as error:  # what orbax raises depends on the file
             why = _reason(error, place.parent)
         if why:
@@ -327,17 +330,23 @@ def kept_steps(place: Path) -> list[int]:
 
 
 def peek(
-    workdir: str | Path, variables: nnx.State, step: int | None = None
+    workdir: str | Path,
+    variables: nnx.State,
+    step: int | None = None,
+    average: bool = False,
 ) -> tuple[int, nnx.State]:
     """Step and variables of a checkpoint, by default of the newest that is whole.
 
-    `variables` may be abstract. A run may be going on in the folder, where nothing is
-    written. Raises `UserError` for a step that is not kept and for damage.
+    Or the `average` that it keeps. `variables` may be abstract. A run may be going on
+    in the folder, where nothing is written. Raises `UserError` for a step that is not
+    kept and for damage.
     """
     place, kinds = Path(workdir).absolute() / "checkpoints", (nnx.Param, nnx.BatchStat)
     here = SingleDeviceSharding(jax.local_devices()[0])
     params, stats = (nnx.filter_state(variables, kind) for kind in kinds)
-    like = TrainState(jax.eval_shape(jnp.int32, 0), params, None, stats)
+    read: Any = {"params": {}, "average": params} if average else {"params": params}
+    now = jax.eval_shape(jnp.int32, 0)
+    like = TrainState(step=now, optimizer=None, stats=stats, **read)
     like = jax.tree.map(lambda x: x.update(sharding=here), like)
     kept = kept_steps(place)
     require(bool(kept), f"{workdir} keeps no checkpoint; train it further")

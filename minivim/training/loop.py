@@ -87,6 +87,7 @@ def fit(
     describe: Callable[[dict[str, np.ndarray]], Row] = floats,
     evaluate: Callable[[Any], dict[str, float]] | None = None,
     log: Callable[[Row], object] = lambda row: None,
+    watch: Callable[[int, TrainState], object] = lambda step, state: None,
     title: str = "",
     quiet: bool = False,
 ) -> tuple[TrainState, list[Row]]:
@@ -97,10 +98,11 @@ def fit(
     `eval_every`-th step: the step's metrics since the last row (means, of integers
     sums), passed through `describe`; the last learning rate; and on every
     `eval_every`-th step, and the last, `evaluate(variables)` under `eval_...`. `log`
-    is called with each row. With a workdir the run goes on from its newest checkpoint,
-    bit for bit on a CPU. On SIGTERM or Ctrl-C it saves after the step it is in, writes
-    no row and raises `Stopped`; a second Ctrl-C ends it at once. Raises `UserError` for
-    a loss that is not finite.
+    is called with each row, `watch` with step and state at every checkpoint and
+    evaluation, whose arrays the next step takes. With a workdir the run goes on from
+    its newest checkpoint, bit for bit on a CPU. On SIGTERM or Ctrl-C it saves after the
+    step it is in, writes no row and raises `Stopped`; a second Ctrl-C ends it at once.
+    Raises `UserError` for a loss that is not finite.
     """
     rows: list[Row] = []
     window = Window()
@@ -148,6 +150,8 @@ def fit(
                 workdir.save(state, position)
                 if stops or last:
                     workdir.wait()
+            if saves or judges:
+                watch(now, state)
             if stops:
                 raise Stopped(now, asked)
     return state, rows

@@ -1,5 +1,6 @@
 """One training step as a pure function over split state."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -30,34 +31,48 @@ class TrainState(NamedTuple):
     optimizer: Any
     # The model's `nnx.BatchStat`: EMA statistics, changed by the forward pass.
     stats: Any = {}
+    average: Any = None  # of the parameters over the steps, where one is kept
 
     @property
     def variables(self) -> Any:
-        """Parameters and statistics, to merge with the model's graph."""
-        return nnx.merge_state(self.params, self.stats) if self.stats else self.params
+        """Parameters, or their average, and statistics: what is judged and kept."""
+        params = self.params if self.average is None else self.average
+        return nnx.merge_state(params, self.stats) if self.stats else params
 
 
 def new_state(
-    model: nnx.Module, config: Optim, *, steps: int, mesh: Mesh | None = None
+    model: nnx.Module,
+    config: Optim,
+    *,
+    steps: int,
+    mesh: Mesh | None = None,
+    average: float = 0.0,
 ) -> TrainState:
     """Step 0: the model's parameters and an empty optimizer, laid out over a mesh.
 
     By default the mesh of one device. The optimizer's arrays are made where they lie.
+    `average` is that of `make_step`.
     """
-    shapes = abstract_state(model, config, steps=steps)
+    shapes = abstract_state(model, config, steps=steps, average=average)
     where = shardings_of(shapes, mesh or one_device())
     # Copied, since a step donates its buffers and would take the model's with it.
     copies = jax.tree.map(jnp.copy, _variables(model))
     params, stats = place(copies, (where.params, where.stats))
     init = jax.jit(optimizer(config, steps=steps).init, out_shardings=where.optimizer)
-    return TrainState(place(jnp.int32(0), where.step), params, init(params), stats)
+    mean = place(jax.tree.map(jnp.copy, copies[0]), where.average) if average else None
+    now = place(jnp.int32(0), where.step)
+    return TrainState(now, params, init(params), stats, mean)
 
 
-def abstract_state(model: nnx.Module, config: Optim, *, steps: int) -> TrainState:
+def abstract_state(
+    model: nnx.Module, config: Optim, *, steps: int, average: float = 0.0
+) -> TrainState:
     """Shapes and types of `new_state`, of a model that may be abstract itself."""
     init = optimizer(config, steps=steps).init
     return jax.eval_shape(
-        lambda params, stats: TrainState(jnp.int32(0), params, init(params), stats),
+        lambda params, stats: TrainState(
+            jnp.int32(0), params, init(params), stats, params if average else None
+        ),
         *_variables(model),
     )
 
@@ -109,7 +124,8 @@ class Step:
         if self.lazy_every:
             due = (int(state.step) if at is None else at) % self.lazy_every == 0
         batch = jax.make_array_from_process_local_data(by_rows(self.mesh), batch)
-        return self.program(state, batch, *self.frozen, due=due)
+        with jax.numpy_dtype_promotion("standard"):  # optax knows no other
+            return self.program(state, batch, *self.frozen, due=due)
 
     def trace(self, state: TrainState, batch: Batch, *, due: bool = False) -> Any:
         """The program for abstract arguments, to read or compile it."""
@@ -129,6 +145,7 @@ def make_step(
     accumulate: int = 1,
     mesh: Mesh | None = None,
     freeze: Sequence[str] = (),
+    average: float = 0.0,
 ) -> Step:
     """Compile `state, batch -> state, metrics`: one update of the whole loss.
 
@@ -144,7 +161,9 @@ def make_step(
     slower on a CPU. `accumulate` parts of the batch pass one after another and their
     gradients are averaged: the same update, unless samples of a batch see each other. A
     `mesh`, by default of one device, changes the order of sums alone. Parts of the
-    model that `freeze` names keep their values and have no gradient. Models may be
+    model that `freeze` names keep their values and have no gradient. With an `average`
+    d in (0, 1) the state keeps the mean of the parameters after each step, those of
+    step `i` of `t` with the weight `(1 - d) d^(t - i) / (1 - d^t)`. Models may be
     abstract.
     """
     mesh = mesh or one_device()
@@ -152,7 +171,8 @@ def make_step(
     parts = config if isinstance(config, dict) else {"": config}
     first = next(iter(parts.values()))
     rate = learning_rate(first, steps=steps) if isinstance(first, OptimConfig) else None
-    shardings = shardings_of(abstract_state(model, config, steps=steps), mesh)
+    shapes = abstract_state(model, config, steps=steps, average=average)
+    shardings = shardings_of(shapes, mesh)
     hold = _holder(model, freeze)
 
     def objective(
@@ -187,7 +207,14 @@ def make_step(
         }
         params = hold(optax.apply_updates(params, updates), state.params)
         stats = hold(stats, state.stats)
-        return TrainState(state.step + 1, params, opt_state, stats), metrics
+        mean = state.average
+        if average:
+            told = "the state keeps no average; give new_state the same average"
+            require(mean is not None, told)
+            passed = (state.step + 1).astype(jnp.float32)
+            share = (1 - average) / -jnp.expm1(passed * math.log(average))
+            mean = jax.tree.map(lambda old, x: old + share * (x - old), mean, params)
+        return TrainState(state.step + 1, params, opt_state, stats, mean), metrics
 
     def in_parts(state: TrainState, batch: Batch, context: Context, key: Any) -> tuple:
         """What `gradient` gives: means over passes, of integers (counts) sums.

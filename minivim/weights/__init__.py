@@ -170,7 +170,7 @@ def _of_run(card: Card, like: nnx.State, step: int | None) -> tuple[Card, nnx.St
         pair = recipe.get("loss", {}).get("adversarial")
         total = f"{recipe.get('run', {}).get('steps', 0):,}"
     saved = nnx.State({"tokenizer": like}) if pair else like
-    kept, found = peek(card.path, saved, step)
+    kept, found = peek(card.path, saved, step, bool(card.get("average")))
     if file.name == DRAFT:
         note(f"{card.path} has not finished: step {kept:,} of {total}")
     values = card.values | {"steps": kept} | so_far(card.path, kept)
@@ -267,6 +267,8 @@ def hub_id(ref: str | Path) -> bool:
 
 def find(ref: str | Path, near: Path = Path(), hub: bool = True) -> Path:
     """The folder that a reference means, from `near` or here, or fetched from `hub`."""
+    told = f"{ref!r} is no name of weights; give text or a path"
+    require(isinstance(ref, str | Path), told)
     places = [near / ref, Path(ref), HERE / ref]
     if os.path.isabs(ref):  # What was moved together is found again.
         parts = Path(ref).parts[-9:]
