@@ -21,6 +21,7 @@ from minivim.data import (
 from minivim.data.base import hash_of
 from minivim.data.layout import hold_out
 from minivim.data.pixels import PIXELS, to_pixels
+from minivim.data.sources import DataSpec
 from minivim.errors import UserError
 from tests.tiny import message
 
@@ -156,6 +157,16 @@ def test_the_label_column_wins_over_other_classes(tmp_path):
         source = open_source(tmp_path / "x.parquet")
         assert source.class_names == ("no", "yes")
         np.testing.assert_array_equal(stack(source)["label"], [1, 0])
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_tables_are_read_without_a_bar_where_nobody_asked(tmp_path, quiet, capfd):
+    table([1, 0, 1]).to_parquet(tmp_path / "x.parquet")
+    capfd.readouterr()
+    assert datasets.is_progress_bar_enabled()
+    assert len(open_source(DataSpec(tmp_path / "x.parquet", quiet=quiet))) == 3
+    assert ("Generating" in capfd.readouterr().err) != quiet
+    assert datasets.is_progress_bar_enabled()
 
 
 @pytest.mark.parametrize("spec", ["", "**/*.parquet"])

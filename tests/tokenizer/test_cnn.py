@@ -245,6 +245,7 @@ def test_weights_round_trip(tok, tmp_path):
         ({"multipliers": ()}, "set multipliers=1,1,2,4"),
         ({"res_blocks": 0}, "res_blocks=0 must be above zero"),
         ({"attention": (-1,)}, "must not be negative; set attention=0"),
+        ({"attention": (2, 3)}, "names a size that is not there; use numbers below 3"),
     ],
 )
 def test_an_impossible_size_is_refused(changes, message):
