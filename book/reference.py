@@ -226,7 +226,12 @@ def _find(root: Path, module: str, name: str) -> Name:
     """The definition of a name, through the imports that lead to it."""
     path = _file(root, module)
     source = path.read_text("utf-8")
-    for node in ast.parse(source).body:
+    body = ast.parse(source).body
+    # Names that are imported when they are asked for stand below TYPE_CHECKING.
+    for node in [
+        *body,
+        *(n for top in body if isinstance(top, ast.If) for n in top.body),
+    ]:
         defined = isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name
         if defined or _target(node) == name:
             return Name(name, path, node, source)

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from minivim.weights.hub import push
 
 __all__ = [
-    "Prior", "Tokenizer", "complete", "data", "export", "load", "load_pair",
-    "metrics", "push", "recipe", "recipes", "register", "reject", "sample", "train",
+    "Prior", "Tokenizer", "UserError", "complete", "data", "export", "load",
+    "load_pair", "metrics", "push", "recipe", "recipes", "register", "reject",
+    "sample", "train",
 ]  # fmt: skip
 __version__ = "0.1.0"
 

@@ -80,6 +80,8 @@ def test_reference_shows_signatures_and_docstrings():
     assert "## sample\n" in page and "def sample(" in page
     assert "_repr" not in page and "# Paper" not in page
     assert "@property\ndef null_class() -> int" in page
+    top = reference.page(ROOT, "minivim")
+    assert all(f"\n## {name}\n" in top for name in ("train", "export", "UserError"))
     config = reference.page(ROOT, "minivim.config")
     assert "    beta: checks.NotNegative = 0.25" in config
 
