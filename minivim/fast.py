@@ -67,14 +67,15 @@ def attention(q: Heads, k: Heads, v: Heads, *, causal: bool) -> Heads | None:
     choice, kernel = os.environ.get("MINIVIM_ATTENTION", "auto"), None
     told = f"MINIVIM_ATTENTION={choice} is unknown"
     require(choice in ("auto", "written"), f"{told}; set it to auto or written")
-    if choice == "written":
-        return None
     # A program for several platforms is for no kind of device.
-    if "TPU" in device().device_kind and q.shape[2] % 128 == 0:
+    kind, (_, _, tokens, width) = device().device_kind, q.shape
+    if "TPU" in kind and tokens % 128 == 0:
         kernel = partial(splash, causal=causal)
-    elif "NVIDIA" in device().device_kind and q.dtype == jnp.bfloat16:
+    elif "NVIDIA" in kind and q.dtype == jnp.bfloat16 and width in range(8, 129, 8):
         kernel = partial(cudnn, causal=causal)
-    return kernel and over_heads(kernel, q, k, v)
+    if kernel is None or choice == "written":
+        return None
+    return over_heads(kernel, q, k, v)
 
 
 def splash(q: Heads, k: Heads, v: Heads, *, causal: bool, interpret=False) -> Heads:
@@ -85,9 +86,8 @@ def splash(q: Heads, k: Heads, v: Heads, *, causal: bool, interpret=False) -> He
     from jax.experimental.pallas.ops.tpu import splash_attention as library
 
     given, (_, heads, tokens, width) = q.dtype, q.shape
-    told: Any = jax.config.values["jax_default_matmul_precision"]
-    rounded = told is None and not interpret
-    half = jnp.dtype("bfloat16") if rounded else given
+    told = jax.config.values["jax_default_matmul_precision"]
+    half = jnp.bfloat16 if told is None and not interpret else given
     # Of up to 1,024 tokens keys and values are read once; a TPUv4 holds no more scores.
     inner, outer = math.gcd(tokens, 512), math.gcd(tokens, 1024)
     names = ("block_q", "block_kv_compute", "block_q_dkv", "block_kv_dkv_compute")

@@ -139,6 +139,7 @@ def test_a_gpu_s_kernel_of_attention_is_for_bfloat16(monkeypatch):
     for ours, theirs in zip(written, kernel, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0.1, atol=0.2)
     in_a_block(True, tokens=6)
+    in_a_block(True, tokens=6, precision="bfloat16", heads=4)  # of four numbers each
     assert asked == ["cudnn"]
 
 

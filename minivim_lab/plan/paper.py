@@ -90,7 +90,7 @@ def planned(row: Row, *, out: Path, limit: int) -> Plan:
     file = out / f"{row.name}.json"
     if not file.exists():
         out.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "minivim.cli", *row.command]
+        command = [sys.executable, "-m", "minivim", *row.command]
         command += ["--json", str(file)]  # which is written whole or not at all
         how: Any = {"capture_output": True, "text": True, "timeout": limit}
         try:

@@ -138,7 +138,7 @@ def test_a_row_is_planned_once(code, monkeypatch, tmp_path):
     for _ in range(2):
         assert planned(row, out=tmp_path, limit=5) == a_plan()
     [command] = process.calls
-    assert command[2:-2] == ["minivim.cli", *row.command]
+    assert command[2:-2] == ["minivim", *row.command]
     assert row.command[:2] == ["plan", row.recipe]
 
 

@@ -61,3 +61,19 @@ def test_what_does_not_fit_is_said_with_the_compilers_figures():
     first, second = plan.table(found).splitlines()
     assert first.startswith("does not fit: the step needs ")
     assert "exceeds available HBM (30.75G)" in second
+
+
+def test_attention_in_a_kernel_moves_fewer_bytes(monkeypatch):
+    recipe = with_overrides(WIDE, ["grid=16", "width=512", "heads=8", "batch_size=16"])
+    found = {}
+    for choice in ("auto", "written"):
+        monkeypatch.setenv("MINIVIM_ATTENTION", choice)
+        found[choice] = plan.plan(recipe, topology="v4:2x2x1", quick=True)
+        [one] = found[choice].programs
+        assert one.unknown_kernels == one.unknown_loops == 0
+    kernel, written = found.values()
+    assert kernel.hbm_bytes < 0.9 * written.hbm_bytes
+    assert kernel.needed_bytes <= written.needed_bytes
+    # Backward it multiplies queries and keys once more.
+    assert written.flops < kernel.flops < 1.1 * written.flops
+    assert any("transformer.py" in place for place in kernel.places)
