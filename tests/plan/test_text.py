@@ -131,6 +131,39 @@ def test_a_fusion_that_slices_and_updates_moves_the_slices():
     assert costs(text).hbm_bytes == 2 * 4 * 512 + 4
 
 
+# The same one level down, and an array that is read whole under another shape.
+NESTED = """
+%nested (q0: f32[36,512], q1: s32[], q2: f32[9,512]) -> f32[9,512] {
+  %q0 = f32[36,512]{1,0} parameter(0)
+  %q1 = s32[] parameter(1)
+  %q2 = f32[9,512]{1,0} parameter(2)
+  ROOT %inner = f32[9,512]{1,0} fusion(%q0, %q1, %q2), kind=kLoop, calls=%fused
+}
+%view (r: f32[64]) -> f32[8,8] {
+  %r = f32[64]{0} parameter(0)
+  ROOT %seen = f32[8,8]{1,0} bitcast(%r)
+}
+%whole (t: f32[64]) -> f32[8,8] {
+  %t = f32[64]{0} parameter(0)
+  %square = f32[8,8]{1,0} fusion(%t), kind=kLoop, calls=%view
+  ROOT %n = f32[8,8]{1,0} negate(%square)
+}
+"""
+
+
+def test_a_fusion_within_a_fusion_moves_what_it_slices_and_updates():
+    text = entry(
+        "%a = f32[36,512]{1,0} parameter(0)",
+        "%i = s32[] parameter(1)",
+        "%b = f32[9,512]{1,0} parameter(2)",
+        "%c = f32[64]{0} parameter(3)",
+        "%g = f32[8,8]{1,0} fusion(%c), kind=kLoop, calls=%whole",
+        "ROOT %f = f32[9,512]{1,0} fusion(%a, %i, %b), kind=kLoop, calls=%nested",
+        before=FUSED + NESTED,
+    )
+    assert costs(text).hbm_bytes == 2 * 4 * 512 + 4 + 2 * 256
+
+
 def test_other_memories_are_not_hbm():
     lines = (
         "%a = f32[1024]{0} parameter(0)",
