@@ -21,7 +21,7 @@ help:
 EXTRAS_demo :=
 EXTRAS_book := [book]
 EXTRAS_browser := [book,dev,browser]
-EXTRAS_test := [book,dev,parity]
+EXTRAS_test := [book,dev,parity,tensorboard]
 
 .venv/.installed-%: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "minivim needs Python >= 3.11, this is " + sys.version.split()[0] + ": make PYTHON=python3.11 ...")'

@@ -15,6 +15,7 @@ def test_demo_trains_everything_and_reports(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo, "TOKENIZER", [*SIZES, *sides, *RUN, "eval_size=8"])
     prior = ["num_codes=24", "grid=2", *tiny.SIZES, *RUN, "eval_size=8"]
     monkeypatch.setattr(demo, "PRIOR", prior)
+    monkeypatch.setattr(demo, "STEPS", dict.fromkeys(demo.STEPS, 2))
     path = demo.demo(tmp_path, seed=1)
     assert path == tmp_path / "report.html"
     page = path.read_text()
