@@ -76,7 +76,7 @@ def demo(out: str | Path, *, seed: int = 0) -> Path:
     ]
     words = (
         f"Trained on this machine from seed {seed}: a ViT-VQGAN tokenizer, a VIM prior "
-        "with and one without labels, and a linear probe. The shipped models are wider, "
+        "with and one without labels, and a linear probe. The shipped models are wider "
         "and saw more images."
     )
     figures = _figures(tokenizer, prior, result, seed)
