@@ -103,8 +103,8 @@ CHANGES = (
     Change(
         what="the temperature",
         module="prior/sampling.py",
-        old="logits = logits / temperature",
-        new="logits = logits * temperature",
+        old="logits = logits / jnp.maximum(",
+        new="logits = logits * jnp.maximum(",
         chapter="07_sampling",
     ),
     Change(

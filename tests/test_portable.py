@@ -91,7 +91,7 @@ def test_programs_compute_elsewhere_what_the_model_does(models, tmp_path, platfo
 def test_the_script_of_the_book(tmp_path, monkeypatch, capsys):
     text = (Path(__file__).parents[1] / "book/own_code.md").read_text()
     [command] = re.findall(r"^    minivim (export .*)$", text, re.M)
-    _, script = re.findall(r"```python\n(.*?)```", text, re.S)
+    *_, script = re.findall(r"```python\n(.*?)```", text, re.S)
     monkeypatch.chdir(tmp_path)
     assert cli.main(command.split()) == 0
     exec(script, {})

@@ -42,8 +42,10 @@ def added(
 
 
 def with_terms(loss: Loss, said: Mapping[str, Any]) -> Loss:
-    """A loss with the terms and ramps that `added` gave."""
+    """A loss with the terms and ramps that `added` gave, if any."""
     how = {"own": said.get("losses", {}), "ramps": said.get("ramps", {})}
+    if not any(how.values()):
+        return loss
 
     def whole(model: Any, batch: Any, context: Context, *, key: Any) -> Any:
         return loss(model, batch, context._replace(**how), key=key)
