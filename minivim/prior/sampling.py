@@ -124,15 +124,11 @@ def generate(
     return drawn.T, logits
 
 
-# CPU: two threads take longer to hand over a small step than to do it, and products of
-# few rows with a large matrix take longer by YNNPACK than by Eigen.
+# CPU: two threads take longer to hand over a small step than to do it.
 generate_in_one_thread = jax.jit(
     inspect.unwrap(generate),
     static_argnames=("top_k", "keep_logits", "total"),
-    compiler_options={
-        "xla_cpu_multi_thread_eigen": False,
-        "xla_cpu_experimental_ynn_fusion_type": "",
-    },
+    compiler_options={"xla_cpu_multi_thread_eigen": False},
 )
 
 
