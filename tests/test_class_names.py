@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -118,9 +118,10 @@ def test_cards_with_fewer_names_or_none(card, names):
     assert class_names(tiny.prior(num_classes=0)) == class_names(tiny.tokenizer()) == []
 
 
+@example(["0", "0", "\x00"])  # NumPy's own strings drop the NUL
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.text(min_size=1, max_size=4), min_size=3, max_size=3), st.data())
-def test_every_printed_name_is_understood(names, data):
+@given(st.lists(st.text(min_size=1, max_size=4), min_size=3, max_size=3))
+def test_every_printed_name_is_understood(names):
     model = prior(names)
     shown = class_names(model)
     for number, name in enumerate(shown):

@@ -36,7 +36,9 @@ def array_of(values: Any, name: str, remedy: str) -> Any:
     if isinstance(values, jax.Array):
         return values
     with explained(f"{name} make no array", remedy):
-        return np.asarray(values)
+        array = np.asarray(values)
+    # NumPy's own strings drop the NULs at their end.
+    return np.asarray(values, object) if array.dtype.kind == "U" else array
 
 
 def at_hand(array: Any) -> bool:

@@ -160,8 +160,8 @@ def check_labels(prior: Prior, labels: Any) -> Any:
     told = "labels were given, but this prior has no class token"
     require(count > 0, f"{told}; leave them out or load a class-conditional prior")
     labels = array_of(labels, "labels", "give one number or name for each image")
-    if labels.dtype.kind in "OU":
-        given = np.atleast_1d(np.asarray(labels, object))
+    if labels.dtype.kind == "O":
+        given = np.atleast_1d(labels)
         labels = [class_number(prior, x) if isinstance(x, str) else x for x in given]
     return whole_labels(labels, count)
 
