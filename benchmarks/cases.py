@@ -1,6 +1,7 @@
 """What is measured: ours and its twin, from the same weights, on the same inputs.
 
-Every function asserts first that both compute the same.
+The check of every case, called before anything is timed in turns, asserts that both
+compute the same.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,9 @@ import torch
 from flax import nnx
 
 from benchmarks import flops, twins
-from minivim.config import PriorConfig
+from minivim import recipes
+from minivim.config import PriorConfig, PriorRecipe, TokenizerConfig, TokenizerRecipe
 from minivim.prior import Prior, generate, prior_loss, sample
-from minivim.recipes import shapes_prior, shapes_tokenizer
 from minivim.tokenizer import Tokenizer, tokenizer_loss
 from minivim.training import learning_rate, make_step, new_state
 
@@ -30,22 +30,22 @@ RNG = np.random.default_rng(0)
 
 @dataclass(frozen=True)
 class Case:
-    name: str
     ours: Callable[[], object]
     twin: Callable[[], object]
+    check: Callable[[], None]
     flops: float
 
 
-def agree(name: str, ours: object, twin: torch.Tensor) -> None:
+def agree(ours: object, twin: torch.Tensor) -> None:
     """Refuse to measure what does not compute the same."""
     a, b = np.asarray(ours), twin.detach().numpy()
     error = np.abs(a - b).max() / np.abs(b).max()
     if not error < TOLERANCE:
-        raise AssertionError(f"{name}: ours and the twin differ by {error:.1e}")
+        raise AssertionError(f"ours and the twin differ by {error:.1e}")
 
 
-def _steps(name, recipe, model, loss, batch, twin, twin_loss) -> tuple[Any, Any]:
-    """One call, one training step, of both; their losses agree for three steps."""
+def _steps(recipe, model, loss, batch, twin, twin_loss, flop) -> Case:
+    """A call is one training step; the losses agree for three steps."""
     steps = recipe.run.steps
     state = [new_state(model, recipe.optim, steps=steps)]
     step = make_step(model, loss, recipe.optim, steps=steps, key=jax.random.key(0))
@@ -62,88 +62,91 @@ def _steps(name, recipe, model, loss, batch, twin, twin_loss) -> tuple[Any, Any]
         twins.train_step(value, optimizer, rate=next(rates))
         return value
 
-    for _ in range(3):
-        agree(name, ours()["loss"], theirs())
-    return ours, theirs
+    def check() -> None:
+        for _ in range(3):
+            agree(ours()["loss"], theirs())
+
+    return Case(ours, theirs, check, flops.TRAINING * flop)
 
 
-def tokenizer_training(batch: int) -> Case:
-    name, recipe = f"tokenizer train step, batch {batch}", shapes_tokenizer()
-    model = Tokenizer(recipe.model, rngs=nnx.Rngs(0))
-    twin = twins.Tokenizer(recipe.model)
-    twins.copy_weights(model, twin)
+def tokenizer_training(recipe: TokenizerRecipe, batch: int) -> Case:
+    model, twin = _tokenizers(recipe.model)
     images = _images(batch)
     inputs = torch.tensor(images)
-    loss = partial(tokenizer_loss, weights=recipe.loss, flip=recipe.flip)
-    pair = _steps(
-        name, recipe, model, loss, {"image": jnp.asarray(images)},
-        twin, partial(twins.tokenizer_loss, twin, inputs, recipe.loss),
-    )  # fmt: skip
+    # Without flips, whose random numbers differ.
+    loss = partial(tokenizer_loss, weights=recipe.loss, flip=False)
     flop = flops.encode(recipe.model) + flops.decode(recipe.model)
-    return Case(name, *pair, flops.TRAINING * batch * flop)
+    return _steps(
+        recipe, model, loss, {"image": jnp.asarray(images)},
+        twin, partial(twins.tokenizer_loss, twin, inputs, recipe.loss), batch * flop,
+    )  # fmt: skip
 
 
-def prior_training(batch: int) -> Case:
+def prior_training(recipe: PriorRecipe, batch: int) -> Case:
     """Without label dropout, whose random numbers differ."""
-    name, recipe = f"prior train step, batch {batch}", shapes_prior()
-    model = Prior(recipe.model, rngs=nnx.Rngs(0))
-    twin = twins.Prior(recipe.model)
-    twins.copy_weights(model, twin)
+    model, twin = _priors(recipe.model)
     codes, labels = _codes(recipe.model, batch)
     inputs = torch.tensor(codes).long(), torch.tensor(labels)
-    pair = _steps(
-        name, recipe, model, prior_loss,
+    return _steps(
+        recipe, model, prior_loss,
         {"codes": jnp.asarray(codes), "label": jnp.asarray(labels)},
         twin, partial(twins.prior_loss, twin, *inputs),
+        batch * flops.prior(recipe.model),
     )  # fmt: skip
-    return Case(name, *pair, flops.TRAINING * batch * flops.prior(recipe.model))
 
 
-def sampling(batch: int, grid: int = 8) -> Case:
-    """Every code of a picture, at temperature 1; logits agree for given codes.
-
-    64 tokens by the prior of `shapes`, more by 8 blocks of width 256.
-    """
-    config = shapes_prior().model
-    if grid != config.grid:
-        stack = replace(config.stack, blocks=8, width=256, heads=8, hidden=1024)
-        config = replace(config, grid=grid, stack=stack)
-    model, twin = Prior(config, rngs=nnx.Rngs(0)), twins.Prior(config)
-    twins.copy_weights(model, twin)
+def sampling(config: PriorConfig, batch: int) -> Case:
+    """Every code of a picture, at temperature 1; logits agree for given codes."""
+    model, twin = _priors(config)
     codes, labels = _codes(config, batch)
-    name, classes = f"sample {config.num_tokens} tokens, batch {batch}", labels
-    _, logits = generate(
-        model, labels=jnp.asarray(labels), codes=jnp.asarray(codes),
-        known=jnp.int32(config.num_tokens), key=jax.random.key(0),
-        temperature=jnp.float32(1), keep_logits=True,
-    )  # fmt: skip
-    _, want = twin.sample(torch.tensor(labels), torch.tensor(codes).long())
-    agree(name, jnp.swapaxes(logits, 0, 1), want)
-    key, theirs = jax.random.key(0), torch.tensor(classes)
+
+    def check() -> None:
+        _, logits = generate(
+            model, labels=jnp.asarray(labels), codes=jnp.asarray(codes),
+            known=jnp.int32(config.num_tokens), key=jax.random.key(0),
+            temperature=jnp.float32(1), keep_logits=True,
+        )  # fmt: skip
+        _, want = twin.sample(torch.tensor(labels), torch.tensor(codes).long())
+        agree(jnp.swapaxes(logits, 0, 1), want)
+
+    key, theirs = jax.random.key(0), torch.tensor(labels)
     return Case(
-        name,
-        lambda: sample(model, key=key, labels=classes),
+        lambda: sample(model, key=key, labels=labels),
         lambda: twin.sample(theirs),
+        check,
         batch * flops.prior(config),
     )
 
 
-def encoding(batch: int) -> Case:
-    name, config = f"encode, batch {batch}", shapes_tokenizer().model
-    model, twin = Tokenizer(config, rngs=nnx.Rngs(0)), twins.Tokenizer(config)
-    twins.copy_weights(model, twin)
+def encoding(config: TokenizerConfig, batch: int) -> Case:
+    model, twin = _tokenizers(config)
     images = _images(batch)
     ours, theirs = jnp.asarray(images), torch.tensor(images)
-    same = np.mean(np.asarray(model.encode(ours)) == twin.encode(theirs).numpy())
-    # A vector half way between two codes may fall to either by rounding.
-    if same < 0.999:
-        raise AssertionError(f"{name}: only {same:.2%} of the codes are the same")
+
+    def check() -> None:
+        same = np.mean(np.asarray(model.encode(ours)) == twin.encode(theirs).numpy())
+        # A vector half way between two codes may fall to either by rounding.
+        if same < 0.999:
+            raise AssertionError(f"only {same:.2%} of the codes are the same")
+
     return Case(
-        name,
         lambda: model.encode(ours),
         lambda: twin.encode(theirs),
+        check,
         batch * flops.encode(config),
     )
+
+
+def _tokenizers(config: TokenizerConfig) -> tuple[Tokenizer, twins.Tokenizer]:
+    model, twin = Tokenizer(config, rngs=nnx.Rngs(0)), twins.Tokenizer(config)
+    twins.copy_weights(model, twin)
+    return model, twin
+
+
+def _priors(config: PriorConfig) -> tuple[Prior, twins.Prior]:
+    model, twin = Prior(config, rngs=nnx.Rngs(0)), twins.Prior(config)
+    twins.copy_weights(model, twin)
+    return model, twin
 
 
 def _images(batch: int) -> np.ndarray:
@@ -156,13 +159,34 @@ def _codes(config: PriorConfig, batch: int) -> tuple[np.ndarray, np.ndarray]:
     return codes.astype(np.int32), labels.astype(np.int32)
 
 
-CASES: tuple[Callable[[], Case], ...] = (
-    partial(tokenizer_training, 64),
-    partial(prior_training, 64),
-    partial(sampling, 1),
-    partial(sampling, 8),
-    partial(sampling, 64),
-    *(partial(sampling, batch, grid) for grid in (16, 32) for batch in (1, 8, 32)),
-    partial(encoding, 64),
-    partial(encoding, 256),
-)
+def _wide(grid: int) -> PriorConfig:
+    """8 blocks of width 256, for any number of tokens."""
+    config = recipes.shapes_prior().model
+    stack = replace(config.stack, blocks=8, width=256, heads=8, hidden=1024)
+    return replace(config, grid=grid, stack=stack)
+
+
+def _cases() -> dict[str, Callable[[], Case]]:
+    found: dict[str, Callable[[], Case]] = {}
+    for data in ("shapes", "cifar10"):
+        tokenizer = getattr(recipes, f"{data}_tokenizer")()
+        prior = getattr(recipes, f"{data}_prior")()
+        found |= {
+            f"{data}: tokenizer train step, batch 64": partial(
+                tokenizer_training, tokenizer, 64
+            ),
+            f"{data}: prior train step, batch 64": partial(prior_training, prior, 64),
+            f"{data}: encode, batch 64": partial(encoding, tokenizer.model, 64),
+            f"{data}: encode, batch 256": partial(encoding, tokenizer.model, 256),
+        }
+        for batch in (1, 8, 64):
+            name = f"{data}: sample 64 tokens, batch {batch}"
+            found[name] = partial(sampling, prior.model, batch)
+    for grid in (8, 16, 32):
+        for batch in (1, 8, 32):
+            name = f"8 x 256: sample {grid**2:,} tokens, batch {batch}"
+            found[name] = partial(sampling, _wide(grid), batch)
+    return found
+
+
+CASES = _cases()

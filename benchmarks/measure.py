@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,6 @@ class Times:
 
     ours: np.ndarray
     twin: np.ndarray
-    first: float  # of our first call, which compiles
 
     @property
     def ratio(self) -> np.ndarray:
@@ -40,29 +40,38 @@ def _seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
+def first_call(call: Callable[[], object]) -> tuple[float, float]:
+    """Seconds of a first call, which may compile, and MB that it adds at its peak."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew (Linux)
+    before, seconds = _memory("VmRSS"), _seconds(call)
+    return seconds, _memory("VmHWM") - before
+
+
+def _memory(kind: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(kind)) / 1024
+
+
 def in_turns(
     ours: Callable[[], object],
     twin: Callable[[], object],
     *,
     repetitions: int,
-    warm_up: int = 1,
+    warm_up: int = 2,
     title: str = "",
 ) -> Times:
     """Call both alternately, the first of a pair changing, so that drift hits both.
 
     Fewer than `repetitions` where they would take too long, but five.
     """
-    first = _seconds(ours)
-    last = [_seconds(twin)] + [
-        _seconds(f) for _ in range(warm_up) for f in (ours, twin)
-    ]
-    fits = int(PATIENCE / sum(last[-2:]))
+    last = [_seconds(ours) + _seconds(twin) for _ in range(warm_up)][-1]
+    fits = int(PATIENCE / last)
     repetitions = max(5, min(repetitions, fits))
     pairs = np.empty((repetitions, 2))
     for i in tqdm(range(repetitions), desc=title, leave=False, dynamic_ncols=True):
         for j in (i % 2, 1 - i % 2):
             pairs[i, j] = _seconds((ours, twin)[j])
-    return Times(pairs[:, 0], pairs[:, 1], first)
+    return Times(pairs[:, 0], pairs[:, 1])
 
 
 def matmul_limit(*, size: int = 2048, repetitions: int = 5) -> float:

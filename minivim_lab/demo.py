@@ -8,7 +8,7 @@ import numpy as np
 from minivim import data, evaluate, files, metrics, recipes, show, weights
 from minivim.config import with_overrides
 from minivim.data import shapes
-from minivim.encode import decode_all, encode_all
+from minivim.encode import decode_all, encode_all, encode_folder
 from minivim.errors import explained
 from minivim.prior import Prior, sample
 from minivim.probe import ProbeResult
@@ -25,7 +25,7 @@ TOKENIZER += [f"{side}.hidden=256" for side in ("encoder", "decoder")]
 TOKENIZER += ["optim.decay_end=0"]
 PRIOR = ["eval_every=1000", "batch_size=16", "peak_lr=3e-3", "blocks=2", "unroll=2"]
 PRIOR += ["width=96", "hidden=384"]
-STEPS = {"prior": 2300, "prior-unlabelled": 2000}
+STEPS = {"prior": 2300, "prior-unlabelled": 1850}
 SAMPLES_PER_CLASS = 8
 # Rows of the report's table, and the figures in them by their names on cards.
 FIGURES = {
@@ -49,15 +49,20 @@ def demo(out: str | Path, *, seed: int = 0) -> Path:
         ("prior", "prior: codes given a class", recipes.shapes_prior()),
         ("prior-unlabelled", "prior without labels, for the probe", unlabelled),
     )
-    over_codes, models = [*PRIOR, f"tokenizer={out / 'tokenizer'}"], []
+    splits = {s: data.open_source("shapes", split=s) for s in ("train", "test")}
+    codes, tokenizer = out / "codes", str(out / "tokenizer")
+    over_codes, models = [*PRIOR, f"tokenizer={tokenizer}"], []
     for number, (name, says, recipe) in enumerate(stages, 1):
         print(f"{number} of 4  {says}")
+        # Both priors read the same codes, so these are encoded once.
+        if name in STEPS and not codes.exists():
+            encode_folder(models[0], codes, splits, name=tokenizer)
         more = [f"steps={STEPS[name]}", *over_codes] if name in STEPS else TOKENIZER
         recipe = with_overrides(recipe, [*more, f"seed={seed}"])
-        models.append(train(recipe, "shapes", out / name)[0])
+        source = codes if name in STEPS else "shapes"
+        models.append(train(recipe, source, out / name)[0])
     print("4 of 4  probe and report")
     tokenizer, prior, unlabelled = models
-    splits = {s: data.open_source("shapes", split=s) for s in ("train", "test")}
     result = probe(recipes.shapes_probe(), unlabelled, tokenizer, **splits)
     test = splits["test"]
     how = evaluate.Options(judge=weights.load("shapes/judge"))
