@@ -1,17 +1,18 @@
 """What a chapter says of itself: run time, size and download; its module's length.
 
 `notebooks/run.py --record` measures and writes `results/chapters.json`, and every run
-writes the lengths of the modules that the last cell names; nothing is typed by hand.
+writes the lengths of the modules that the last section names; nothing is typed by hand.
 """
 
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# The last words of a chapter: modules or whole packages, and their length.
-MODULES = re.compile(r"(\*\*In the package\.\*\*[^*]*?about\s+)([\d,]+)(\s+lines)")
+# The last section of a chapter: modules or whole packages, their length, and places.
+MODULES = re.compile(r"(## In the code\n[^#]*?about\s+)([\d,]+)(\s+lines)")
 
 # The tag of a cell that is no part of a chapter's work: it installs minivim in Colab.
 INSTALL = "install"
@@ -34,13 +35,33 @@ def with_lengths(text: str) -> str:
     """A cell whose line on the chapter's modules says how long they are by now."""
 
     def measured(match: re.Match) -> str:
-        names = re.findall(r"`(minivim[\w/]*(?:\.py)?)`", match[1])
-        paths = [ROOT / name for name in names]
-        files = [f for p in paths for f in ([p] if p.suffix else p.rglob("*.py"))]
-        count = sum(len(file.read_text("utf-8").splitlines()) for file in files)
+        texts = (file.read_text("utf-8") for file in modules(match[1]))
+        count = sum(len(text.splitlines()) for text in texts)
         return f"{match[1]}{round(count, -1 if count < 1000 else -2):,}{match[3]}"
 
     return MODULES.sub(measured, text)
+
+
+def modules(text: str) -> list[Path]:
+    """The files that a text names, and those of the packages that it names."""
+    names = re.findall(r"`(minivim[\w/]*(?:\.py)?)`", text)
+    paths = [ROOT / name for name in names]
+    return [f for p in paths for f in ([p] if p.suffix else sorted(p.rglob("*.py")))]
+
+
+def with_links(source: str, pages: Mapping[str, str]) -> str:
+    """A chapter's notebook as text, modules and places of its last section as links."""
+    notebook = json.loads(source)
+    last = notebook["cells"][-1]
+    before, title, section = "".join(last["source"]).partition("## In the code\n")
+
+    def linked(code: re.Match) -> str:
+        name = code[1].removesuffix(".py").replace("/", ".")
+        page = pages.get(name) or pages.get(name.rpartition(".")[0])
+        return f"[{code[0]}](../api/{page})" if page else code[0]
+
+    last["source"] = before + title + re.sub(r"`([\w/.]+)`", linked, section)
+    return json.dumps(notebook)
 
 
 def records(path: Path) -> dict[str, dict]:

@@ -84,13 +84,15 @@ html_theme_options = theme.options(REPOSITORY)
 
 
 def setup(app):
-    """Put the measured line below the title of each chapter as it is read."""
+    """Add the measured line and links to the reference as a chapter is read."""
     recorded = chapters.records(HERE / "results" / "chapters.json")
 
     def measured(app, docname, source):
         folder, _, name = docname.rpartition("/")
         if folder == "notebooks":
             there = colab.page(REPOSITORY, name)
-            source[0] = chapters.with_line(source[0], name, recorded, there)
+            text = chapters.with_line(source[0], name, recorded, there)
+            links = reference.places(HERE.parent, name)
+            source[0] = chapters.with_links(text, links)
 
     app.connect("source-read", measured)

@@ -120,6 +120,14 @@ def _starred(root: Path, module: str) -> list[Name]:
     return [*(_find(root, module, name) for name in names), *public(root, module)]
 
 
+def places(root: Path, chapter: str) -> dict[str, str]:
+    """Modules, and public names, if possible in modules of the chapter, to pages."""
+    modules = sorted(MODULES, key=lambda module: chapter in MODULES[module])
+    names = [(name.name, module) for module in modules for name in public(root, module)]
+    found = {name: f"{module}.md#{name.lower()}" for name, module in names}
+    return found | {module: f"{module}.md" for module in modules if "." in module}
+
+
 def page(root: Path, module: str) -> str:
     """One module as Markdown."""
     text = _file(root, module).read_text("utf-8")

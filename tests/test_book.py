@@ -1,5 +1,6 @@
 """What the book is made of: measured lines, reference, works, JavaScript."""
 
+import ast
 import json
 import re
 import sys
@@ -12,6 +13,8 @@ from book import bibliography, chapters, javascript, reference
 
 ROOT = Path(__file__).parents[1]
 CHAPTERS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
+# A place to look at, in the last section of a chapter.
+PLACE = re.compile(r"^- `(\w+)`", re.MULTILINE)
 RECORDS = chapters.records(ROOT / "book" / "results" / "chapters.json")
 
 
@@ -23,6 +26,56 @@ def test_chapter_ends_with_its_module_and_its_length(name):
     said, lines = (int(count.replace(",", "")) for _, count, _ in (line, now))
     unit = 10 if lines < 1000 else 100
     assert abs(said - lines) <= unit, f"run: python notebooks/run.py {name}"
+
+
+def places_faults(text: str) -> list[str]:
+    """What is wrong with the places that the last section of a chapter names."""
+    _, _, section = text.partition("## In the code\n")
+    names, defined = PLACE.findall(section), set()
+    for file in chapters.modules(section):
+        body = ast.parse(file.read_text("utf-8")).body
+        kinds = (ast.ClassDef, ast.FunctionDef)
+        defined |= {node.name for node in body if isinstance(node, kinds)}
+    faults = [f"{name} is not there" for name in names if name not in defined]
+    return faults + ["three places, please"] * (len(set(names)) != 3)
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_chapter_ends_with_three_places_in_its_code(name):
+    assert not places_faults((ROOT / "notebooks" / f"{name}.md").read_text("utf-8"))
+    notebook = (ROOT / "notebooks" / f"{name}.ipynb").read_text("utf-8")
+    made = json.loads(chapters.with_links(notebook, reference.places(ROOT, name)))
+    assert "](../api/minivim" in made["cells"][-1]["source"]
+    assert made["cells"][:-1] == json.loads(notebook)["cells"][:-1]
+
+
+def test_a_place_that_moved_is_found():
+    start = "## In the code\n\nIt is `minivim/probe.py`, about 280 lines.\n\n"
+    names = ("fit_probe", "linear_probe", "probe_features")
+    text = start + "".join(f"- `{name}`: something.\n" for name in names)
+    assert not places_faults(text)
+    assert places_faults(text.replace("fit_probe", "fit")) == ["fit is not there"]
+    assert places_faults(start) == ["three places, please"]
+
+
+def test_places_are_linked_to_the_reference_of_their_chapter():
+    pages = reference.places(ROOT, "02_quantizer")
+    assert pages["Tokenizer"] == "minivim.tokenizer.md#tokenizer"
+    top = reference.places(ROOT, "01_two_stages")
+    assert top["Tokenizer"] == "minivim.md#tokenizer"
+    text = (
+        "`Tokenizer`\n## In the code\n`minivim/probe.py`, `minivim/tokenizer/vit.py`\n"
+    )
+    text += "- `fit_probe`: x.\n- `_private`: y, not `minivim`.\n"
+    cells = [nbformat.v4.new_markdown_cell(text)]
+    notebook = json.dumps(nbformat.v4.new_notebook(cells=cells))
+    [cell] = json.loads(chapters.with_links(notebook, pages))["cells"]
+    assert cell["source"] == (
+        "`Tokenizer`\n## In the code\n[`minivim/probe.py`](../api/minivim.probe.md), "
+        "[`minivim/tokenizer/vit.py`](../api/minivim.tokenizer.md)\n"
+        "- [`fit_probe`](../api/minivim.probe.md#fit_probe): x.\n"
+        "- `_private`: y, not `minivim`.\n"
+    )
 
 
 @pytest.mark.parametrize("name", CHAPTERS)

@@ -508,7 +508,7 @@ def test_a_page_of_little(tmp_path, monkeypatch):
     assert [r["seed"] for r in found] == [4] * len(ROWS)
 
 
-def test_the_readme_counts_as_the_page_does():
+def test_the_ladder_counts_as_the_page_does():
     whole = json.loads((RESULTS / "grid.json").read_text("utf-8"))
     count = [
         sum(claim["verdict"] == verdict for claim in whole["claims"])
@@ -518,8 +518,11 @@ def test_the_readme_counts_as_the_page_does():
         "of {} statements of the paper {} point the same way, {} the opposite way, "
         "{} are not decidable"
     )
+    ladder = (RESULTS.parent / "commands.md").read_text("utf-8")
+    assert words.format(len(CLAIMS), *count) in ladder
+    short = "{} statements of the paper: {} point the same way, {} the opposite way, {}"
     readme = (RESULTS.parents[1] / "README.md").read_text("utf-8")
-    assert words.format(len(CLAIMS), *count) in readme
+    assert short.format(len(CLAIMS), *count) in readme
 
 
 def test_a_row_s_command_is_one_that_there_is():
