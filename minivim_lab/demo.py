@@ -25,7 +25,7 @@ TOKENIZER += [f"{side}.hidden=256" for side in ("encoder", "decoder")]
 TOKENIZER += ["optim.decay_end=0"]
 PRIOR = ["eval_every=1000", "batch_size=16", "peak_lr=3e-3", "blocks=2", "unroll=2"]
 PRIOR += ["width=96", "hidden=384"]
-STEPS = {"prior": 2300, "prior-unlabelled": 1850}
+STEPS = {"prior": 2100, "prior-unlabelled": 1850}
 SAMPLES_PER_CLASS = 8
 # Rows of the report's table, and the figures in them by their names on cards.
 FIGURES = {
