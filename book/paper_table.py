@@ -39,7 +39,8 @@ built; a statement without a test or a chapter stops the build, and so does a pa
 the paper with neither statements nor a reason.
 
 Where the paper leaves something open, we had to choose; those choices, and what we
-added, stand apart [at the end](#not-in-the-paper).
+added, stand apart [at the end](#not-in-the-paper). [Every setting](settings.md) is a
+table of all values.
 
 ## All parts
 
