@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -25,7 +26,7 @@ from minivim_lab.reproduce.claims import CLAIMS
 from minivim_lab.reproduce.grid import FAMILIES, ROWS, row_named
 from minivim_lab.reproduce.runs import Run
 from minivim_lab.reproduce.stored import Options
-from minivim_lab.reproduce.verdicts import FIGURES, OPPOSITE, SAME, UNDECIDED
+from minivim_lab.reproduce.verdicts import FIGURES, OPPOSITE, SAME, UNDECIDED, WEAK
 from tests import tiny
 
 RESULTS = Path(__file__).parents[1] / "book" / "results"
@@ -427,6 +428,25 @@ def test_a_claim_beside_our_figures():
     assert verdicts.judged(CLAIM, [])["ours"] == "not run"
 
 
+def test_agreement_is_weak_where_the_paper_s_figures_hardly_differ():
+    weak = replace(CLAIM, weak="a hair's breadth")
+    found = verdicts.judged(weak, FOUND)
+    assert (found["verdict"], found["note"]) == (WEAK, "a hair's breadth")
+    # Only agreement is weak.
+    swapped = replace(weak, better=CLAIM.worse, worse=CLAIM.better)
+    assert verdicts.judged(swapped, FOUND)["verdict"] == OPPOSITE
+    assert verdicts.judged(weak, FOUND[:5])["verdict"] == UNDECIDED
+    # Marked are the claims whose figures of the paper are within 3 %, and no others.
+    near = set()
+    for claim in CLAIMS:
+        plain = re.sub(r"\([^)]*\)|in 1e-3", "", claim.paper)
+        figures = [float(number) for number in re.findall(r"[\d.]+(?= |%)", plain)]
+        if len(figures) > 1 and abs(figures[0] / figures[-1] - 1) < 0.03:
+            near.add(claim.statement)
+    assert {claim.statement for claim in CLAIMS if claim.weak} == near
+    assert len(near) == 2
+
+
 def test_three_decibels_are_one_doubling():
     claim = replace(CLAIM, figure="psnr")
     assert verdicts.gain(claim, FOUND) == pytest.approx([1, 1, 1], abs=0.01)
@@ -463,7 +483,7 @@ def test_the_page_says_what_the_figures_say():
 
 def test_tables_and_pictures_of_a_part(tmp_path):
     text = page.markdown(page.as_json(FOUND))
-    assert f"Of {len(CLAIMS)} statements 2 point the same way here, 0 the " in text
+    assert f"Of {len(CLAIMS)} statements 2 point the same way here, 0 do so " in text
     lines = [line for line in text.splitlines() if line.startswith("| BB |")]
     assert lines == [
         "| BB | 3 | 1 k | 25.00 | 1.10 (1.00 to 1.20) | "

@@ -10,7 +10,7 @@ import numpy as np
 from minivim import data, show, weights
 from minivim.encode import decode_all, encode_all
 from minivim.errors import UserError
-from minivim.show.plots import BLUE, GREY, RED
+from minivim.show.plots import BLUE, GREY, RED, SKY
 from minivim_lab import widgets
 from minivim_lab.reproduce import runs, stored, verdicts
 from minivim_lab.reproduce.claims import CLAIMS
@@ -102,7 +102,7 @@ def markdown(whole: Mapping[str, Any]) -> str:
     names = {record["name"] for record in found}
     seeds = sorted({record["seed"] for record in found})
     about = ("statement", "where", "paper", "ours")
-    words = {SAME: "yes", OPPOSITE: OPPOSITE, UNDECIDED: UNDECIDED}
+    words = {SAME: "yes"}
     parts = [
         "## The paper's grid in miniature",
         f"{len(names)} rows from seeds {', '.join(map(str, seeds))}: "
@@ -111,14 +111,15 @@ def markdown(whole: Mapping[str, Any]) -> str:
         f"with its figures, all together {seconds / 60:,.0f} minutes, the measuring of "
         f"speeds not counted ({longest['machine']}).",
         f"Of {len(claims)} statements {count[SAME]} point the same way here, "
-        f"{count[OPPOSITE]} the opposite way, and {count[UNDECIDED]} are not "
-        "decidable at this size. A direction counts where the ranges of the seeds do "
-        "not overlap, which three seeds a side do by chance once in ten; or, *by "
-        "pairs*, where a seed stands for the same tokenizer on both sides and all "
-        "seeds agree, by chance once in four.",
+        f"{count[verdicts.WEAK]} do so but *weakly*, since the paper's own figures "
+        f"hardly differ, {count[OPPOSITE]} point the opposite way, and "
+        f"{count[UNDECIDED]} are not decidable at this size. A direction counts where "
+        "the ranges of the seeds do not overlap, which three seeds a side do by chance "
+        "once in ten; or, *by pairs*, where a seed stands for the same tokenizer on "
+        "both sides and all seeds agree, by chance once in four.",
         markdown_table(
             ("the paper says", "where", "paper", "ours", "same direction?"),
-            ([*map(c.get, about), words.get(c["verdict"])] for c in claims),
+            ([*map(c.get, about), words.get(v := c["verdict"], v)] for c in claims),
         ),
         *_linked(whole, "grid"),
     ]
@@ -157,7 +158,7 @@ def claims_picture(found: Found) -> show.Plot | None:
         for claim in CLAIMS
         if (ahead := verdicts.gain(claim, found))
     }
-    colours = {SAME: BLUE, OPPOSITE: RED, UNDECIDED: GREY}
+    colours = {SAME: BLUE, OPPOSITE: RED, UNDECIDED: GREY, verdicts.WEAK: SKY}
     title = "doublings of the figure, to the right the paper's way"
     return widgets.dots(rows, x=title, limit=4.0, colours=colours) if rows else None
 

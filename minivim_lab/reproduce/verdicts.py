@@ -8,7 +8,7 @@ import numpy as np
 from minivim_lab.reproduce.claims import Claim
 from minivim_lab.tables import markdown_table
 
-SAME, OPPOSITE = "same direction", "opposite"
+SAME, WEAK, OPPOSITE = "same direction", "weakly", "opposite"
 UNDECIDED = "not decidable at this size"
 
 # Records of runs: "name" of the row, "seed", "figures", and what a study adds.
@@ -124,7 +124,9 @@ def judged(claim: Claim, found: Found) -> dict[str, str]:
         ours += " (by pairs)" if by == "pairs" else ""
         ours += "" if len(both[0]) > 2 else f" ({len(both[0])} seeds)"
     said = {"statement": claim.statement, "where": claim.where, "paper": claim.paper}
-    return {**said, "ours": ours, "verdict": verdict, "note": claim.note}
+    verdict = WEAK if claim.weak and verdict == SAME else verdict
+    said |= {"ours": ours, "verdict": verdict, "note": claim.note or claim.weak}
+    return said
 
 
 def gain(claim: Claim, found: Found) -> list[float]:

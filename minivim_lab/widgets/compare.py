@@ -31,7 +31,7 @@ def dots(rows: Mapping[str, tuple], *, x: str, limit: float, colours: Mapping) -
         axes.plot([], [], "o", color=colours[kind], markersize=5.5, label=kind)
     _named(axes, rows)
     axes.set_xlim(-1.05 * limit, 1.05 * limit)
-    axes.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1),
+    axes.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1, 1),
                 ncols=len(kinds))  # fmt: skip
     return plots._fit(plot)
 
