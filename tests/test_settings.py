@@ -5,7 +5,7 @@ import inspect
 import math
 import re
 from dataclasses import dataclass, fields
-from functools import reduce
+from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ class Row:
     where: list[str]
 
 
+@cache
 def tables(text: str) -> list[tuple[str, list[list[str]]]]:
     """Second class and cells of every table, without its head."""
     return [
@@ -61,6 +62,7 @@ def tables(text: str) -> list[tuple[str, list[list[str]]]]:
     ]
 
 
+@cache
 def rows(text: str) -> list[Row]:
     """All rows but those of sizes."""
     return [
@@ -104,6 +106,7 @@ def said(row: Row, name: str) -> list[str]:
     return QUOTED.findall(first)
 
 
+@cache
 def in_code(path: str) -> Any:
     """What a dotted path names, or the default of an argument in brackets."""
     path, _, argument = path.removesuffix(")").partition("(")
