@@ -42,12 +42,15 @@ class Change:
     def apply(self, root: Path) -> None:
         """Raises `ValueError` where the old text does not stand exactly once."""
         file = self.file(root)
-        text = file.read_text("utf-8")
+        file.write_text(self.changed(file.read_text("utf-8")), "utf-8")
+
+    def changed(self, text: str) -> str:
+        """The module's text with the change; `ValueError` as for `apply`."""
         if text.count(self.old) != 1:
             raise ValueError(
                 f"{self.module} holds {self.old!r} {text.count(self.old)} times"
             )
-        file.write_text(text.replace(self.old, self.new), "utf-8")
+        return text.replace(self.old, self.new)
 
 
 CHANGES = (

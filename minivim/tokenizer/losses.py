@@ -109,6 +109,11 @@ def r1_penalty(discriminator: Callable[[Array], Array], images: Images) -> Scala
     return jnp.mean(jnp.sum(jnp.square(slopes), axis=(1, 2, 3)))
 
 
+def lazy_r1(r1: Scalar, *, gamma: float, interval: int) -> Scalar:
+    """`gamma / 2 k R1`, on every `k`-th step: as strong as `gamma / 2 R1` on each."""
+    return gamma / 2 * interval * r1
+
+
 # Paper, section 3.3: the loss of stage 1 as a weighted sum
 def total_loss(
     weights: LossConfig,

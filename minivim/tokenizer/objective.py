@@ -95,7 +95,7 @@ def adversarial_loss(
     d_loss = on * discriminator_loss(real=on_real, fake=on_fake)
     due = bool(config.r1_gamma) and context.due
     r1 = losses.r1_penalty(critic, images) if due else jnp.zeros(())
-    penalty = on * config.r1_gamma / 2 * config.r1_interval * r1
+    lazy = losses.lazy_r1(r1, gamma=config.r1_gamma, interval=config.r1_interval)
     share = partial(context.share, since={"adversarial": config.start})
     g_loss, terms = context.with_own(
         losses.total_loss(weights, terms, share), terms, outputs,
@@ -112,7 +112,7 @@ def adversarial_loss(
         "logits_real": logit_histogram(on_real),
         "logits_fake": logit_histogram(on_fake),
     }
-    return g_loss + d_loss + penalty, metrics
+    return g_loss + d_loss + on * lazy, metrics
 
 
 def _terms(
