@@ -114,12 +114,12 @@ def bands(curves: Mapping[str, ArrayLike], *, x: str, y: str) -> Plot:
     return plots._fit(plot)
 
 
-def curves(panels: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]]) -> Plot:
-    """Steps and values of named runs, by the title of a panel.
+def curves(panels: Mapping[str, Mapping[str, tuple]], along="step", log=False) -> Plot:
+    """Steps and values of named runs, by the title of a panel; `log` spreads the steps.
 
-    A run has one colour in all panels. Every second run is dashed, and the first lies
-    on top: curves that coincide can be told apart. The legend is in the first panel
-    with the most runs. Raises ValueError without a run.
+    A run has one colour in all panels. Every second run is dashed, the first on top, so
+    equal ones can be told apart. The legend is in the first panel with most. ValueError
+    without a run.
     """
     names = list(dict.fromkeys(name for runs in panels.values() for name in runs))
     if not names:
@@ -132,7 +132,8 @@ def curves(panels: Mapping[str, Mapping[str, tuple[ArrayLike, ArrayLike]]]) -> P
     plot = plots._plot(f"at the end, {ends}", width=3.4 * len(panels), height=3.0)
     fullest = max(panels, key=lambda title: len(panels[title]))
     for i, (title, runs) in enumerate(panels.items()):
-        axes = plots._axes(plot, title, x="step", y="", at=(1, len(panels), i + 1))
+        axes = plots._axes(plot, title, x=along, y="", at=(1, len(panels), i + 1))
+        axes.set_xscale("log" if log else "linear")
         for name, (x, y) in runs.items():
             at = names.index(name)
             axes.plot(
