@@ -83,4 +83,4 @@ clean:  ## remove everything that these commands made, the environment included
 	rm -rf .venv runs build dist *.egg-info book/_build book/node_modules
 	rm -rf book/notebooks book/api book/paper.md book/bibliography.md
 	rm -rf .cache .pytest_cache .hypothesis .ruff_cache
-	rm -f book/_static/shapes-decoder.js
+	rm -f book/_static/shapes-*.js

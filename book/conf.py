@@ -35,7 +35,7 @@ try:
     paper_table.write(HERE.parent, HERE / "paper.md")
     bibliography.write(HERE.parent, HERE / "bibliography.md")
     reference.write(HERE.parent, HERE / "api")
-    page_decoder.write(HERE / "_static" / "shapes-decoder.js")
+    page_decoder.write(HERE / "_static")
     javascript.install(HERE)
 except (
     paper_table.TableError,
@@ -73,8 +73,14 @@ html_theme = "sphinx_book_theme"
 html_title = "minivim"
 html_static_path = ["_static", "node_modules/mathjax/es5/tex-svg.js"]
 html_extra_path = ["../LICENSE", "../LICENSE-prose"]
-html_css_files = ["minivim.css", "token-editor.css"]
-html_js_files = ["minivim.js", "decoder.js", "token-editor.js"]
+html_css_files = ["minivim.css", "token-editor.css", "generator.css"]
+html_js_files = [
+    "minivim.js",
+    "decoder.js",
+    "token-editor.js",
+    "prior.js",
+    "generator.js",
+]
 # One file with its fonts in it, so formulas show without a network. The menu would
 # fetch more.
 mathjax_path = "tex-svg.js"

@@ -25,36 +25,43 @@ globalThis.minivim = globalThis.minivim || {};
     "decoder.remat": ANY,
   };
 
-  function check(config) {
+  function check(config, known, file) {
     const given = {};
     for (const [name, value] of Object.entries(config)) {
       if (typeof value !== "object") given[name] = value;
       else for (const key in value) given[`${name}.${key}`] = value[key];
     }
     for (const name in given) {
-      if (!(name in KNOWN)) throw Error(`decoder.js does not know the setting ${name}`);
+      if (!(name in known)) throw Error(`${file} does not know the setting ${name}`);
     }
-    for (const name in KNOWN) {
-      if (!(name in given)) throw Error(`decoder.js needs the setting ${name}`);
-      if (KNOWN[name] !== ANY && KNOWN[name] !== given[name]) {
-        throw Error(`decoder.js computes ${name}=${KNOWN[name]}, not ${given[name]}`);
+    for (const name in known) {
+      if (!(name in given)) throw Error(`${file} needs the setting ${name}`);
+      if (known[name] !== ANY && known[name] !== given[name]) {
+        throw Error(`${file} computes ${name}=${known[name]}, not ${given[name]}`);
       }
     }
   }
 
-  // Base64 of 16-bit floats, lowest byte first: sign, 5 bits of exponent, 10 of fraction.
-  function float16(base64) {
-    const bytes = atob(base64);
-    const values = new Float32Array(bytes.length / 2);
-    for (let i = 0; i < values.length; i++) {
-      const bits = bytes.charCodeAt(2 * i) | (bytes.charCodeAt(2 * i + 1) << 8);
+  // 16-bit floats by their bits: sign, 5 bits of exponent, 10 of fraction.
+  function float16(count, bitsOf) {
+    const values = new Float32Array(count);
+    const powers = Array.from({ length: 32 }, (_, exponent) => 2 ** (exponent - 15));
+    for (let i = 0; i < count; i++) {
+      const bits = bitsOf(i);
       const sign = bits >> 15 ? -1 : 1, exponent = (bits >> 10) & 31;
       const fraction = (bits & 1023) / 1024;
       values[i] = sign * (exponent
-        ? 2 ** (exponent - 15) * (1 + fraction)
+        ? powers[exponent] * (1 + fraction)
         : 2 ** -14 * fraction);
     }
     return values;
+  }
+
+  // From base64, the lower byte first.
+  function unpack(base64) {
+    const bytes = atob(base64);
+    return float16(bytes.length / 2, (i) =>
+      bytes.charCodeAt(2 * i) | (bytes.charCodeAt(2 * i + 1) << 8));
   }
 
   // y = x W + b for every row of x. Two rows and four columns at once: nearly all the
@@ -129,14 +136,17 @@ globalThis.minivim = globalThis.minivim || {};
   const sigmoid = (x) => 1 / (1 + Math.exp(-x));
   const add = (x, y) => x.map((value, i) => value + y[i]);
 
+  // What prior.js computes with too.
+  minivim.parts = { check, float16, layerNorm, gelu, ANY };
+
   minivim.Decoder = class Decoder {
     // `data` is what book/page_decoder.py writes: name, hash, config and weights.
     constructor(data) {
-      check(data.config);
+      check(data.config, KNOWN, "decoder.js");
       this.config = data.config;
       this.name = data.name;
       this.hash = data.hash;
-      this.values = float16(data.weights);
+      this.values = unpack(data.weights);
       this.tensors = data.tensors; // name -> {start, shape}
     }
 

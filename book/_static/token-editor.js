@@ -54,6 +54,10 @@
     return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.179 ? "#000" : "#fff";
   }
 
+  // What generator.js builds with too.
+  globalThis.minivim = globalThis.minivim || {};
+  minivim.page = { make, chooser, ink };
+
   class Editor {
     constructor(box, decoder) {
       this.data = JSON.parse(box.dataset.editor);
