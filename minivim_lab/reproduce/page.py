@@ -102,7 +102,7 @@ def markdown(whole: Mapping[str, Any]) -> str:
     names = {record["name"] for record in found}
     seeds = sorted({record["seed"] for record in found})
     about = ("statement", "where", "paper", "ours")
-    words = {SAME: "yes"}
+    words = {SAME: "yes", verdicts.WEAK: "weakly"}
     parts = [
         "## The paper's grid in miniature",
         f"{len(names)} rows from seeds {', '.join(map(str, seeds))}: "

@@ -8,7 +8,7 @@ import numpy as np
 from minivim_lab.reproduce.claims import Claim
 from minivim_lab.tables import markdown_table
 
-SAME, WEAK, OPPOSITE = "same direction", "weakly", "opposite"
+SAME, WEAK, OPPOSITE = "same direction", "same direction, weakly", "opposite"
 UNDECIDED = "not decidable at this size"
 
 # Records of runs: "name" of the row, "seed", "figures", and what a study adds.
