@@ -177,8 +177,20 @@ def optimiser_words(config: OptimConfig) -> str:
 
 
 def gib(count: int) -> str:
-    """Bytes as the compiler writes them."""
-    return f"{count / 2**30:.2f} GiB"
+    """Bytes as the compiler writes them, in MiB where they are few."""
+    few = count < 2**27
+    return f"{count / 2**20:.2f} MiB" if few else f"{count / 2**30:.2f} GiB"
+
+
+def gb(count: float, digits: int = 1) -> str:
+    """Bytes in powers of ten, as bandwidths are given."""
+    few = count < 1e8
+    return f"{count / 1e6:.{digits}f} MB" if few else f"{count / 1e9:.{digits}f} GB"
+
+
+def ms(seconds: float) -> str:
+    """Milliseconds, or microseconds below one."""
+    return f"{1e6 * seconds:.1f} us" if seconds < 1e-3 else f"{1e3 * seconds:.1f} ms"
 
 
 def table(answer: Plan) -> str:
@@ -206,19 +218,21 @@ def table(answer: Plan) -> str:
     again = answer.flops / answer.model_flops - 1
     flops = f"{answer.flops:.3e}, of the model {answer.model_flops:.3e}"
     rows["FLOPs"] = f"{flops} ({again:+.0%} computed again)"
-    rows["memory traffic"] = f"{answer.hbm_bytes / 1e9:.1f} GB"
+    rows["memory traffic"] = gb(answer.hbm_bytes)
     for number, (place, size) in enumerate(answer.places.most_common(5), 1):
-        rows[f"  most of it, {number}"] = f"{size / 1e9:.1f} GB, {place}"
+        rows[f"  most of it, {number}"] = f"{gb(size)}, {place}"
     for kind in sorted({kind for p in answer.programs for kind in p.collectives}):
         count, size = answer.exchanged(kind)
-        rows[kind] = f"{count:.0f} of {size / 1e9:.2f} GB together"
+        rows[kind] = f"{count:.0f} of {gb(size, 2)} together"
     if loops := sum(program.unknown_loops for program in answer.programs):
         rows["loops"] = f"{loops} of unknown length, counted once"
     if kernels := sum(program.unknown_kernels for program in answer.programs):
         rows["kernels"] = f"{kernels} that plan does not know, whose FLOPs count none"
-    limits = ", ".join(f"{k} {1e3 * v:.1f}" for k, v in answer.limits.items())
-    rows["limits, ms a step"] = f"{limits}; {answer.bound} binds"
-    step, days = f"{1e3 * answer.seconds:.1f} ms a step", f"{answer.days:.2f} days"
+    limits = ", ".join(f"{k} {ms(v)}" for k, v in answer.limits.items())
+    rows["limits of a step"] = f"{limits}; {answer.bound} binds"
+    step, days = f"{ms(answer.seconds)} a step", f"{answer.days:.2f} days"
+    if answer.days < 0.01:
+        days = f"{86_400 * answer.days:.2g} s"
     hours = f"{answer.chip_hours:,.0f} chip-hours"
     rows[f"at {answer.mfu:.0%} utilisation"] = f"{step}, {days}, {hours}"
     rows["compiled in"] = ", ".join(

@@ -16,7 +16,7 @@ from minivim_lab.plan import answer, chips, program
 from minivim_lab.plan.chips import CHIPS, Slice, refusal
 from minivim_lab.plan.hlo import Traffic
 from tests import tiny
-from tests.plan.made import a_program, traced_once
+from tests.plan.made import a_plan, a_program, traced_once
 from tests.plan.test_products import PRIOR, tiny_players
 
 # Before memory is laid out, as libtpu 0.0.42 writes it, and after, as others report it.
@@ -169,6 +169,24 @@ def test_the_table_says_every_figure(fitting):
                   "at 25% utilisation", "chip-hours",
                   "compiled in", "nothing", "AdamW", "float32, full"):  # fmt: skip
         assert words in text
+
+
+def test_small_recipes_have_small_units():
+    """A zero for whatever is less than a hundredth of a GiB or a ms says nothing."""
+    small = a_program(needed=9 * 2**20, flops=6e7, hbm_bytes=3_400_000)
+    text = plan.table(
+        a_plan(
+            small, model_flops=5e7, hbm_bandwidth=1.2e12, steps=2_500,
+            state_bytes=3 * 2**20, argument_bytes=4 * 2**20,
+        )
+    )  # fmt: skip
+    for words in ("3.00 MiB", "9.00 MiB needed of 30.00 GiB, 5.00 MiB of them",
+                  "memory traffic      3.4 MB", "arithmetic 5.0 us, memory 2.8 us",
+                  "8.3 us a step, 0.021 s"):  # fmt: skip
+        assert words in text, text
+    large = plan.table(a_plan())
+    for words in ("11.18 GiB", "1.0 GB", "2000.0 ms a step, 2.00 days"):
+        assert words in large, large
 
 
 def test_optimisers_in_words():
