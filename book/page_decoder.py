@@ -99,15 +99,20 @@ def script(name: str, content: dict) -> str:
     )
 
 
-def write(folder: Path, *, data_set: str = "shapes") -> None:
-    """Write the scripts of the shipped weights, unless they are there already."""
+def scripts(data_set: str = "shapes") -> dict[str, str]:
+    """The scripts of the shipped weights, by the names of their files."""
     tokenizer = minivim.load(f"{data_set}/tokenizer")
     prior = prior_data(minivim.load(f"{data_set}/prior"))
     prior |= {"tokenizer": identity(tokenizer)["hash"], "patches": patches(tokenizer)}
-    for file, text in {
+    return {
         f"{data_set}-decoder.js": script("weights", data(tokenizer)),
         f"{data_set}-prior.js": script("priorWeights", prior),
-    }.items():
+    }
+
+
+def write(folder: Path) -> None:
+    """Write them, unless they are there already."""
+    for file, text in scripts().items():
         path = folder / file
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")

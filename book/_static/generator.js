@@ -6,6 +6,7 @@
 (() => {
   const { make, chooser, ink } = minivim.page;
   const HERE = document.currentScript?.src;
+  const ADDRESS = location.protocol !== "about:"; // a cell of Jupyter has none
   const PACES = { slow: 450, normal: 85, "at once": 0 };
   const BARS = 9; // codes shown one by one; the others are one bar
   const FIRST = { label: "star", temperature: 1, topK: 256, guidance: 1, seed: 8 };
@@ -64,7 +65,7 @@
         this.buildBars(),
         this.status,
         this.buildSettings(),
-        make("div", { class: "foot" }, this.link,
+        make("div", { class: "foot" }, ...(ADDRESS ? [this.link] : []),
           make("details", {}, make("summary", {}, "The same picture in Python"), this.python)));
       this.box.classList.add("alive");
     }
@@ -278,7 +279,7 @@
         this.selected = this.leastLikely();
       }
       this.show();
-      if (!this.quiet) history.replaceState(null, "", this.remember());
+      if (!this.quiet && ADDRESS) history.replaceState(null, "", this.remember());
     }
 
     chance(position) {
@@ -386,9 +387,10 @@
       this.controls.forEach((tell) => tell());
       this.classes.choose(this.prior.classNames.indexOf(this.settings.label));
       this.showButton();
+      this.pixels = this.decoder.decode(this.filled());
+      this.showPicture();
       this.showTokens();
       this.showAttention();
-      this.showPicture();
       this.showBars();
       if (this.timer) return;
       this.status.textContent = this.words();
@@ -404,7 +406,7 @@
     showTokens() {
       this.cells.forEach((cell, i) => {
         const code = this.draw.codes[i], there = i < this.written;
-        const colour = there ? this.colour(code) : "";
+        const colour = there ? this.colour(i) : "";
         cell.firstChild.textContent = there ? code : "";
         cell.style.background = there ? `#${colour}` : "";
         cell.style.color = there ? ink(colour) : "";
@@ -417,13 +419,25 @@
       });
     }
 
-    // The mean colour of a code's patch, six digits.
-    colour(code) {
-      const size = this.patch ** 2, start = code * size * 3;
+    // A patch of pixels as bytes, in rows.
+    cut(pixels, place) {
+      const { patch, size, grid } = this, found = new Uint8Array(3 * patch * patch);
+      const top = Math.floor(place / grid) * patch, left = (place % grid) * patch;
+      for (let row = 0; row < patch; row++) {
+        for (let j = 0; j < 3 * patch; j++) {
+          found[3 * row * patch + j] = 255 * pixels[3 * ((top + row) * size + left) + j];
+        }
+      }
+      return found;
+    }
+
+    // The mean colour of what is painted at a place, six digits.
+    colour(place) {
+      const bytes = this.cut(this.pixels, place), count = bytes.length / 3;
       return [0, 1, 2].map((c) => {
         let sum = 0;
-        for (let i = 0; i < size; i++) sum += this.patches[start + 3 * i + c];
-        return Math.round(sum / size).toString(16).padStart(2, "0");
+        for (let i = 0; i < count; i++) sum += bytes[3 * i + c];
+        return Math.round(sum / count).toString(16).padStart(2, "0");
       }).join("");
     }
 
@@ -453,8 +467,7 @@
     }
 
     showPicture() {
-      const image = new ImageData(this.size, this.size), { written } = this;
-      const pixels = this.decoder.decode(this.filled());
+      const image = new ImageData(this.size, this.size), { written, pixels } = this;
       for (let i = 0; i < this.size ** 2; i++) {
         const [row, column] = [Math.floor(i / this.size), i % this.size];
         const token = Math.floor(row / this.patch) * this.grid + Math.floor(column / this.patch);
@@ -513,16 +526,9 @@
     // At rest there is time to decode the picture with each of them: its own patch.
     paintCandidates(shown, i) {
       if (this.timer || i === shown.length) return;
-      const codes = [...this.draw.codes], { place, patch, size } = this;
+      const codes = [...this.draw.codes], { place } = this;
       codes[place] = shown[i];
-      const pixels = this.decoder.decode(this.filled(codes));
-      const found = new Uint8Array(3 * patch * patch);
-      const top = Math.floor(place / this.grid) * patch, left = (place % this.grid) * patch;
-      for (let row = 0; row < patch; row++) {
-        for (let j = 0; j < 3 * patch; j++) {
-          found[3 * row * patch + j] = 255 * pixels[3 * ((top + row) * size + left) + j];
-        }
-      }
+      const found = this.cut(this.decoder.decode(this.filled(codes)), place);
       this.paintPatch(this.bars[i].querySelector("canvas"), found, 0);
       this.painting = setTimeout(() => this.paintCandidates(shown, i + 1), 10);
     }

@@ -4,7 +4,7 @@
 "use strict";
 
 (() => {
-  const WEIGHTS = new URL("shapes-decoder.js", document.currentScript.src);
+  const HERE = document.currentScript.src;
   const COLUMNS = 16; // patches in a row of the picture of all patches, as in Python
 
   function make(tag, attributes, ...children) {
@@ -215,7 +215,7 @@
     if (!boxes.length) return;
     const fail = (box, words) =>
       box.append(make("p", { role: "alert" }, `No editor here: ${words}.`));
-    const script = make("script", { src: WEIGHTS });
+    const script = make("script", { src: new URL("shapes-decoder.js", HERE) });
     script.onerror = () =>
       boxes.forEach((box) => fail(box, "shapes-decoder.js is missing beside this script"));
     script.onload = () =>

@@ -3,3 +3,4 @@
 from minivim_lab.widgets.compare import bands, curves, dots, seeds
 from minivim_lab.widgets.editor import TokenEditor
 from minivim_lab.widgets.explorer import Explorer, Live, live
+from minivim_lab.widgets.generator import generator

@@ -1,12 +1,16 @@
 """The first page draws: by itself, by mouse, by keyboard, from a link; as JAX does."""
 
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import minivim
+from minivim.errors import UserError
 from minivim.prior import filter_logits, guide
+from minivim_lab import widgets
 from tests.browser.conftest import HERE
 from tests.browser.test_pages import NARROW, findings
 
@@ -305,3 +309,27 @@ def test_without_weights_a_picture_and_a_line_stand_there(chromium, site):
     loaded = "document.querySelector('.minivim-generator img').naturalWidth > 0"
     page.wait_for_function(loaded)
     page.close()
+
+
+def test_a_cell_of_a_notebook_shows_the_same(chromium, tmp_path):
+    cell = tmp_path / "cell.html"
+    cell.write_text(f"<!doctype html>{widgets.generator().data}", "utf-8")
+    page, faults = chromium.new_page(), []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.goto(cell.as_uri())
+    page.on("request", lambda request: faults.append(request.url))
+    frame = page.frame_locator("iframe")
+    frame.get_by_label("pace").select_option("at once")
+    frame.get_by_role("radio", name="crescent").click()
+    frame.locator("[role=status]", has_text="A crescent in 64 codes").wait_for()
+    codes = frame.get_by_role("gridcell").all_inner_texts()
+    assert codes == expected("crescent", seed=8)
+    assert faults == []
+    page.close()
+
+
+def test_a_cell_without_the_book_says_so(monkeypatch, tmp_path):
+    module = importlib.import_module("minivim_lab.widgets.generator")
+    monkeypatch.setattr(module, "BOOK", tmp_path)
+    with pytest.raises(UserError, match="use a checkout"):
+        widgets.generator()
