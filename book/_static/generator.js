@@ -105,11 +105,11 @@
       const note = make("label", {}, make("i", { class: "dot" }), "attention: ", this.attend);
       return make("div", { class: "stage" },
         make("figure", {},
-          make("figcaption", {}, make("b", {}, "1. The prior writes 64 codes")),
+          make("figcaption", {}, make("b", {}, "1. The prior writes codes")),
           make("div", { class: "panel" }, this.tokens),
           make("div", { class: "note" }, this.start, note)),
         make("figure", {},
-          make("figcaption", {}, make("b", {}, "2. The decoder paints them")),
+          make("figcaption", {}, make("b", {}, "2. The decoder paints")),
           make("div", { class: "panel" }, this.canvas, this.frame),
           make("div", { class: "note" }, this.pacing())));
     }
@@ -518,7 +518,7 @@
 
     fillBar(bar, p, ...words) {
       const [share, tube, , code] = bar.children;
-      share.textContent = percent(p);
+      share.textContent = percent(p).replaceAll(" ", ""); // ten in a row on a telephone
       tube.firstChild.style.height = `${100 * Math.max(p, p > 0 ? 0.01 : 0)}%`;
       code.replaceChildren(...words);
     }
