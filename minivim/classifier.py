@@ -92,8 +92,7 @@ class Judge(Carded):
         for conv, norm in zip(self.convs, norms, strict=True):
             x = x + conv(jax.nn.silu(norm(x)))
             features.append(x)
-        pooled = jax.nn.silu(last(x)).mean(axis=(1, 2))
-        return self.head(pooled), {"features": features}
+        return self.head(jax.nn.silu(last(x)).mean(axis=(1, 2))), {"features": features}
 
 
 def patches(images: Float[Array, "B H W C"], size: int) -> Float[Array, "B h w D"]:
@@ -130,8 +129,7 @@ def classifier_loss(
     batch: "image" [B, H, W, C] in [0, 1], "label" [B]. No augmentation without a key.
     """
     images, labels = batch["image"], batch["label"]
-    if key is not None:
-        images = augment(images, key=key)
+    images = images if key is None else augment(images, key=key)
     logits, aux = model(images)
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
     metrics = {"accuracy": (logits.argmax(-1) == labels).mean()}
@@ -157,8 +155,7 @@ def augment(images: Images, *, key: PRNGKeyArray) -> Images:
     soft = (x[:, :, :-2] + 2 * x[:, :, 1:-1] + x[:, :, 2:]) / 4
     images = (1 - blur) * images + blur * soft
     scale = jax.random.uniform(scale_key, per_image, maxval=MAX_NOISE)
-    noise = scale * jax.random.normal(noise_key, images.shape)
-    return jnp.clip(images + noise, 0, 1)
+    return jnp.clip(images + scale * jax.random.normal(noise_key, images.shape), 0, 1)
 
 
 def _extended(images: Array, width: int) -> Array:

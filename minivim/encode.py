@@ -44,14 +44,12 @@ def nats_per_token(
     """Mean of `-log p(c_i | class, c_<i)` over all codes, without dropout."""
     # One array, so that codes and labels go through in the same batches.
     rows = codes if labels is None else np.column_stack([codes, labels])
-    nll = in_batches(partial(_nll, prior), rows, batch_size=batch_size)
-    return float(np.mean(nll))
+    return float(np.mean(in_batches(partial(_nll, prior), rows, batch_size=batch_size)))
 
 
 @nnx.jit
 def _nll(prior: Prior, rows: ArrayLike) -> jax.Array:
-    count = prior.config.num_tokens
-    codes, labels = jnp.split(jnp.asarray(rows), [count], axis=1)
+    codes, labels = jnp.split(jnp.asarray(rows), [prior.config.num_tokens], axis=1)
     logits, _ = prior(codes, labels[:, 0] if labels.size else None)
     chosen = jnp.take_along_axis(logits, codes[..., None], axis=-1)[..., 0]
     return jax.nn.logsumexp(logits, axis=-1) - chosen
@@ -63,8 +61,7 @@ def round_trip(
     """PSNR of images there and back, and how much of the codebook they use."""
     codes = encode_all(tokenizer, images, batch_size=batch_size)
     recon = decode_all(tokenizer, codes, batch_size=batch_size)
-    size = tokenizer.config.quantizer.num_codes
-    used = metrics.codebook_usage(codes, num_codes=size)
+    used = metrics.codebook_usage(codes, num_codes=tokenizer.config.quantizer.num_codes)
     psnr = float(metrics.psnr(images, recon))
     return {"psnr": psnr, "usage": used.usage, "perplexity": used.perplexity}
 
@@ -137,8 +134,7 @@ def encode_folder(
     """Write the codes of splits as a folder that `minivim train prior` takes as data.
 
     Only "train" has augmented views. `name` is how the prior's card calls the
-    tokenizer; options are those of `encode_batches`. Raises `UserError` for a folder
-    that is there already.
+    tokenizer; options are those of `encode_batches`. An existing folder is refused.
     """
     checked = partial(data.checked, headers=True, quiet=options.get("quiet", False))
     sources, rows = {split: checked(source) for split, source in sources.items()}, {}

@@ -61,11 +61,10 @@ def tokenizer_figures(
     """Reconstruction and codebook on the images of a source.
 
     `usage_256` is the paper's rule (Table 4): the share of codes that 256 images use,
-    averaged; `usage` and `perplexity` are over all the tokens. PSNR in dB, `lpips` per
-    image. `judge_distance` is the Frechet distance from images to reconstructions by a
-    judge, not FID; `fid` is that by Inception. `judge_score` and `inception_score` are
-    of the reconstructions. Figures that need more or larger images are left out, or
-    None where the number of images would say more than the model.
+    averaged; `usage` and `perplexity` are over all tokens. PSNR in dB, LPIPS per image.
+    Frechet distances are from images to reconstructions, `judge_distance` by a judge
+    and `fid` by Inception; scores are of the reconstructions. Figures that need more or
+    larger images are left out or None.
     """
     reading, num_codes = how.reading(source), tokenizer.config.quantizer.num_codes
     count, size = reading["count"], reading["batch_size"]

@@ -44,8 +44,7 @@ def ours() -> bool:
 
 def traced_for(platforms: Sequence[str]) -> AbstractContextManager:
     """Inside, programs are traced for several platforms: ours if all are in `OURS`."""
-    first = min(platforms, key=OURS.__contains__)
-    device = AbstractDevice("", None, first)
+    device = AbstractDevice("", None, min(platforms, key=OURS.__contains__))
     return use_abstract_mesh(AbstractMesh((), (), abstract_device=device))
 
 
@@ -101,8 +100,7 @@ def splash(q: Heads, k: Heads, v: Heads, *, causal: bool, interpret=False) -> He
         library.MultiHeadMask([mask] * heads), block_sizes=sizes, interpret=interpret
     )
     many: Any = jax.vmap(kernel)
-    parts = (x.astype(half) for x in (q * width**-0.5, k, v))
-    return many(*parts).astype(given)
+    return many(*(x.astype(half) for x in (q * width**-0.5, k, v))).astype(given)
 
 
 def cudnn(q: Heads, k: Heads, v: Heads, *, causal: bool) -> Heads:
@@ -125,13 +123,14 @@ def argmax(x: Float[Array, "*b K"]) -> Int[Array, "*b"]:
     return jnp.min(jnp.where(x == largest, index, x.shape[-1] - 1), axis=-1)
 
 
-def parts(batch: int, *arrays: Array) -> int:
+def parts(batch: int, *arrays: Any) -> int:
     """How many equal parts of a batch run beside each other, each in one thread.
 
-    CPU: one for each core, if a part has four rows or more and `arrays` are concrete
-    and on one device; else all as one.
+    CPU: one for each core, if a part has four rows or more and those of `arrays` that
+    are JAX's are concrete and on one device; else all as one.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    arrays = tuple(x for x in arrays if isinstance(x, jax.Array))
     if batch % cores or batch < 4 * cores or not jax.sharding.get_abstract_mesh().empty:
         return 1
     if any(isinstance(x, Tracer) for x in arrays):
@@ -185,12 +184,9 @@ def conv(x: Maps, kernel: Array, *, stride=1, padding=(0, 0), groups=1) -> Maps:
         form = (stride,) * 2, (padding,) * 2, None, None, ("NHWC", "HWIO", "NHWC")
         return jax.lax.conv_general_dilated(x, kernel, *form, groups)
     x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
-    below, right = ((n - size) // stride * stride + 1 for n in x.shape[1:3])
-    parts = [
-        x[:, i : i + below : stride, j : j + right : stride]
-        for i in range(size)
-        for j in range(size)
-    ]
+    high, wide = ((n - size) // stride * stride + 1 for n in x.shape[1:3])
+    at = range(size)
+    parts = [x[:, i : i + high : stride, j : j + wide : stride] for i in at for j in at]
     x, kernel = jnp.concatenate(parts, axis=-1), kernel.reshape(-1, outputs)
     # As `rows`, for the weight gradient; the kernels over small maps are frozen.
     flat = x if stride == 1 else x.reshape(-1, x.shape[-1])

@@ -102,8 +102,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     one writes over it. Raises `UserError` unless `path` is free or an empty folder.
     """
     told, path = str(path), path.resolve()
-    free = not path.exists() or path.is_dir() and not any(path.iterdir())
-    if not free:
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{told} is there already: remove it or choose another place")
     if path == Path.cwd() or path.is_mount():
         raise UserError(f"{told} cannot be replaced; name a new folder in it")

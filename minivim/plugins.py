@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
@@ -28,9 +29,8 @@ def register(
     The name is written on cards and into runs, and `load` finds the classes by it.
     `register("mine", make)`: `make()` returns a recipe of that name.
     `register("edges", loss=f)`: `f(outputs, batch)` returns a scalar, a term that
-    `train(..., losses={"edges": 0.1})` adds. `outputs` is what the model's call returns
-    besides "recon" or "logits", `batch` has "image", "codes" and "label" as the model
-    sees them.
+    `train(..., losses={"edges": 0.1})` adds. `outputs` has what the model returns and
+    "recon" or "logits", `batch` "image", "codes" and "label" as the model sees them.
     """
     if loss is not None:
         told = f"the loss {name!r} is one of minivim's own or no function"
@@ -57,11 +57,9 @@ def import_modules(names: list[str]) -> None:
     """Import what `--import` names, and the entry points `minivim.plugins`."""
     # Modules of the current folder, last: it may be of data that hold a datasets.py.
     sys.path += [""] if names and "" not in sys.path else []
-    steps: list[tuple[str, Callable[[], Any]]] = [
-        (f"the plugin {point.name}", point.load)
-        for point in entry_points(group="minivim.plugins")
-    ]
-    steps += [(f"--import {name}", lambda n=name: import_module(n)) for name in names]
+    points = entry_points(group="minivim.plugins")
+    steps: Any = [(f"the plugin {point.name}", point.load) for point in points]
+    steps += [(f"--import {name}", partial(import_module, name)) for name in names]
     for told, step in steps:
         try:
             step()

@@ -38,13 +38,11 @@ def export(
     prior `logits(codes, labels)` and `sample(seed, labels)`, which draws what
     `minivim.sample(key=jax.random.key(seed))` does; `options` are its temperature,
     top_k, top_p and guidance, for good. `platforms` are some of `PLATFORMS`, by default
-    this machine's. Raises `UserError` for other models and options, for more than 2 GB
-    of weights, and for a folder that is not empty.
+    this machine's. Raises `UserError` for what cannot be exported or written.
     """
     platforms = tuple(platforms) or (programs.default_export_platform(),)
     told = f"platforms {','.join(platforms)}: choose some of {', '.join(PLATFORMS)}"
-    once = len({*platforms} & {*PLATFORMS}) == len(platforms)
-    require(once, f"{told}, each once")
+    require(len({*platforms} & {*PLATFORMS}) == len(platforms), f"{told}, each once")
     told = "jax.export writes programs with flatbuffers, which is not installed"
     require(find_spec("flatbuffers") is not None, f"{told}; pip install flatbuffers")
     size = sum(x.nbytes for x in weights.flat_weights(model).values())

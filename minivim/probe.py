@@ -198,9 +198,8 @@ def fit_probe(
     """Fit one softmax layer (equation above): `l2` on held-out rows, then on all.
 
     features [n, width], labels [n] in [0, num_classes). A share `held_out` of the rows,
-    drawn from `seed`, chooses from `l2_grid` (the earlier of equals). The fit stops at
-    a gradient norm of `tolerance` (preconditioned, so its square over two estimates
-    the nats left to gain) or after `MAX_STEPS`.
+    drawn from `seed`, chooses from `l2_grid` (the earlier of equals). The fit stops
+    after `MAX_STEPS` or at a gradient norm g of `tolerance` (g^2 / 2: nats to gain).
     """
     x, y = np.asarray(features, np.float32), np.asarray(labels)
     order = np.random.default_rng(seed).permutation(len(x))
@@ -242,8 +241,7 @@ def _solve(
     """The layer at the minimum, by full-batch L-BFGS in well-scaled coordinates.
 
     The curvature of the mean log-softmax is at most half the covariance (Boehning
-    1992). In V = C^T W, with C C^T about that bound, a few dozen steps suffice where
-    correlated pixels would take thousands.
+    1992). In V = C^T W, with C C^T about that bound, dozens of steps replace thousands.
     """
     share, _, _, z, covariance = rows
     bound = covariance / 2 + (l2 + 1e-3) * jnp.eye(len(covariance))

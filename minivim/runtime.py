@@ -64,8 +64,7 @@ def settle(*, alone: bool) -> None:
 def one_thread() -> None:
     """Have XLA compute on one core, whose sums do not depend on the number of cores.
 
-    To be called before JAX, whose CPU client reads `NPROC`, is used. Another kind of
-    processor may still round sums differently.
+    To be called before JAX, whose CPU client reads `NPROC`, is used.
     """
     os.environ.setdefault("NPROC", "1")
 

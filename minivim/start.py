@@ -15,9 +15,8 @@ class Shown(io.TextIOWrapper):
         try:
             return super().write(text)
         except OSError as error:
-            gone = error.errno in (errno.EPIPE, errno.EIO)
             # What a command was asked for may not be lost without a word.
-            if self.fileno() == 1 and not gone:
+            if self.fileno() == 1 and error.errno not in (errno.EPIPE, errno.EIO):
                 error.filename = "what is printed"
                 raise
             return len(text)

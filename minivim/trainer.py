@@ -71,16 +71,14 @@ def train(
     names weights to start from, with a new optimizer and schedule, and `freeze` parts
     of the model that keep theirs, such as "encoder". `mesh` lays the run out over all
     devices of all processes; when a run goes on it may be another one, and so may
-    `workers`, the number of processes that decode images. For `stream` see
-    `minivim.data.Stream`.
+    `workers`, the processes that decode images. For `stream` see `data.Stream`.
 
     `losses` are weights of terms that `minivim.register` knows; `ramps` the steps over
     which the weight of a term grows from zero ("adversarial" from its first step on).
-    With an `average` such as 0.999 an exponential moving average of the parameters is
-    kept, which is then what is judged, written and returned (see `make_step`). All
-    three are part of the run and on its card. The first process calls `log` with each
-    row of metrics, all call `watch` with step and model at evaluations and checkpoints;
-    the model's arrays are given up in the next step.
+    With an `average` such as 0.999 a moving average of the parameters is judged,
+    written and returned (see `make_step`). All three are part of the run. The first
+    process calls `log` with each row of metrics, all call `watch` with step and model
+    at evaluations and checkpoints; the model's arrays are given up in the next step.
 
     A run goes on with more steps where the learning rates of those it has done stay. At
     the end the workdir holds `model.safetensors` and `card.json`, which `load` reads.
@@ -125,7 +123,8 @@ def train(
         merged = partial(nnx.merge, nnx.graphdef(model))
         how = {"steps": run.steps, "mesh": devices, "average": average}
         state = training.new_state(model, optim, **how)
-        loss, key = hooks.with_terms(parts.loss, added), jax.random.key(run.seed)
+        loss = partial(hooks.with_terms, parts.loss, added)
+        key = jax.random.key(run.seed)
         how |= parts.options | {"accumulate": run.accumulate, "freeze": freeze}
         step = training.make_step(model, loss, optim, key=key, **how)
         rows = batches(
@@ -140,11 +139,9 @@ def train(
                 watch=lambda n, s: watch and watch(n, export(merged(s.variables))),
                 title=f"{recipe.stage} {recipe.name}", quiet=quiet,
             )  # fmt: skip
-        variables = jax.tree.map(jnp.asarray, fetch(state.variables))
-        model = export(merged(variables))
+        model = export(merged(jax.tree.map(jnp.asarray, fetch(state.variables))))
         if first:  # Before another command is let in.
-            card = run_card(recipe, source, workdir) | facts
-            weights.save(workdir, model, card=card)
+            weights.save(workdir, model, card=run_card(recipe, source, workdir) | facts)
             # As `weights.load` would give it, for those who ask what it was trained on.
             model.card = weights.read_card(workdir)
     return model, told
@@ -196,14 +193,11 @@ class Setup:
     @property
     def options(self) -> dict[str, Any]:
         """Keywords of `make_step`."""
-        names = ("frozen", "zeros", "lazy_every")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ("frozen", "zeros", "lazy_every")}
 
 
 def setup(
-    recipe: TrainableRecipe,
-    model: nnx.Module | None = None,
-    frozen: nnx.Module | None = None,
+    recipe: TrainableRecipe, model: Any = None, frozen: nnx.Module | None = None
 ) -> Setup:
     """A recipe made ready for the step and the loop, by default with a new model.
 
@@ -233,7 +227,6 @@ def build(recipe: TrainableRecipe) -> nnx.Module:
 
 
 def _tokenizer_setup(recipe: TokenizerRecipe, model: Any, network: Any) -> Setup:
-    """Stage 1."""
     pair, critic = bool(recipe.loss.adversarial), recipe.discriminator
     how: Any = {"weights": recipe.loss, "flip": recipe.flip, "crop": recipe.crop}
     loss = partial(objective.tokenizer_loss, **how)
@@ -384,17 +377,11 @@ def coded(
 
 def run_card(recipe: TrainableRecipe, source: Any, workdir: Any) -> dict[str, Any]:
     """What a card says of a run and its metrics until now."""
-    return {
-        "recipe": config.as_dict(recipe),
-        "seed": recipe.run.seed,
-        "steps": recipe.run.steps,
-        "data": source.description,
-        **({"data_read": source.summary} if source.summary else {}),
-        **so_far(workdir),
-        "machine": machine(),
-        "licence": "Apache-2.0",
-        "versions": {"jax": jax.__version__},
-    }
+    card = {"recipe": config.as_dict(recipe), "seed": recipe.run.seed}
+    card |= {"steps": recipe.run.steps, "data": source.description}
+    card |= {"data_read": source.summary} if source.summary else {}
+    card |= so_far(workdir) | {"machine": machine(), "licence": "Apache-2.0"}
+    return card | {"versions": {"jax": jax.__version__}}
 
 
 def machine() -> str:

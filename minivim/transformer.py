@@ -74,8 +74,7 @@ def attention(
     wide = jnp.promote_types(q.dtype, jnp.float32)
     einsum = partial(jnp.einsum, preferred_element_type=wide)
     scores = einsum("bhqd,bhtd->bhqt", q * q.shape[-1] ** -0.5, k)
-    if seen is not None:
-        scores = jnp.where(seen, scores, -jnp.inf)
+    scores = scores if seen is None else jnp.where(seen, scores, -jnp.inf)
     largest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
     weights = jnp.exp(scores - largest)
     total = jnp.sum(weights, axis=-1, keepdims=True)
@@ -135,8 +134,7 @@ class Block(nnx.Module):
 
     def merged(self, mixed: Heads) -> Array:
         """The heads side by side, through the output layer."""
-        mixed = rearrange(mixed, "b h n d -> b n (h d)")
-        return self.attention_out(fast.rows(mixed))
+        return self.attention_out(fast.rows(rearrange(mixed, "b h n d -> b n (h d)")))
 
     def ffn(self, x: Array, key: PRNGKeyArray | None = None) -> Array:
         """The two-layer network on normalized tokens."""

@@ -115,14 +115,11 @@ folder/ of PNGs with index.csv, classes in turn"""
 OUT = option("--out", required=True, help=PICTURES)
 JSON = option("--json", help="also write the figures to this file")
 QUIET = option("--quiet", action="store_true", help="no progress bar")
+TOKENIZER = option("--tokenizer", help="of a prior (default: the one its card names)")
 STEP = option("--step", type=natural, metavar="N", help="of a run's checkpoints")
 SEED = option("--seed", type=seed, default=0, help="of all that is drawn at random")
-DRAWN = (
-    option("--temperature", type=float, default=1.0),
-    option("--top-k", type=int),
-    option("--top-p", type=float),
-    option("--guidance", type=float),
-)
+DRAWN = (option("--temperature", type=float, default=1.0), option("--top-k", type=int))
+DRAWN += (option("--top-p", type=float), option("--guidance", type=float))
 SET = option("--set", nargs="+", action="extend", default=[], metavar="key=value")
 WORKERS = option("--workers", type=natural, default=0, help="processes that decode")
 STAGES = ("tokenizer", "prior", "probe", "classifier")

@@ -16,9 +16,9 @@ from tqdm.auto import tqdm
 from minivim import data, metrics, prior, weights
 from minivim.cli import arguments as args
 from minivim.cli.arguments import command, option
+from minivim.config.checks import require
 from minivim.data.layout import composed
 from minivim.encode import decode_all, encode_all
-from minivim.errors import UserError
 from minivim.files import write
 from minivim.pictures import saved
 from minivim.prior.model import class_names
@@ -26,11 +26,7 @@ from minivim.weights import load_pair
 
 # Images of one call: of the tokenizer, and of the prior, where they are what is drawn.
 BATCH, DRAWN = 256, 512
-SAMPLING = (
-    *(args.OUT, args.STEP, args.SEED, args.QUIET),
-    option("--tokenizer", help="default: the one the prior's card names"),
-    *args.DRAWN,
-)
+SAMPLING = (args.OUT, args.STEP, args.SEED, args.QUIET, args.TOKENIZER, *args.DRAWN)
 SAMPLED = ("temperature", "top_k", "top_p", "guidance")
 # Labels of some images, if there are any, and arrays by the names of their sets.
 Part = tuple[Any, dict[str, np.ndarray]]
@@ -132,8 +128,7 @@ def _sample(options: Namespace) -> None:
 
     rejecting = options.classifier or options.acceptance is not None
     parts = (_rejected if rejecting else _drawn)(options, model, tokenizer, labels)
-    how = {"count": total, "class_names": names}
-    _write(place, parts, figure, of=tokenizer, **how)
+    _write(place, parts, figure, of=tokenizer, count=total, class_names=names)
     print(f"{total} samples: {options.out}")
 
 
@@ -147,17 +142,15 @@ def _drawn(options: Namespace, model: Any, tokenizer: Any, labels: Any) -> Any:
         mine = None if labels is None else labels[part]
         rows = None if mine is None else np.resize(mine, size)
         codes = np.asarray(prior.sample(model, key=key, labels=rows, **how))
-        images = decode_all(tokenizer, codes[: part.stop - part.start])
-        yield mine, {"images": images}
+        yield mine, {"images": decode_all(tokenizer, codes[: part.stop - part.start])}
 
 
 def _rejected(options: Namespace, model: Any, tokenizer: Any, labels: Any) -> Any:
     """Images that a classifier chose; candidates are kept as codes but for a figure."""
-    if not options.classifier or options.acceptance is None:
-        raise UserError("rejection needs both --acceptance 0.5 --classifier FOLDER")
-    if labels is None:
-        wrong = "this prior has no labels that a classifier could look for"
-        raise UserError(f"{wrong}; leave out --acceptance and --classifier")
+    told = "rejection needs both --acceptance 0.5 --classifier FOLDER"
+    require(options.classifier and options.acceptance is not None, told)
+    told = "this prior has no labels that a classifier could look for"
+    require(labels is not None, f"{told}; leave out --acceptance and --classifier")
     network, how = weights.load(options.classifier), args.given(options, *SAMPLED)
     how |= args.given(options, "acceptance", "quiet", "keep_images")
     how |= {"key": jax.random.key(options.seed), "labels": labels}
@@ -193,14 +186,11 @@ def _complete(options: Namespace) -> None:
         [label], names = prior.check_labels(model, [options.label]), class_names(model)
 
     def parts() -> Iterator[Part]:
-        size = max(1, DRAWN // options.count)
-        for key, batch in _read(options, source, count, size):
+        for key, batch in _read(options, source, count, max(1, DRAWN // options.count)):
             real = batch["image"]
             given = None if label is None else np.full(len(real), label)
             done = prior.complete(model, tokenizer, real, key=key, labels=given, **how)
-            arrays = {
-                name: getattr(done, name) for name in ("given", "codes", "images")
-            }
+            arrays = {n: getattr(done, n) for n in ("given", "codes", "images")}
             labels = None if given is None else given.repeat(options.count)
             yield labels, {"real": real, **arrays}
 

@@ -6,6 +6,7 @@ import sys
 from argparse import ArgumentTypeError, Namespace
 from contextlib import suppress
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,13 +134,10 @@ def _plan(options: Namespace) -> int:
     recipe = plan.trainable(options.recipe, options.stage)
     recipe: Any = config.with_overrides(recipe, options.set)
     path = args.writable(options.json, ".json") if options.json else None
-    found = plan.plan(
-        recipe,
-        mesh=MeshShape.parse(options.mesh) if options.mesh else None,
-        settings=tuple(options.set),
-        say=lambda line: print(line, file=sys.stderr, flush=True),
-        **args.given(options, "topology", "mfu", "quick"),
-    )
+    how: Any = args.given(options, "topology", "mfu", "quick")
+    how |= {"mesh": MeshShape.parse(options.mesh) if options.mesh else None}
+    how |= {"say": partial(print, file=sys.stderr, flush=True)}
+    found = plan.plan(recipe, settings=tuple(options.set), **how)
     if path:
         write_json(path, found.as_dict())
     print(plan.table(found))
@@ -182,7 +180,7 @@ def _encode(options: Namespace) -> None:
     option("--judge", metavar="REF", help="labelled network that grades"),
     option("--inception", metavar="REF", help="for FID and Inception Score"),
     option("--lpips", metavar="REF", help="see convert, as for --inception"),
-    option("--tokenizer", help="of a prior (default: the one its card names)"),
+    args.TOKENIZER,
     option("--samples", type=args.positive, help="of a prior (default: 512)"),
     option("--neighbours", choices=("judge", "pixels"), help="of samples in training"),
     option("--batch-size", type=args.positive, default=256),
@@ -245,7 +243,7 @@ def _export(options: Namespace) -> None:
 @command(
     option("weights", help="a folder or a shipped name"),
     option("name", metavar="owner/name", help="of the hub"),
-    option("--tokenizer", help="of a prior (default: the one its card names)"),
+    args.TOKENIZER,
     option("--private", action="store_true", help="where it is not there yet"),
 )
 def _push(options: Namespace) -> None:
@@ -274,7 +272,6 @@ def _convert(options: Namespace) -> None:
 
     if (Path(options.out) / "run.json").exists():
         raise UserError(f"{options.out} holds a run; give --out another folder")
-    how = args.given(options, "what", "files", "image_size")
-    model, card = converted(**how)
+    model, card = converted(**args.given(options, "what", "files", "image_size"))
     weights.save(options.out, model, card=card)
     print(f"{weights.kind_of(model)}: {options.out}")

@@ -89,10 +89,9 @@ class CNNConfig(Config):
 class AnyQuantizerConfig(Config):
     """What the rest of the package asks of a quantizer's settings.
 
-    Another quantizer is a frozen dataclass that inherits from this, a module
-    `(config, *, in_width, out_width, rngs)` with `embed(codes)` and
-    `(features, *, key) -> (embedded, aux)`, where `aux` has `codes` `[B, N]` and
-    `vq_loss`, and a call of `minivim.register`.
+    Another quantizer is a frozen dataclass that inherits from this, a `register` call
+    and a module `(config, *, in_width, out_width, rngs)` with `embed(codes)` and
+    `(features, *, key) -> (embedded, aux)`; `aux` has `codes` `[B, N]` and `vq_loss`.
     """
 
     # K: codes are whole numbers below it.

@@ -55,8 +55,7 @@ def registered_name(kind: type) -> str:
     """The name on cards of settings of one's own; raises `UserError` if it has none."""
     names = [name for name, known in REGISTERED.items() if known is kind]
     remedy = f"call minivim.register(NAME, {kind.__name__}, MODULE) after defining it"
-    told = f"{kind.__name__} is not registered, or was replaced"
-    require(names, f"{told}; {remedy}")
+    require(names, f"{kind.__name__} is not registered, or was replaced; {remedy}")
     return names[0]
 
 

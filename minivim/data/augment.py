@@ -6,17 +6,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 
 def augment(
-    images: Float[Array, "B H W C"],
-    *,
-    flip: bool = False,
-    crop: float = 1.0,
-    key: PRNGKeyArray,
+    images: Float[Array, "B H W C"], *, flip=False, crop=1.0, key: PRNGKeyArray
 ) -> Float[Array, "B H W C"]:
     """Crop each image to at least the share `crop` of its area; mirror some.
 
-    The share of the area is uniform in [crop, 1] and the place uniform among those
-    inside the image; the part keeps the image's shape and is scaled up to it, bilinear.
-    Each image is mirrored with probability 1/2.
+    The share of the area is uniform in [crop, 1] and the place uniform inside the
+    image; the part is scaled up to it, bilinear. Half of the images are mirrored.
     """
     if crop < 1:
         area_key, place_key = jax.random.split(jax.random.fold_in(key, 2))

@@ -106,8 +106,7 @@ def write_codes(
 
     from minivim.training.processes import nothing_kept
 
-    path = Path(folder).expanduser()
-    with whole_folder(path) as out, nothing_kept(folder) as go_on:
+    with whole_folder(Path(folder).expanduser()) as out, nothing_kept(folder) as go_on:
         tables: Any = datasets.DatasetDict()
         for split, (batches, names) in splits.items():
             rows: Any = iter(batches)

@@ -157,8 +157,7 @@ def _labels(folder: Path, table: str, pictures: list[str]) -> dict[str, str]:
     A cell has a path from the table, or a name, with or without suffix, of only one.
     """
     rows = _rows(folder / table)
-    kinds = dict.fromkeys(rows[0], "path") if rows else {}
-    image, label = layout.choose(kinds)
+    image, label = layout.choose(dict.fromkeys(rows[0], "path") if rows else {})
     if not image or not label:
         return {}
     base = table[: -len(os.path.basename(table))]

@@ -44,9 +44,8 @@ def batches(
 
     Returns:
         An iterator of image float32 [B, H, W, C] in [0, 1], label int32 [B], and other
-        columns as they are. `get_state()` is a JSON-able dictionary that names the next
-        batch; after `set_state(state)` an iterator of the same source and arguments
-        continues exactly there, whatever its `rows` and `workers`.
+        columns as they are. `get_state()`, ready for JSON, names the next batch; after
+        `set_state(state)` an iterator of the same source continues exactly there.
     """
     positions = np.arange(batch_size)[rows]
     if isinstance(source, Stream):

@@ -238,9 +238,7 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 # Warnings of Pillow while this thread decodes: `catch_warnings` is for all threads.
 _LOCAL = threading.local()
-_OURS = SimpleNamespace(
-    match=lambda name: name[:4] == "PIL." and vars(_LOCAL).get("on")
-)
+_OURS = SimpleNamespace(match=lambda x: x[:4] == "PIL." and vars(_LOCAL).get("on"))
 _FILTER: Any = ("ignore", None, Warning, _OURS, 0)
 
 
@@ -289,7 +287,6 @@ def _identified(stream: Any) -> Image.Image:
 
 
 def _problem(error: Exception) -> str:
-    """What is wrong, and the remedy."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, FileNotFoundError):

@@ -139,8 +139,7 @@ def arrays(split: str = "train", *, size: int | None = None, seed: int = 0) -> B
 
     image: uint8 [n, 32, 32, 3]; label, colour, background: int32 [n], indices into
     CLASSES, COLOURS, BACKGROUNDS; centre_x, centre_y, size: float32 [n], pixels; angle:
-    float32 [n], degrees clockwise. Raises `UserError` for an unknown split, a size
-    below 1 or a seed below 0.
+    float32 [n], degrees clockwise. Raises `UserError` for impossible arguments.
     """
     require(split in SIZES, f"shapes has no split {split!r}: use 'train' or 'test'")
     size = SIZES[split] if size is None else size

@@ -55,18 +55,18 @@ def open_source(
 ) -> Source:
     """Open images, resized to `image_size` with their aspect kept.
 
-    The pictures of a folder come in the order of a hash of their names, and the rows of
-    a table that is sorted by its labels in a fixed permutation; others keep their
-    order. `summary` of the source says what was found and what is not used.
+    Pictures come in the order of a hash of their names, the rows of a table sorted by
+    its labels in a fixed permutation, others in their own order. The source's `summary`
+    says what was found and what is not used.
 
     Args:
         spec: "shapes"; a folder of pictures, a picture or a pattern; a parquet file,
             pattern or folder; a folder that `save_to_disk` of `datasets` wrote; a
             dataset of the hub as "owner/name@revision"; a `Source`, a
             `datasets.Dataset` or a dictionary of those by split; or a `DataSpec`.
-        split: "train" or "test", as folders, tables or splits are called in common
-            spellings; validation serves where there is no test. Else a fixed tenth, at
-            most 2,000 images, is held out as "test"; fewer than 10 images are both.
+        split: "train" or "test", in common spellings; validation serves where there is
+            no test. Else a fixed tenth, at most 2,000 images, is held out as "test";
+            fewer than 10 images are both.
         image_size, channels: the side in pixels, and 3 (RGB) or 1 (grey).
 
     Returns:
@@ -75,9 +75,7 @@ def open_source(
         file_name, label). In a dataset they are a column that is called so, or one of
         type ClassLabel. Without labels, label is -1 and class_names is ().
 
-    Raises:
-        UserError: no such data, images or column, folders that may be splits or
-            classes, no connection, impossible arguments; on reading, a broken image.
+    Raises `UserError` for data that cannot be found or read, or are ambiguous.
     """
     asked = spec if isinstance(spec, DataSpec) else DataSpec(spec)
     request = _locate(asked.spec, split, image_size, channels)
@@ -108,12 +106,11 @@ def open_stream(
 ) -> Stream:
     """Open images by name to be read in a row, not by index: see `Stream`.
 
-    Takes the tables that `open_source` takes, but no pictures in folders; datasets of
-    the hub are not copied to this machine first. Nothing is held out: there must be
-    tables of both splits. On the hub labels need a column of type ClassLabel, for
-    nobody counts other ones beforehand. Rows keep their order: mix a table sorted by
-    class before it is written, or the first rows, on which a run is evaluated, are of a
-    few classes. Raises `UserError` as `open_source` does, and without the split.
+    Takes the tables that `open_source` takes; datasets of the hub are not copied to
+    this machine first. There must be tables of both splits. On the hub labels need a
+    column of type ClassLabel. Rows keep their order: mix a table sorted by class before
+    it is written, or the first rows, on which a run is evaluated, are of a few classes.
+    Raises `UserError` as `open_source` does, and without the split.
     """
     asked = spec if isinstance(spec, DataSpec) else DataSpec(spec)
     request = _locate(asked.spec, split, image_size, channels)
@@ -234,8 +231,7 @@ def _open_given(spec: Any, split: str) -> Source:
     }
     name, rows, told = layout.choose_split(split, labels, "the given source")
     source = parts[name]
-    if len(rows) < len(source):
-        source = Subset(source, rows, f", {split}")
+    source = Subset(source, rows, f", {split}") if len(rows) < len(source) else source
     source.summary = source.summary or f"{source.description}: {told}"
     return source
 

@@ -30,10 +30,9 @@ CAVEAT = (
 class Stream(Images):
     """Labelled images without index or length: see `open_stream`.
 
-    Each process reads its own files, as many as any other; there may not be more or
-    fewer at a restart. Rows are mixed within the shuffle buffer and the order of files.
-    Those in the buffer when a state is saved are lost to that epoch; none is read
-    twice. Processes with fewer rows begin the next epoch earlier.
+    Each process reads its own files, as many as any other, also after a restart. Rows
+    are mixed within the shuffle buffer, and those in it when a state is saved are lost
+    to that epoch. Processes with fewer rows begin the next epoch earlier.
     """
 
     def __init__(self, table: Any, columns: Columns, request: Request, identity: tuple):

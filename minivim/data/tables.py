@@ -114,7 +114,6 @@ def _labels(read: Read, label: str, feature: Any) -> Any:
 
 
 def _texts(chunks: list[Any], label: str) -> list[str | None]:
-    """The class name in every cell of a column."""
     import pyarrow as pa
 
     texts: list[str | None] = []

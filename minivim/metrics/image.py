@@ -22,9 +22,8 @@ def psnr(a: Any, b: Any) -> Array:
 
         mean_b [ -10 log10 MSE_b ],  MSE_b over the H, W, C of image b, peak 1
 
-    a, b: uint8, or float in [0, 1], [B, H, W, C]. Unit: dB; infinite if any pair is
-    identical. Averaging the MSE first would give a lower figure (Jensen), so compare
-    like with like. Raises `UserError` for other images and unequal shapes.
+    a, b: uint8, or float in [0, 1], [B, H, W, C]. Infinite if any pair is identical.
+    Averaging the MSE first gives less (Jensen). `UserError` for unequal shapes.
     """
     return psnr_per_image(a, b).mean()
 

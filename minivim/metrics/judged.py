@@ -194,10 +194,9 @@ def judge_distance(
 ) -> float:
     """Frechet distance between two sets of images by the features of the judge.
 
-    Features are those of its last block, where reconstructions stand out most from real
-    images. Compare equal numbers only: two sets of real images, the first large, are
-    0.02 apart with 2,048 in the second and 0.45 with 256. Images: uint8, or float in
-    [0, 1], [N, H, W, C]. Raises `UserError` for fewer than two in a set.
+    Features are those of its last block. Compare equal numbers only: two sets of real
+    images, the first large, are 0.02 apart with 2,048 in the second and 0.45 with 256.
+    Images as `unit_images` takes them; `UserError` for fewer than two in a set.
     """
     one, _ = features_and_logits(judge, a_images, batch_size=batch_size)
     other, _ = features_and_logits(judge, b_images, batch_size=batch_size)

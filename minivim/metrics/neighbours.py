@@ -1,7 +1,6 @@
 """The nearest training image of each sample: has a model learnt images by heart?
 
-A sample near to a training image proves nothing where new real images are as near: it
-is memory if samples are much nearer.
+It has if samples are much nearer to training images than new real images are.
 """
 
 from collections.abc import Callable

@@ -51,7 +51,6 @@ class Rejection:
 
     @property
     def kept(self) -> Bool[np.ndarray, " M"]:
-        """Which candidates were kept."""
         return np.isin(np.arange(len(self.labels)), self.chosen)
 
 
@@ -73,8 +72,8 @@ def reject(
 
     `score = log p(label | decode(codes))` by the classifier; the paper has a ResNet-101
     and keeps 0.5 (Table 6). `labels` are those of the pictures wanted, `options` go to
-    `sample`. The draw follows from `key` and `batch_size`. Without `keep_images` they
-    have no rows of pixels, for codes alone fit into memory where there are many.
+    `sample`. The draw follows from `key` and `batch_size`. Without `keep_images` the
+    images have no rows of pixels, to save memory.
 
     Raises `UserError` for a judge, a classifier of other classes or images, an
     acceptance outside (0, 1], and where `sample` does.
@@ -83,10 +82,8 @@ def reject(
     require_known("reject", check_key(key), wanted)
     require(len(wanted) > 0, "no labels of pictures to draw; give one or more")
     require(_above_zero(batch_size), f"batch_size={batch_size}: give 1 or more")
-    told = f"acceptance={acceptance} is the share that is kept"
-    require(
-        is_number(acceptance, lambda x: 0 < x <= 1), f"{told}; use a value in (0, 1]"
-    )
+    told = f"acceptance={acceptance} is the share that is kept; use a value in (0, 1]"
+    require(is_number(acceptance, lambda x: 0 < x <= 1), told)
     told = f"acceptance={acceptance} asks for too many candidates"
     require(len(wanted) < 2**31 * acceptance, f"{told}; use a larger share")
     size, channels = tokenizer.config.image_size, tokenizer.config.channels
@@ -126,8 +123,7 @@ def best_of_each(
     chosen = np.empty(len(wanted), np.int64)
     for label in np.unique(wanted):
         mine, places = np.flatnonzero(labels == label), wanted == label
-        best = mine[np.argsort(-scores[mine], kind="stable")]
-        chosen[places] = best[: places.sum()]
+        chosen[places] = mine[np.argsort(-scores[mine], kind="stable")][: places.sum()]
     return chosen
 
 
@@ -166,8 +162,7 @@ def complete(
     An encoder that sees the whole image tells the codes of its upper half a little of
     the lower, which a completion is meant to guess. So by default it is shown the upper
     rows above a plain ground of their mean colour; with `peek` the image as it is.
-    Codes are kept, not pixels: the decoder looks at all of them, and may draw the upper
-    rows a little differently.
+    Codes are kept, not pixels, so the upper rows may look a little different.
 
     images: uint8, or float in [0, 1], [B, H, W, C]. `labels` are one for each image,
     by default none; `options` go to `sample`. Raises `UserError` for rows outside the

@@ -135,8 +135,7 @@ generate_in_one_thread = jax.jit(
 def cache_lengths(tokens: int) -> list[int]:
     """Ends of at most eight parts of 64 tokens or more, with a program for each.
 
-    With one part attention reads `T^2` keys, with eight `9/16 T^2`, and half of `T^2`
-    with one for each token.
+    With one part attention reads `T^2` keys, with eight `9/16 T^2`, at best `T^2 / 2`.
     """
     size = max(64, -(-tokens // 8))
     return [*range(size, tokens, size), tokens]
@@ -167,64 +166,22 @@ def sample(
     The paper's sampling is the default: temperature 1 and no filter (section 5.2).
     Logits change in this order: guidance, temperature, top-k, top-p. `guidance` mixes
     those with and without label and needs a prior trained with label dropout. `prefix`
-    holds the first `P` codes of each picture, which are kept (the upper half, say). The
-    number of samples is that of labels (numbers or names of classes) or prefix rows,
-    else `num_samples`.
+    holds the first `P` codes of each picture, which are kept (the upper half, say). As
+    many are drawn as there are labels (numbers or names) or prefixes, or `num_samples`.
 
     Raises `UserError` for what is out of range or of another shape. If the card says
     that no label was dropped in training, also for guidance and for samples without
     label: both would ask for what was never learnt.
     """
-    num_tokens, num_codes = prior.config.num_tokens, prior.config.num_codes
     check_key(key)
-    classes: Any = None if labels is None else check_labels(prior, labels)
-    remedy = f"give [B, P] codes with P at most {num_tokens}, and use 0 to"
-    remedy = f"{remedy} {num_codes - 1}"
-    given = None if prefix is None else array_of(prefix, "prefixes", remedy)
-    counts = {x.shape[0] for x in (classes, given) if x is not None and x.ndim}
-    if num_samples is not None:
-        told = f"num_samples={num_samples!r} is no whole number; give one"
-        require(KINDS[int].holds(num_samples), told)
-        counts |= {num_samples}
-    told = f"labels, prefix and num_samples disagree on how many ({sorted(counts)})"
-    require(len(counts) < 2, f"{told}; give the same number")
-    count = max(counts, default=0)
-    require(count > 0, "how many samples? give num_samples=N, labels or a prefix")
-    told = f"temperature={temperature!r} must be above zero"
-    hot = is_number(temperature, lambda t: t > 0)
-    require(hot, f"{told}; use top_k=1 for greedy draws")
-    told = f"top_k={top_k!r} is out of range; use 1 to {num_codes}, all of the codes"
-    fits = top_k is None or KINDS[int].holds(top_k) and 1 <= top_k <= num_codes
-    require(fits, told)
-    told = f"top_p={top_p!r} is no probability; use a value in (0, 1]"
-    require(top_p is None or is_number(top_p, lambda p: 0 < p <= 1), told)
-    if guidance is not None:
-        require(labels is not None, "guidance needs labels; give labels=[...]")
-        told = f"guidance={guidance!r} must be a number from 0 (the label is ignored)"
-        fits = is_number(guidance, lambda s: 0 <= s < np.inf)
-        require(fits, f"{told} on; 1 is no guidance")
-    if not knows_null(prior):
-        told = "this prior was trained with label_dropout=0"
-        says = f"{told} and draws nothing without a label; give labels"
-        require(labels is not None, says)
-        says = f"{told}, so there is nothing to guide away from; leave out guidance"
-        require(guidance is None or at_hand(guidance) and guidance == 1, says)
-    if classes is None:
-        classes = np.full(count, prior.null_class, np.int32)
-    given = np.zeros((count, 0), np.int32) if given is None else given
-    fits = given.ndim == 2 and given.shape[1] <= num_tokens
-    fits = fits and (whole(given) or not given.size)
-    if fits and at_hand(given):
-        fits = bool(np.all((given >= 0) & (given < num_codes)))
-    told = f"a prefix of shape {given.shape} and type {given.dtype} does not fit"
-    require(fits, f"{told}; {remedy}")
-    known, pad = given.shape[1], np.pad if at_hand(given) else jnp.pad
-    given = pad(given, ((0, 0), (0, num_tokens - known))).astype(np.int32)
-    how = {"top_k": top_k, "top_p": top_p, "guidance": guidance}
-    how |= {"key": key, "known": known, "temperature": temperature}
-    arrays = (classes, given, *how.values())
-    arrays = [x for x in arrays if isinstance(x, jax.Array)]
-    parts = fast.parts(count, prior.head.kernel[...], *arrays)
+    classes, given = _given(prior, labels, prefix, num_samples)
+    filters: Any = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    _check_draw(prior, labels, guidance, **filters)
+    (count, known), tokens = given.shape, prior.config.num_tokens
+    pad = np.pad if at_hand(given) else jnp.pad
+    given = pad(given, ((0, 0), (0, tokens - known))).astype(np.int32)
+    how = filters | {"guidance": guidance, "key": key, "known": known}
+    parts = fast.parts(count, prior.head.kernel[...], classes, given, *how.values())
     if parts == 1:
         classes, given = jnp.asarray(classes), jnp.asarray(given)
         return generate(prior, labels=classes, codes=given, **how)[0]
@@ -237,3 +194,55 @@ def sample(
     done = part(first)  # compiled once, then run in the background
     with ThreadPoolExecutor(parts) as pool:
         return jnp.concatenate([done, *pool.map(part, others)])
+
+
+def _check_draw(
+    prior: Prior, labels: Any, guidance: Any, temperature: Any, top_k: Any, top_p: Any
+) -> None:
+    """`UserError` for what is out of range, or was never learnt without a label."""
+    told = f"temperature={temperature!r} must be above zero"
+    hot = is_number(temperature, lambda t: t > 0)
+    require(hot, f"{told}; use top_k=1 for greedy draws")
+    count = prior.config.num_codes
+    told = f"top_k={top_k!r} is out of range; use 1 to {count}, all of the codes"
+    fits = top_k is None or KINDS[int].holds(top_k) and 1 <= top_k <= count
+    require(fits, told)
+    told = f"top_p={top_p!r} is no probability; use a value in (0, 1]"
+    require(top_p is None or is_number(top_p, lambda p: 0 < p <= 1), told)
+    if guidance is not None:
+        require(labels is not None, "guidance needs labels; give labels=[...]")
+        told = f"guidance={guidance!r} must be a number from 0 (the label is ignored)"
+        fits = is_number(guidance, lambda s: 0 <= s < np.inf)
+        require(fits, f"{told} on; 1 is no guidance")
+    if not knows_null(prior):
+        told = "this prior was trained with label_dropout=0"
+        says = f"{told} and draws nothing without a label; give labels"
+        require(labels is not None, says)
+        told = f"{told}, so there is nothing to guide away from; leave out guidance"
+        require(guidance is None or at_hand(guidance) and guidance == 1, told)
+
+
+def _given(prior: Prior, labels: Any, prefix: Any, num_samples: Any) -> tuple[Any, Any]:
+    """Classes [B], by default the null class, and the codes [B, P] that are kept."""
+    tokens, last = prior.config.num_tokens, prior.config.num_codes - 1
+    classes: Any = None if labels is None else check_labels(prior, labels)
+    remedy = f"give [B, P] codes with P at most {tokens}, and use 0 to {last}"
+    given = None if prefix is None else array_of(prefix, "prefixes", remedy)
+    counts = {x.shape[0] for x in (classes, given) if x is not None and x.ndim}
+    if num_samples is not None:
+        told = f"num_samples={num_samples!r} is no whole number; give one"
+        require(KINDS[int].holds(num_samples), told)
+        counts |= {num_samples}
+    told = f"labels, prefix and num_samples disagree on how many ({sorted(counts)})"
+    require(len(counts) < 2, f"{told}; give the same number")
+    count = max(counts, default=0)
+    require(count > 0, "how many samples? give num_samples=N, labels or a prefix")
+    if classes is None:
+        classes = np.full(count, prior.null_class, np.int32)
+    given = np.zeros((count, 0), np.int32) if given is None else given
+    fits = given.ndim == 2 and given.shape[1] <= tokens
+    fits = fits and (whole(given) or not given.size)
+    fits = fits and (not at_hand(given) or np.all((given >= 0) & (given <= last)))
+    told = f"a prefix of shape {given.shape} and type {given.dtype} does not fit"
+    require(fits, f"{told}; {remedy}")
+    return classes, given

@@ -165,8 +165,7 @@ def completions(originals, found: Any, *, scale: int = 3) -> Plot:
         raise ValueError(f"{len(found.images)} completed images, but {len(originals)}")
     whole = np.stack([to_uint8(image) for image in originals])
     given = whole.copy()
-    share = found.known / found.codes.shape[-1]
-    given[:, round(share * given.shape[1]) :] = _HIDDEN
+    given[:, round(found.known / found.codes.shape[-1] * given.shape[1]) :] = _HIDDEN
     rows = [[a, b, *c] for a, b, c in zip(whole, given, found.images, strict=True)]
     count = found.images.shape[1]
     alt = f"{len(rows)} images, the part given, and {count} completions"

@@ -60,8 +60,7 @@ class SpatialAttention(nnx.Module):
 
     def __call__(self, x: Maps) -> Maps:
         rows = rearrange(self.qkv(self.norm(x)), "b h w c -> b 1 (h w) c")
-        mixed = attention(*jnp.split(rows, 3, axis=-1))
-        return x + self.out(mixed.reshape(x.shape))
+        return x + self.out(attention(*jnp.split(rows, 3, axis=-1)).reshape(x.shape))
 
 
 class Halve(nnx.Module):

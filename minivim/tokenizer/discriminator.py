@@ -62,8 +62,7 @@ class EqualisedLinear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(outputs))
 
     def __call__(self, x: Float[Array, "B D"]) -> Float[Array, "B O"]:
-        kernel = self.kernel[...] / math.sqrt(x.shape[1])
-        return x @ kernel + self.bias[...]
+        return x @ (self.kernel[...] / math.sqrt(x.shape[1])) + self.bias[...]
 
 
 class ResidualBlock(nnx.Module):
@@ -83,8 +82,7 @@ class ResidualBlock(nnx.Module):
 def minibatch_stddev(x: Maps, group: int) -> Maps:
     """Append `mean_{h,w,c} sqrt(var_g x + 1e-8)` of each sample's group as a channel.
 
-    As in StyleGAN2 group `m` of `M` is m, m + M, m + 2M, ... Its size is the largest
-    divisor of B that is at most `group`.
+    Group `m` of `M` is m, m + M, ...; its size the largest divisor of B up to `group`.
     """
     batch, height, width, _ = x.shape
     size = max(n for n in range(1, group + 1) if batch % n == 0)
@@ -117,8 +115,7 @@ class StyleGAN2Discriminator(nnx.Module):
         x = leaky_relu(self.from_rgb(2 * images - 1))
         for block in self.blocks:
             x = block(x)
-        if self.group:
-            x = minibatch_stddev(x, self.group)
+        x = minibatch_stddev(x, self.group) if self.group else x
         x = leaky_relu(self.conv(x))
         x = leaky_relu(self.hidden(rearrange(x, "b h w c -> b (h w c)")))
         return self.out(x)[:, 0]

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,9 +49,7 @@ def unmap_pixels(y: Values, pixel_map: str) -> Values:
 # Paper, section 3.1: a sigmoid on the mean, no other last activation
 def pixels_of(mean: Values, output: str, pixel_map: str = "clamp") -> Values:
     """The reconstruction `unmap(sigmoid(mu))`; mu itself if `output` is linear."""
-    if output == "linear":
-        return mean
-    return unmap_pixels(jax.nn.sigmoid(mean), pixel_map)
+    return mean if output == "linear" else unmap_pixels(jax.nn.sigmoid(mean), pixel_map)
 
 
 # Paper silent, section 3.3: a floor under the learnt scale
@@ -116,9 +113,7 @@ def lazy_r1(r1: Scalar, *, gamma: float, interval: int) -> Scalar:
 
 # Paper, section 3.3: the loss of stage 1 as a weighted sum
 def total_loss(
-    weights: LossConfig,
-    terms: dict[str, Scalar],
-    share: Callable[[str], Any] = lambda name: 1.0,
+    weights: LossConfig, terms: dict[str, Scalar], share: Callable = lambda name: 1.0
 ) -> Scalar:
     """`sum_t s_t w_t L_t` over the terms whose weight is not zero; `share(t)` is s."""
     total = jnp.zeros(())

@@ -52,18 +52,11 @@ class Tokenizer(Carded):
         return recon, aux | maps | {"features": features}
 
     def encode(self, images: Any) -> Int[Array, "B N"]:
-        """Codes of images `[B, H, W, C]`, float in [0, 1] or uint8, in raster order.
-
-        Raises `UserError` for others, see `unit_images`.
-        """
+        """Codes, in raster order, of images [B, H, W, C] that `unit_images` takes."""
         return self._encode(self.pixels(images))
 
     def decode(self, codes: ArrayLike) -> Float[Array, "B H W C"]:
-        """Images in [0, 1] of codes `[B, N]`.
-
-        Raises `UserError` for another shape and, outside of `jit`, for codes that this
-        tokenizer does not have.
-        """
+        """Images in [0, 1] of codes `[B, N]`; `UserError` for any other codes."""
         count = self.config.quantizer.num_codes
         return self._decode(whole_codes(codes, count, self.config.num_tokens))
 

@@ -101,17 +101,12 @@ def adversarial_loss(
         losses.total_loss(weights, terms, share), terms, outputs,
         batch | {"image": images},
     )  # fmt: skip
-    metrics = terms | {
-        "counts": outputs["counts"],
-        "g_loss": g_loss,
-        "d_loss": d_loss,
-        "r1": r1,
-        "r1_due": jnp.float32(due),
-        "right_on_real": jnp.mean(on_real > 0),
-        "right_on_fake": jnp.mean(on_fake < 0),
-        "logits_real": logit_histogram(on_real),
-        "logits_fake": logit_histogram(on_fake),
-    }
+    metrics = terms | {"counts": outputs["counts"], "g_loss": g_loss, "d_loss": d_loss}
+    metrics |= {"r1": r1, "r1_due": jnp.float32(due)}
+    metrics |= {"right_on_real": jnp.mean(on_real > 0)}
+    metrics |= {"right_on_fake": jnp.mean(on_fake < 0)}
+    for name, logits in (("real", on_real), ("fake", on_fake)):
+        metrics[f"logits_{name}"] = logit_histogram(logits)
     return g_loss + d_loss + on * lazy, metrics
 
 

@@ -60,9 +60,8 @@ class LPIPS(Carded):
     def __init__(self, config: PerceptualConfig, *, rngs: nnx.Rngs):
         self.config = config
         widths = np.repeat(config.widths, config.convs).tolist()
-        init = nnx.initializers.he_normal()
         self.convs = nnx.List(
-            nnx.Conv(a, b, (3, 3), kernel_init=init, rngs=rngs)
+            nnx.Conv(a, b, (3, 3), kernel_init=nnx.initializers.he_normal(), rngs=rngs)
             for a, b in pairwise([3, *widths])
         )
         self.heads = nnx.List(nnx.Param(jnp.ones(w)) for w in config.widths)
@@ -71,8 +70,7 @@ class LPIPS(Carded):
         """One distance per image, of floats [B, H, W, C] in [0, 1].
 
         A single channel counts as three equal ones. Gradients reach `recon` only.
-        Raises `UserError` for images of unequal shape, those that `unit_images` refuses
-        and those that the network cannot read.
+        Raises `UserError` for images of unequal shape and those that cannot be read.
         """
         x, y = unit_pair(recon, target)
         _, height, width, channels = x.shape
@@ -101,9 +99,8 @@ class LPIPS(Carded):
 class FeatureDistance(nnx.Module):
     """The same distance over a `Classifier`'s feature maps, with equal heads.
 
-    The mean over layers and positions of `|u - v|^2 / 2 = 1 - cos`, between 0 and 1, so
-    that the paper's weight 0.1 means about what it means for LPIPS. Raises `UserError`
-    for a `Judge` and for any other network.
+    The mean over layers and positions of `|u - v|^2 / 2 = 1 - cos`, in [0, 1], so that
+    0.1 weighs about as much as for LPIPS. Raises `UserError` for any other network.
     """
 
     def __init__(self, network: Any):

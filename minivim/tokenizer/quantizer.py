@@ -1,7 +1,6 @@
 """The codebook: factorized, l2-normalized, learnt by gradient (paper section 3.2).
 
-Also variants (no projections, an EMA codebook, revival of dead codes), and how another
-quantizer is built.
+Also variants (no projections, an EMA codebook, revival), and how others are built.
 """
 
 from typing import Any
@@ -108,8 +107,7 @@ class Quantizer(nnx.Module):
         """Quantize; `aux` holds `codes`, `z_e`, `z_q` and the loss terms.
 
         `vq_loss` is the term to minimize (with an EMA codebook the commitment alone).
-        Passing `key` selects training mode: EMA statistics and dead codes are updated
-        after the lookup, for the next call.
+        In training, with a `key`, EMA statistics and dead codes change afterwards.
         """
         config = self.config
         raw = at_least_float32(self.down(features) if config.factorised else features)

@@ -48,8 +48,7 @@ class TanhHead(nnx.Module):
         self.out = linear(hidden, outputs, rngs)
 
     def __call__(self, x: Tokens) -> Tokens:
-        y = self.out(jnp.tanh(self.hidden(fast.rows(x))))
-        return fast.tokens(y, x.shape[0])
+        return fast.tokens(self.out(jnp.tanh(self.hidden(fast.rows(x)))), x.shape[0])
 
 
 def reconstruction(
@@ -95,11 +94,10 @@ class Decoder(nnx.Module):
         self.config = config
         self.positions = Positions(config, size.width, rngs=rngs)
         self.stack = Stack(size, rngs=rngs)
-        self.head = (
-            TanhHead(size.width, size.hidden, config.output_dim, rngs=rngs)
-            if config.tanh == "head"
-            else linear(size.width, config.output_dim, rngs)
-        )
+        if config.tanh == "head":
+            self.head = TanhHead(size.width, size.hidden, config.output_dim, rngs=rngs)
+        else:
+            self.head = linear(size.width, config.output_dim, rngs)
 
     def __call__(self, x: Tokens) -> tuple[Images, dict[str, Any]]:
         c = self.config

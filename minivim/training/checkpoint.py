@@ -22,6 +22,7 @@ from typing import IO, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 from jax.sharding import SingleDeviceSharding
@@ -59,7 +60,6 @@ def digests(tree: Any) -> dict[str, int]:
 
 
 def _names(tree: Any) -> dict[str, Any]:
-    """Every leaf by its path."""
     keystr = jax.tree_util.keystr
     return {keystr(path): x for path, x in jax.tree.leaves_with_path(tree)}
 
@@ -166,8 +166,7 @@ class Workdir(AbstractContextManager):
     @property
     def new(self) -> bool:
         """Whether nothing of a run is saved."""
-        saved = [*self._checkpoints.glob("[0-9]*"), *self.path.glob("*.safetensors")]
-        return not saved
+        return not [*self._checkpoints.glob("[0-9]*"), *self.path.glob("*.safetensors")]
 
     def save(self, state: TrainState, data: dict[str, Any]) -> None:
         """Start to write `state` and the data position under the state's step.
@@ -330,16 +329,12 @@ def kept_steps(place: Path) -> list[int]:
 
 
 def peek(
-    workdir: str | Path,
-    variables: nnx.State,
-    step: int | None = None,
-    average: bool = False,
+    workdir: str | Path, variables: nnx.State, step: int | None = None, average=False
 ) -> tuple[int, nnx.State]:
     """Step and variables of a checkpoint, by default of the newest that is whole.
 
-    Or the `average` that it keeps. `variables` may be abstract. A run may be going on
-    in the folder, where nothing is written. Raises `UserError` for a step that is not
-    kept and for damage.
+    Or its `average`. `variables` may be abstract. A run may be going on in the folder.
+    Raises `UserError` for a step that is not kept and for damage.
     """
     place, kinds = Path(workdir).absolute() / "checkpoints", (nnx.Param, nnx.BatchStat)
     here = SingleDeviceSharding(jax.local_devices()[0])
@@ -387,9 +382,5 @@ def train_seconds(rows: list[Row]) -> float:
     """Seconds spent in steps, over all the parts of a run that was interrupted."""
     steps = [0.0, *(row["step"] for row in rows)]
     paces = [row.get("steps_per_second") for row in rows]
-    spent = (
-        (now - before) / pace
-        for before, now, pace in zip(steps, steps[1:], paces, strict=False)
-        if isinstance(pace, int | float) and pace > 0
-    )
-    return sum(spent, 0.0)
+    known = [x if isinstance(x, int | float) and x > 0 else inf for x in paces]
+    return float(sum(np.diff(steps) / known))

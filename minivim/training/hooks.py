@@ -33,24 +33,17 @@ def added(
         require(KINDS[int].holds(steps) and steps > 0, f"{told}; give one")
     told = f"average={average} is not in [0, 1); use 0.999, or 0 for none"
     require(KINDS[float].holds(average) and 0 <= average < 1, told)
-    said = {
-        "losses": {name: float(weight) for name, weight in losses.items()},
-        "ramps": {name: int(steps) for name, steps in ramps.items()},
-        "average": float(average),
-    }
+    said: dict[str, Any] = {"losses": {k: float(x) for k, x in losses.items()}}
+    said |= {"ramps": {k: int(n) for k, n in ramps.items()}, "average": float(average)}
     return {name: value for name, value in said.items() if value}
 
 
-def with_terms(loss: Loss, said: Mapping[str, Any]) -> Loss:
-    """A loss with the terms and ramps that `added` gave, if any."""
-    how = {"own": said.get("losses", {}), "ramps": said.get("ramps", {})}
-    if not any(how.values()):
-        return loss
-
-    def whole(model: Any, batch: Any, context: Context, *, key: Any) -> Any:
-        return loss(model, batch, context._replace(**how), key=key)
-
-    return whole
+def with_terms(
+    loss: Loss, said: Mapping[str, Any], model: Any, batch: Any, context: Context, **how
+) -> Any:
+    """The loss of a batch with the terms and ramps that `added` gave, if any."""
+    own, ramps = said.get("losses", {}), said.get("ramps", {})
+    return loss(model, batch, context._replace(own=own, ramps=ramps), **how)
 
 
 def tensorboard(folder: str | Path) -> Callable[[Row], None]:

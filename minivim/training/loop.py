@@ -51,11 +51,9 @@ class Window:
 
     def summary(self) -> dict[str, np.ndarray]:
         """Means; of integers (counts) the sum."""
-        totals = {name: np.asarray(x) for name, x in self.total.items()}
-        return {
-            name: x if x.dtype.kind == "i" else np.asarray(x / self.count)
-            for name, x in totals.items()
-        }
+        totals, n = {k: np.asarray(x) for k, x in self.total.items()}, self.count
+        whole = {k for k, x in totals.items() if x.dtype.kind == "i"}
+        return {k: x if k in whole else np.asarray(x / n) for k, x in totals.items()}
 
     def pack(self) -> dict[str, Any]:
         """The window in JSON, so that the next process ends it as this one would."""
@@ -66,7 +64,6 @@ class Window:
 
     @classmethod
     def unpack(cls, packed: dict[str, Any]) -> "Window":
-        """The window that `pack` wrote."""
         total = {k: np.array(x, kind) for k, (kind, x) in packed["total"].items()}
         began = time.perf_counter() - packed["seconds"]
         return cls(total=total, count=packed["count"], began=began)
@@ -94,15 +91,14 @@ def fit(
     """Train to `run.steps` and return the last state and the rows of metrics.
 
     `batches` is an endless iterator whose position `get_state` and `set_state` save. A
-    row is written every `log_every` steps, before every checkpoint and on every
-    `eval_every`-th step: the step's metrics since the last row (means, of integers
-    sums), passed through `describe`; the last learning rate; and on every
-    `eval_every`-th step, and the last, `evaluate(variables)` under `eval_...`. `log`
-    is called with each row, `watch` with step and state at every checkpoint and
-    evaluation, whose arrays the next step takes. With a workdir the run goes on from
-    its newest checkpoint, bit for bit on a CPU. On SIGTERM or Ctrl-C it saves after the
-    step it is in, writes no row and raises `Stopped`; a second Ctrl-C ends it at once.
-    Raises `UserError` for a loss that is not finite.
+    row is written every `log_every` steps, before every checkpoint and at evaluations:
+    the metrics since the last row (means, of integers sums) through `describe`, the
+    last learning rate, and on every `eval_every`-th step, and the last,
+    `evaluate(variables)` under `eval_...`. `log` is called with each row, `watch` with
+    step and state at checkpoints and evaluations, whose arrays the next step takes.
+    With a workdir the run goes on from its newest checkpoint, bit for bit on a CPU. On
+    SIGTERM or Ctrl-C it saves after its step, writes no row and raises `Stopped`; a
+    second Ctrl-C ends it. Raises `UserError` for a loss that is not finite.
     """
     rows: list[Row] = []
     window = Window()

@@ -47,8 +47,7 @@ def decays(params: Any) -> Any:
 def optimizer(config: Optim, *, steps: int) -> optax.GradientTransformation:
     """AdamW with the recipe's schedule and moments, clipped by global norm if asked.
 
-    Each part that is named gets its own, clipped by its own norm. A transformation of
-    optax is taken as it is.
+    Each named part gets its own, clipped by its own norm; one of optax stays as it is.
     """
     if isinstance(config, optax.GradientTransformation):
         return config
@@ -66,11 +65,8 @@ def optimizer(config: Optim, *, steps: int) -> optax.GradientTransformation:
         names = ("first_moment", "second_moment")
         moments: Any = {name: getattr(config, name) for name in names}
         scale = scale_by_factored_adam(config.b1, config.b2, config.eps, **moments)
-    adamw = optax.chain(
-        scale,
-        optax.add_decayed_weights(config.weight_decay, decays),
-        optax.scale_by_learning_rate(rate),
-    )
+    decay = optax.add_decayed_weights(config.weight_decay, decays)
+    adamw = optax.chain(scale, decay, optax.scale_by_learning_rate(rate))
     if not config.clip_norm:
         return adamw
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)

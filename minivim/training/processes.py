@@ -51,10 +51,9 @@ def stop_signal(active: bool = True) -> Iterator[Asked]:
     """Inside, SIGTERM, SIGHUP and the first SIGINT are noted; `asked` says which came.
 
     The second SIGINT raises `KeyboardInterrupt` at once, and so does leaving after one
-    that nobody asked for, as after the last step. SIGINT is taken only from Python's
-    own handler or the command's. With several processes `jax.distributed` has taken
-    SIGTERM already and tells all of them the same step; each must ask after every step.
-    Nothing changes unless `active`, nor in any but the main thread.
+    that nobody asked for. SIGINT is taken only from Python's own handler or the
+    command's. With several processes `jax.distributed` has taken SIGTERM and tells all
+    the same step; each must ask after every step. Only if `active`, in the main thread.
     """
     if active and jax.process_count() > 1:
         reached = multihost_utils.reached_preemption_sync_point
@@ -70,8 +69,7 @@ def stop_signal(active: bool = True) -> Iterator[Asked]:
             raise KeyboardInterrupt
         came.append(number)
 
-    known = signal.default_int_handler, interrupted
-    ours = signal.getsignal(signal.SIGINT) in known
+    ours = signal.getsignal(signal.SIGINT) in (signal.default_int_handler, interrupted)
     taken = [signal.SIGTERM, *([signal.SIGINT] if ours else [])]
     # Not under nohup, which ignores it.
     closed = getattr(signal, "SIGHUP", None)

@@ -50,8 +50,7 @@ def new_state(
 ) -> TrainState:
     """Step 0: the model's parameters and an empty optimizer, laid out over a mesh.
 
-    By default the mesh of one device. The optimizer's arrays are made where they lie.
-    `average` is that of `make_step`.
+    By default that of one device; the optimizer's arrays are made where they lie.
     """
     shapes = abstract_state(model, config, steps=steps, average=average)
     where = shardings_of(shapes, mesh or one_device())
@@ -120,9 +119,8 @@ class Step:
         self, state: TrainState, batch: Batch, *, at: int | None = None
     ) -> tuple[TrainState, dict[str, Array]]:
         """`at` is `int(state.step)` where that is known without waiting for it."""
-        due = False
-        if self.lazy_every:
-            due = (int(state.step) if at is None else at) % self.lazy_every == 0
+        every = self.lazy_every
+        due = every > 0 and (int(state.step) if at is None else at) % every == 0
         batch = jax.make_array_from_process_local_data(by_rows(self.mesh), batch)
         with jax.numpy_dtype_promotion("standard"):  # optax knows no other
             return self.program(state, batch, *self.frozen, due=due)
@@ -149,22 +147,20 @@ def make_step(
 ) -> Step:
     """Compile `state, batch -> state, metrics`: one update of the whole loss.
 
-    `loss(model, batch, context, *, key)` gives a scalar and metrics. Settings of an
-    optimizer by the name of a part (`{"tokenizer": ..., "discriminator": ...}`) give
-    each part its own; still one gradient of one loss. Variables that the forward pass
-    changes (EMA statistics) are kept. Randomness of step `t` is `fold_in(key, t)`.
+    `loss(model, batch, context, *, key)` gives a scalar and metrics. Settings by the
+    name of a part (`{"tokenizer": ..., "discriminator": ...}`) give each part its own
+    optimizer; still one gradient of one loss. Statistics that the forward pass changes
+    are kept. Randomness of step `t` is `fold_in(key, t)`. Models may be abstract.
 
-    Metrics hold the loss, the global gradient norm, that of each part, and the learning
-    rate just used, unless `config` is a transformation of optax. `frozen` and
-    `zeros(batch)` go into the `Context`. Every `lazy_every`-th step, from the first on,
-    is a program of its own, since XLA runs convolutions inside a condition many times
-    slower on a CPU. `accumulate` parts of the batch pass one after another and their
-    gradients are averaged: the same update, unless samples of a batch see each other. A
-    `mesh`, by default of one device, changes the order of sums alone. Parts of the
-    model that `freeze` names keep their values and have no gradient. With an `average`
-    d in (0, 1) the state keeps the mean of the parameters after each step, those of
-    step `i` of `t` with the weight `(1 - d) d^(t - i) / (1 - d^t)`. Models may be
-    abstract.
+    Metrics hold the loss, the gradient's norm, whole and of each part, and the learning
+    rate just used, unless `config` is optax's. `frozen` and `zeros(batch)` go into the
+    `Context`. Every `lazy_every`-th step is a program of its own, since on a CPU XLA
+    runs convolutions inside a condition many times slower. `accumulate` parts of the
+    batch pass one after another: the same update, unless samples see each other. A
+    `mesh`, by default of one device, changes the order of sums alone. Parts that
+    `freeze` names keep their values and have no gradient. With an `average` d in (0, 1)
+    the state keeps the mean of the parameters after each step, those of step `i` of `t`
+    with the weight `(1 - d) d^(t - i) / (1 - d^t)`.
     """
     mesh = mesh or one_device()
     graph, update = nnx.graphdef(model), optimizer(config, steps=steps)
@@ -200,11 +196,9 @@ def make_step(
             )
         updates, opt_state = update.update(grads, state.optimizer, params)
         norms = {**slopes, **{name: grads[name] for name in parts if name}}
-        metrics = metrics | {
-            "grad_norm": optax.global_norm(grads),
-            **({"lr": rate(state.step)} if rate else {}),
-            **{f"grad_norm_{n}": optax.global_norm(g) for n, g in norms.items()},
-        }
+        metrics = metrics | {"grad_norm": optax.global_norm(grads)}
+        metrics |= {"lr": rate(state.step)} if rate else {}
+        metrics |= {f"grad_norm_{n}": optax.global_norm(g) for n, g in norms.items()}
         params = hold(optax.apply_updates(params, updates), state.params)
         stats = hold(stats, state.stats)
         mean = state.average

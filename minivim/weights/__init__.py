@@ -85,9 +85,8 @@ def weights_hash(model: Any) -> str:
 
 def kind_of(model: Any) -> str:
     """Which of `KINDS` a model is, by its settings; `UserError` for another one."""
-    mine = type(getattr(model, "config", None))
     for kind, (settings, _) in KINDS.items():
-        if mine is resolve_name(settings):
+        if type(getattr(model, "config", None)) is resolve_name(settings):
             return kind
     remedy = f"give a model of one of these kinds: {', '.join(KINDS)}"
     raise UserError(f"{type(model).__name__} has no such settings; {remedy}")
@@ -120,9 +119,8 @@ def load(
     `shapes/tokenizer`, or a hub id `owner/name` with an optional `@revision`. Of a run
     that has not finished it is the newest checkpoint, with `step` another one that is
     kept. A prior is checked against `tokenizer`, if given; `load_pair` loads both.
-    Statistics that a file lacks, such as an EMA codebook's, start at zero. Raises
-    `UserError` when nothing is there, when a file is damaged and when prior and
-    tokenizer do not belong together.
+    Statistics that a file lacks start at zero. Raises `UserError` where nothing is
+    there, a file is damaged, and prior and tokenizer do not belong together.
     """
     card = read_card(ref)
     kind, file = card["kind"], Path(card.path) / WEIGHTS
@@ -192,8 +190,7 @@ def _read(file: Path, opened: Any, state: nnx.State) -> nnx.State:
             told, leaf = opened.get_slice(name), leaves[name]
             known = STORED if jnp.issubdtype(leaf.dtype, jnp.floating) else ("I32",)
             fits = tuple(told.get_shape()) == leaf.shape and told.get_dtype() in known
-            problem = f"{file} does not fit its card at {name!r}"
-            require(fits, f"{problem}; {TOGETHER}")
+            require(fits, f"{file} does not fit its card at {name!r}; {TOGETHER}")
         for name in sorted(names):
             # Widened by NumPy: XLA cannot compile it for processors without F16C.
             array = np.asarray(opened.get_tensor(name)).astype(leaves[name].dtype)
@@ -226,8 +223,7 @@ def load_pair(
     told = f"no tokenizer for {prior_ref}, whose card names {named!r}"
     try:
         require(bool(tokenizer_ref or named), "a prior alone draws codes")
-        near = Path(card.path).absolute()
-        ref = tokenizer_ref or find(named, near=near, hub=hub)
+        ref = tokenizer_ref or find(named, near=Path(card.path).absolute(), hub=hub)
         kind = read_card(ref)["kind"]
         require(kind in ("tokenizer", "palette"), f"{ref} is a {kind}")
         tokenizer = load(ref)

@@ -50,8 +50,7 @@ def push(
     """Upload finished weights, or a probe, as `owner/name`; returns name@revision.
 
     A prior goes with its tokenizer, as `load_pair` finds it, in a folder of its own.
-    Raises `UserError` for a run that has not finished, without a token or a connection,
-    and where the hub refuses.
+    Raises `UserError` for an unfinished run and where the hub cannot be used.
     """
     from huggingface_hub import HfApi, get_token
 
@@ -72,7 +71,6 @@ def push(
 
 
 def _lay_out(ref: str | Path, folder: Path, name: str, tokenizer: Any) -> None:
-    """The files of `push` in a folder."""
     if (probe := Path(ref) / PROBE_CARD).exists():
         with explained(f"the probe in {ref} cannot be read", "train it again"):
             shutil.copy(probe.with_name(PROBE), folder)
@@ -110,7 +108,6 @@ def public(value: Any) -> Any:
 
 
 def _page(name: str, card: dict[str, Any]) -> str:
-    """The hub's page of weights, from their card."""
     how = HOW.get(card["kind"], 'model = minivim.load("{name}")').format(name=name)
     figures = card.get("figures", {}).items()
     rows = [f"| {k} | {x:.4g} |" for k, x in figures if type(x) in (int, float)]
