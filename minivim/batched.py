@@ -10,9 +10,7 @@ from minivim import data
 from minivim.sharding import fetch
 
 
-def in_batches(
-    apply: Callable[[np.ndarray], Any], rows: Any, *, batch_size: int = 256
-) -> Any:
+def in_batches(apply: Callable[[np.ndarray], Any], rows: Any, *, batch_size=256) -> Any:
     """`apply(batch)` for all rows, joined: a tree of NumPy arrays, a row for each.
 
     uint8 images become floats in [0, 1]. The last batch is padded to the size of the

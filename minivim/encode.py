@@ -23,17 +23,13 @@ from minivim.sharding import fetch
 from minivim.tokenizer import Tokenizer
 
 
-def encode_all(
-    tokenizer: Tokenizer, images: Any, *, batch_size: int = 256
-) -> np.ndarray:
+def encode_all(tokenizer: Tokenizer, images: Any, *, batch_size=256) -> np.ndarray:
     """Codes `int32 [n, N]` of images, as `Tokenizer.encode` takes them, in batches."""
     images = data.unit_images(images, keep_bytes=True)
     return in_batches(tokenizer.encode, images, batch_size=batch_size)
 
 
-def decode_all(
-    tokenizer: Tokenizer, codes: np.ndarray, *, batch_size: int = 256
-) -> np.ndarray:
+def decode_all(tokenizer: Tokenizer, codes: ArrayLike, *, batch_size=256) -> np.ndarray:
     """Images `float32 [n, H, W, C]` of codes, in batches."""
     return in_batches(tokenizer.decode, codes, batch_size=batch_size)
 
@@ -112,9 +108,7 @@ def encode_batches(
             yield {"codes": codes, "label": rows["label"]}
 
 
-def encode_source(
-    tokenizer: Tokenizer, source: Source, **options: Any
-) -> data.ArraySource:
+def encode_source(tokenizer: Tokenizer, source: Source, **options) -> data.ArraySource:
     """A whole source as codes and labels in memory; options of `encode_batches`."""
     parts = list(encode_batches(tokenizer, source, **options))
     rows = jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)

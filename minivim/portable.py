@@ -83,10 +83,9 @@ def _functions(model: Any, options: dict[str, Any]) -> dict[str, tuple[Any, ...]
         told = f"a tokenizer draws nothing; leave out {', '.join(options)}"
         require(not options, told)
         images = Spec((b, c.image_size, c.image_size, c.channels), jnp.float32)
-        return {
-            "encode": (model._encode, images),
-            "decode": (model._decode, codes),
-            "reconstruct": (lambda x: model._decode(model._encode(x)), images),
+        both = {"encode": (model._encode, images), "decode": (model._decode, codes)}
+        return both | {
+            "reconstruct": (lambda x: model._decode(model._encode(x)), images)
         }
     # For what `sample` refuses; nothing is drawn.
     some = {"labels": [0]} if c.num_classes else {"num_samples": 1}

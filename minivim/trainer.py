@@ -1,8 +1,5 @@
 """From a recipe and data to a trained model: what `minivim train` does.
 
-    minivim train tokenizer shapes --data shapes --workdir runs/tokenizer
-    minivim train prior shapes --data shapes --workdir runs/prior
-
 `train` opens the data, `setup` says what the step and the loop need to know of a stage,
 `make_step` compiles a step and `fit` repeats it.
 """
@@ -81,10 +78,9 @@ def train(
     at evaluations and checkpoints; the model's arrays are given up in the next step.
 
     A run goes on with more steps where the learning rates of those it has done stay. At
-    the end the workdir holds `model.safetensors` and `card.json`, which `load` reads.
-    Returns the model, with its card, and the rows of metrics of this call, none where
-    it was finished already. Raises `UserError` for data or weights that do not fit the
-    recipe, a batch that the mesh cannot split and a workdir of another run.
+    the end the workdir holds what `load` reads. Returns the model, with its card, and
+    the rows of metrics of this call. Raises `UserError` for data or weights that do not
+    fit the recipe, a batch that the mesh cannot split and a workdir of another run.
     """
     added = hooks.added(recipe, losses or {}, ramps or {}, average)
     run, devices, first = recipe.run, make_mesh(mesh), not jax.process_index()
@@ -196,9 +192,7 @@ class Setup:
         return {name: getattr(self, name) for name in ("frozen", "zeros", "lazy_every")}
 
 
-def setup(
-    recipe: TrainableRecipe, model: Any = None, frozen: nnx.Module | None = None
-) -> Setup:
+def setup(recipe: TrainableRecipe, model: Any = None, frozen: Any = None) -> Setup:
     """A recipe made ready for the step and the loop, by default with a new model.
 
     `frozen` is a prior's tokenizer or a perceptual network. Both may be abstract.
@@ -265,7 +259,7 @@ def _tokenizer_setup(recipe: TokenizerRecipe, model: Any, network: Any) -> Setup
 
 def _prior_setup(recipe: PriorRecipe, model: Any, tokenizer: Any) -> Setup:
     """Stage 2; on the fly the frozen encoder is part of the step, else not needed."""
-    fly = recipe.codes == "fly"
+    fly, rate = recipe.codes == "fly", recipe.label_dropout
 
     def loss(model: Any, batch: dict, context: Context, *, key: jax.Array) -> tuple:
         image_key, key = jax.random.split(key)
@@ -275,9 +269,7 @@ def _prior_setup(recipe: PriorRecipe, model: Any, tokenizer: Any) -> Setup:
             # Not `encode`, a program of its own, which may not nest in a gradient.
             _, aux = context.frozen.quantizer(context.frozen.encoder(images))
             batch = batch | {"codes": aux["codes"]}
-        return prior_loss(
-            model, batch, context, label_dropout=recipe.label_dropout, key=key
-        )
+        return prior_loss(model, batch, context, label_dropout=rate, key=key)
 
     def evaluate(model: Prior, test: data.Batch) -> dict[str, float]:
         labels = test["label"] if recipe.model.num_classes else None
@@ -337,9 +329,7 @@ def opened(
     return network, source, held_out
 
 
-def _check_codes(
-    recipe: Any, folder: Any, card: data.CodesCard, *, stream: bool
-) -> None:
+def _check_codes(recipe: Any, folder: Any, card: Any, *, stream: bool) -> None:
     """Raise `UserError` unless a folder of codes is what the recipe is for."""
     told = f"{folder} holds codes, read by index, and no images; use --set codes=cache"
     told = f"{told} views=1 flip=false crop=1, without --stream"

@@ -18,7 +18,6 @@ from minivim.prior.model import class_names
 from minivim.tokenizer import Tokenizer
 
 Run = Callable[[argparse.Namespace], int | None]
-# What `add_argument` is called with.
 Option = tuple[tuple[str, ...], dict[str, Any]]
 # By name: what a command runs, and its options.
 COMMANDS: dict[str, tuple[Run, tuple[Option, ...]]] = {}

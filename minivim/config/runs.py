@@ -168,9 +168,8 @@ class PriorRecipe(Config):
             raise UserError(f"{given}; set codes=fly or views=8")
         if self.views > 1 and self.codes == "fly":
             raise UserError("views are of cached codes; set codes=cache or views=1")
-        if self.views > 1 and not augments:
-            same = f"views={self.views} of an image that nothing changes are the same"
-            raise UserError(f"{same}; set flip=true or views=1")
+        same = f"views={self.views} of an image that nothing changes are the same"
+        checks.require(self.views == 1 or augments, f"{same}; set flip=true or views=1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,9 +62,7 @@ def checked(
     return source
 
 
-def _looked_at(
-    source: Any, headers: bool, quiet: bool
-) -> Iterator[tuple[bool, str, str]]:
+def _looked_at(source: Any, headers: bool, quiet: bool) -> Iterator[tuple]:
     """Of every row: whether it has several pages, its name, what is wrong with it."""
 
     def one(row: int) -> tuple[bool, str, str]:

@@ -34,18 +34,14 @@ def batches(
 
     The order of an epoch is drawn from (seed, epoch), or is that of the rows without
     `shuffle`; batches span epochs. A `Stream` promises less. Where codes have several
-    views of an image, a batch holds a random one, drawn from (seed, batch).
+    views of an image, a batch holds a random one, drawn from (seed, batch). Of the
+    `batch_size` rows of a whole batch, over all processes, this one reads those at the
+    positions `rows`. The `workers` are processes that read and decode, threads for 0;
+    batches do not depend on them.
 
-    Args:
-        batch_size: rows of a whole batch, over all processes.
-        rows: the positions in each batch that this process reads, all by default.
-        workers: processes that read and decode; 0 reads in threads. Batches do not
-            depend on it.
-
-    Returns:
-        An iterator of image float32 [B, H, W, C] in [0, 1], label int32 [B], and other
-        columns as they are. `get_state()`, ready for JSON, names the next batch; after
-        `set_state(state)` an iterator of the same source continues exactly there.
+    Gives image float32 [B, H, W, C] in [0, 1], label int32 [B], and other columns as
+    they are. `get_state()`, ready for JSON, names the next batch; after
+    `set_state(state)` an iterator of the same source continues exactly there.
     """
     positions = np.arange(batch_size)[rows]
     if isinstance(source, Stream):

@@ -72,11 +72,10 @@ def to_pixels(
 ) -> UInt8[np.ndarray, "size size channels"]:
     """Turn a picture of any kind into pixels, never stretching it.
 
-    The largest centred square is cut out and scaled to `image_size`, with antialiasing
-    where it shrinks (the same as scaling the shorter side and cropping the centre).
-    Greys are scaled from the range that the file declares, embedded profiles converted
-    to sRGB, and transparent pictures lie on white. Integers and floats of 32 bits,
-    whose range no file declares, raise `UserError`.
+    The largest centred square is scaled to `image_size`, with antialiasing. Greys are
+    scaled from the range that the file declares, embedded profiles converted to sRGB,
+    and transparent pictures lie on white. Integers and floats of 32 bits, whose range
+    no file declares, raise `UserError`.
     """
     square, alpha, turn = _load(image)
     square = _to_srgb(square, image.info)

@@ -53,29 +53,23 @@ class DataSpec:
 def open_source(
     spec: Any, *, split: str = "train", image_size: int = 32, channels: int = 3
 ) -> Source:
-    """Open images, resized to `image_size` with their aspect kept.
+    """Open images, resized to `image_size` with their aspect kept, as uint8 [H, W, C].
 
-    Pictures come in the order of a hash of their names, the rows of a table sorted by
-    its labels in a fixed permutation, others in their own order. The source's `summary`
-    says what was found and what is not used.
+    `spec` is "shapes"; a folder of pictures, a picture or a pattern; a parquet file,
+    pattern or folder; a folder that `save_to_disk` of `datasets` wrote; a dataset of
+    the hub as "owner/name@revision"; a `Source`, a `datasets.Dataset` or a dictionary
+    of those by split; or a `DataSpec`. Splits are "train" and "test", in common
+    spellings; validation serves where there is no test. Else a fixed tenth, at most
+    2,000 images, is held out as "test"; fewer than 10 images are both. `channels` are
+    3 (RGB) or 1 (grey).
 
-    Args:
-        spec: "shapes"; a folder of pictures, a picture or a pattern; a parquet file,
-            pattern or folder; a folder that `save_to_disk` of `datasets` wrote; a
-            dataset of the hub as "owner/name@revision"; a `Source`, a
-            `datasets.Dataset` or a dictionary of those by split; or a `DataSpec`.
-        split: "train" or "test", in common spellings; validation serves where there is
-            no test. Else a fixed tenth, at most 2,000 images, is held out as "test";
-            fewer than 10 images are both.
-        image_size, channels: the side in pixels, and 3 (RGB) or 1 (grey).
-
-    Returns:
-        A source of {"image": uint8 [H, W, C], "label": int32}. Labels are the names of
-        folders, at least two, or a table beside the pictures names them (metadata.csv:
-        file_name, label). In a dataset they are a column that is called so, or one of
-        type ClassLabel. Without labels, label is -1 and class_names is ().
-
-    Raises `UserError` for data that cannot be found or read, or are ambiguous.
+    Labels, int32, are the names of folders, at least two, or a table beside the
+    pictures names them (metadata.csv: file_name, label). In a dataset they are a column
+    that is called so, or one of type ClassLabel; -1 stands for none. Pictures come in
+    the order of a hash of their names, the rows of a table sorted by its labels in a
+    fixed permutation, others in their own order. `summary` says what was found and what
+    is not used. Raises `UserError` for data that cannot be found or read, or are
+    ambiguous.
     """
     asked = spec if isinstance(spec, DataSpec) else DataSpec(spec)
     request = _locate(asked.spec, split, image_size, channels)

@@ -28,8 +28,8 @@ class CodebookUsage(NamedTuple):
     def from_counts(cls, counts: Int[ArrayLike, " K"]) -> "CodebookUsage":
         """Usage from a histogram [K]; histograms of parts may be added beforehand."""
         counts = np.asarray(counts, np.int64)
-        if not counts.any():
-            raise UserError("codebook usage needs at least one token; pass some codes")
+        told = "codebook usage needs at least one token; pass some codes"
+        require(bool(counts.any()), told)
         share = counts[counts > 0] / counts.sum()
         entropy = -float(np.sum(share * np.log(share)))
         return cls(share.size / counts.size, math.exp(entropy), counts)
@@ -64,9 +64,8 @@ def usage_by_image_batch(
     told = f"images={images} must be above zero, and codes in rows, not {rows.shape}"
     require(rows.ndim == 2 and images > 0, f"{told}; give codes [N, T]")
     full = len(rows) // images
-    if not full:
-        told = f"usage over batches of {images} images needs that many, got {len(rows)}"
-        raise UserError(f"{told}; pass more, or use codebook_usage for all tokens")
+    told = f"usage over batches of {images} images needs that many, got {len(rows)}"
+    require(full > 0, f"{told}; pass more, or use codebook_usage for all tokens")
     used = [np.unique(part).size for part in np.split(rows[: full * images], full)]
     return sum(used) / (full * num_codes)
 

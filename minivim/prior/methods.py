@@ -164,9 +164,8 @@ def complete(
     rows above a plain ground of their mean colour; with `peek` the image as it is.
     Codes are kept, not pixels, so the upper rows may look a little different.
 
-    images: uint8, or float in [0, 1], [B, H, W, C]. `labels` are one for each image,
-    by default none; `options` go to `sample`. Raises `UserError` for rows outside the
-    picture, a count below 1, and where `encode` and `sample` do.
+    `labels` are one for each image, by default none; `options` go to `sample`. Raises
+    `UserError` for impossible rows and counts, and where `encode` and `sample` do.
     """
     require_known("complete", key, images, labels)
     grid, size = tokenizer.config.grid, tokenizer.config.image_size

@@ -1,8 +1,8 @@
 """Every named recipe, from a toy to the paper's own (section 5, Table 2).
 
-`minivim train tokenizer NAME --data DATA --workdir FOLDER` trains one (and likewise
-`prior`, `probe` and `classifier`), where DATA is `shapes`, or `uoft-cs/cifar10` for the
-names that begin with cifar10. Those of the paper's size are not run here.
+`minivim train tokenizer NAME --data DATA --workdir FOLDER` trains one, and likewise
+`prior`, `probe` and `classifier`; DATA is `shapes`, or `uoft-cs/cifar10` for those of
+CIFAR-10. Those of the paper's size are not run here.
 """
 
 import difflib

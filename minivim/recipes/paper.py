@@ -18,7 +18,6 @@ VIM_BASE = replace(LARGE, blocks=24, heads=16, width=1536, hidden=6144, dropout=
 VIM_LARGE = replace(VIM_BASE, blocks=36, heads=32, width=2048, hidden=8192)
 PROBED = "runs/vit-vqgan-ss-probe"  # the tokenizer of Table 7
 
-# How often the runs of both stages report.
 _OFTEN = {"log_every": 100, "eval_every": 10_000, "checkpoint_every": 5_000}
 
 # Parameter counts as the paper prints them in Table 2, in millions.

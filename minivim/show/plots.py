@@ -300,9 +300,7 @@ def attention_map(
     return _fit(plot)
 
 
-def codebook_patches(
-    patches, *, columns: int = 32, counts=None, scale: int = 4
-) -> Plot:
+def codebook_patches(patches, *, columns: int = 32, counts=None, scale=4) -> Plot:
     """The picture patch [K, h, w, C] of every code; by counts [K], most used first."""
     patches, how = np.asarray(patches), "in order"
     if counts is not None:

@@ -21,7 +21,6 @@ from minivim.tokenizer.model import Tokenizer
 
 # Terms with a gradient at the reconstruction.
 AT_PIXELS = ("l2", "l1", "logit_laplace", "perceptual", "adversarial")
-# The loss of the generator and that of the discriminator.
 ADVERSARIAL = {
     "logistic": (losses.logistic_generator_loss, losses.logistic_discriminator_loss),
     "hinge": (losses.hinge_generator_loss, losses.hinge_discriminator_loss),
@@ -128,11 +127,9 @@ def _terms(
         # Other networks take pixels in [0, 1]; "linear" and "affine" may leave it.
         return jnp.clip(pixels(name), 0, 1)
 
-    terms = {
-        "vq": aux["vq_loss"],
-        "l2": losses.l2_loss(recon=pixels("l2"), target=images),
-        "l1": losses.l1_loss(recon=pixels("l1"), target=images),
-    }
+    terms = {"vq": aux["vq_loss"]}
+    terms["l2"] = losses.l2_loss(recon=pixels("l2"), target=images)
+    terms["l1"] = losses.l1_loss(recon=pixels("l1"), target=images)
     if "log_scale" in aux:
         density: Any = {"mean": mean("logit_laplace"), "log_scale": aux["log_scale"]}
         density |= {"target": images, "pixel_map": config.pixel_map}

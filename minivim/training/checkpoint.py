@@ -103,9 +103,8 @@ class Workdir(AbstractContextManager):
     `identity` is what makes this run this run (recipe and data); `extends(old, done)`
     says whether one of another identity may go on as this one. The last `keep`
     checkpoints stay. All processes of a run use one shared folder, and the first writes
-    what is not an array. Leaving it as a context closes it; after an error inside, a
-    failed write is not raised beside it. Raises `UserError` for checkpoints of another
-    identity, for a folder that cannot be written and for a full disk.
+    what is not an array. Leaving it as a context closes it. Raises `UserError` for
+    checkpoints of another identity, a folder that cannot be written and a full disk.
     """
 
     def __init__(
@@ -171,9 +170,8 @@ class Workdir(AbstractContextManager):
     def save(self, state: TrainState, data: dict[str, Any]) -> None:
         """Start to write `state` and the data position under the state's step.
 
-        On return the arrays may be given away: a device's are copied, and a CPU's
-        buffers are not used again as long as they are being written. Waits for the
-        checkpoint before; `wait` tells of a write that failed.
+        On return the arrays may be given away. Waits for the checkpoint before; `wait`
+        tells of a write that failed.
         """
         self.wait()
         record = json.loads(json.dumps({"data": data, "digests": digests(state)}))
@@ -211,13 +209,11 @@ class Workdir(AbstractContextManager):
         self.wait()
         steps = sorted(self._manager.all_steps(), reverse=True)
         steps = json.loads(agreed(json.dumps(steps)))  # those that the first sees
-        used, found, damaged = 0, None, {}
+        used, found, bad = 0, None, {}
         if steps:
             remedy = f"choose another --workdir, or delete {self.path} to start anew"
-            used, *found, damaged = _newest(
-                self._checkpoints, steps, like, agreed, remedy
-            )
-        on_first(lambda: self._return_to(used, damaged))
+            used, *found, bad = _newest(self._checkpoints, steps, like, agreed, remedy)
+        on_first(lambda: self._return_to(used, bad))
         self._manager.reload()
         return tuple(found) if found else None
 
@@ -229,11 +225,9 @@ class Workdir(AbstractContextManager):
             with explained(f"{old} is damaged and cannot be moved", remedy, OSError):
                 shutil.rmtree(aside, ignore_errors=True)
                 old.rename(aside)
-            print(
-                f"minivim: warning: the checkpoint of step {step} is damaged ({why}) "
-                f"and now lies in {aside}; going on from step {used}",
-                file=sys.stderr,
-            )
+            told = f"minivim: warning: the checkpoint of step {step} is damaged ({why})"
+            now = f"and now lies in {aside}; going on from step {used}"
+            print(told, now, file=sys.stderr)
         if self.metrics_path.exists():
             rows = [row for row in read_metrics(self.path) if row["step"] <= used]
             write(self.metrics_path, "".join(json.dumps(row) + "\n" for row in rows))

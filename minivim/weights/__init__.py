@@ -92,9 +92,7 @@ def kind_of(model: Any) -> str:
     raise UserError(f"{type(model).__name__} has no such settings; {remedy}")
 
 
-def save(
-    folder: str | Path, model: Any, *, card: dict, storage: str = "float32"
-) -> Path:
+def save(folder: str | Path, model: Any, *, card: dict, storage="float32") -> Path:
     """Write weights and card; `storage` is the type on disk (float32 in memory)."""
     folder, kind = Path(folder), kind_of(model)
     folder.mkdir(parents=True, exist_ok=True)
