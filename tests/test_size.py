@@ -33,7 +33,7 @@ CORE = [
 
 # Lines at most: of the package, its core, both packages together, and any module.
 # Raising one needs a reason in the commit.
-PACKAGE, READ, ALL, MODULE = 12_100, 3_300, 16_900, 450
+PACKAGE, READ, ALL, MODULE = 11_900, 3_300, 16_750, 450
 
 STAGES = {"tokenizer", "prior", "probe", "classifier"}
 ABOVE = {"show", "cli", "trainer", "encode", "evaluate"}
