@@ -435,11 +435,12 @@ PLANTED = (
     ),
     Planted(
         item="C13",
-        what="a dropout rate that nobody reads",
-        module="transformer.py",
-        old="rate = self.config.dropout",
-        new="rate = 0.0",
-        test="tests/test_config.py::test_every_field_changes_something",
+        what="a clipping norm that nobody reads",
+        module="training/optim.py",
+        old="if not config.clip_norm:",
+        new="if config.clip_norm or True:",
+        test="tests/test_config.py::test_every_field_changes_something"
+        "[prior-optim.clip_norm]",
         chapter="10_claims",
     ),
     Planted(
@@ -480,10 +481,10 @@ PLANTED = (
     ),
     Planted(
         item="C18",
-        what="a warm-up that nobody reads",
+        what="a schedule that nobody reads",
         module="training/optim.py",
-        old="[config.warmup_steps, start])",
-        new="[0, start])",
+        old="optax.scale_by_learning_rate(rate)",
+        new="optax.scale_by_learning_rate(config.peak_lr)",
         test="tests/test_known_bugs.py::test_the_rate_of_the_recipe_is_the_rate_in_use",
         chapter="09_scale",
     ),
@@ -503,7 +504,7 @@ PLANTED = (
         module="config/models.py",
         old="revive_after: checks.Natural = 0",
         new="revive_after: checks.Natural = 100",
-        test="tests/test_recipes.py::test_stage_1_settings_of_the_paper",
+        test="tests/test_recipes.py::test_extensions_are_off_in_the_papers_recipes",
         chapter="05_codebook_usage",
     ),
     Planted(

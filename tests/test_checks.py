@@ -1,6 +1,7 @@
 """Checks for readers: each passes on our code, and says what is wrong with a bug."""
 
 import inspect
+import json
 from functools import cache
 from pathlib import Path
 
@@ -66,9 +67,18 @@ def test_bugs_can_be_planted_and_their_tests_and_cells_are_there(bug):
     text = bug.file(ROOT).read_text("utf-8")
     assert bug.changed(text) != text
     file, _, test = bug.test.partition("::")
-    assert f"def {test}" in (ROOT / file).read_text("utf-8")
+    assert f"def {test.partition('[')[0]}" in (ROOT / file).read_text("utf-8")
     assert (ROOT / "notebooks" / f"{bug.chapter}.ipynb").exists()
     assert not bug.check or planted.cell_of(bug) is not None
+
+
+def test_the_record_is_of_these_bugs():
+    record = ROOT / "book" / "results" / "planted.json"
+    found = json.loads(record.read_text("utf-8"))
+    assert [one["what"] for one in found] == [bug.what for bug in planted.PLANTED]
+    for one, bug in zip(found, planted.PLANTED, strict=True):
+        assert bug.says in one["said"] and one["failed"]
+    assert record.with_suffix(".md").read_text("utf-8") == planted.markdown(found)
 
 
 # --- The library has no adaptive weight (the paper's is fixed), so here is one. ------

@@ -78,6 +78,14 @@ def test_stage_1_settings_of_the_paper(name):
 
 
 @pytest.mark.parametrize("name", ["vit-vqgan-ss", "vit-vqgan-bb", "vit-vqgan-sl"])
+def test_extensions_are_off_in_the_papers_recipes(name):
+    """A codebook of averages and revived codes are not the paper's."""
+    quantizer = recipes.recipe("tokenizer", name).model.quantizer
+    assert (quantizer.codebook, quantizer.revive_after) == ("gradient", 0)
+    assert quantizer.factorised
+
+
+@pytest.mark.parametrize("name", ["vit-vqgan-ss", "vit-vqgan-bb", "vit-vqgan-sl"])
 @pytest.mark.paper("weights 1, 0.1, 0.1, 0.1 and 1 of the five terms")
 def test_loss_weights_of_the_paper(name):
     loss = recipes.recipe("tokenizer", name).loss
