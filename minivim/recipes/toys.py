@@ -32,7 +32,10 @@ def as_vq_vae(recipe: TokenizerRecipe, *, name: str) -> TokenizerRecipe:
 
 
 def shapes_tokenizer() -> TokenizerRecipe:
-    """The toy tokenizer: 32x32 images, 64 tokens, 256 codes."""
+    """The toy tokenizer: 32x32 images, 64 tokens, 256 codes.
+
+    `minivim train tokenizer shapes --data shapes --workdir runs/tokenizer`
+    """
     stack = StackConfig(blocks=2, heads=4, width=128, hidden=512, unroll=2)
     codes = config.QuantizerConfig(num_codes=256, code_dim=8)
     model = config.TokenizerConfig(
@@ -67,7 +70,10 @@ def shapes_igpt_palette() -> config.PaletteRecipe:
 
 
 def shapes_prior() -> PriorRecipe:
-    """The toy prior with a class token and label dropout 0.1."""
+    """The toy prior with a class token and label dropout 0.1.
+
+    `minivim train prior shapes --data shapes --workdir runs/prior`
+    """
     stack = StackConfig(blocks=4, heads=4, width=128, hidden=512, unroll=4)
     model = config.PriorConfig(num_codes=256, grid=8, stack=stack, num_classes=8)
     optim = OptimConfig(peak_lr=1.5e-3, warmup_steps=100, final_lr=5e-5, b2=0.96)
