@@ -9,6 +9,8 @@ Vectors are [n, d], a codebook is [K, d], images are [B, H, W, C] in [0, 1]. A p
 `size=(N, K)`: codes [B, N] below K, logits [B, N, K].
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
 from typing import Any
