@@ -102,7 +102,7 @@ EXPLAINED = {
     "stage 2 encodes augmented images on the fly": ("06_prior", "encoded on the fly"),
     "a small encoder may have a large decoder": (
         "03_vit_tokenizer",
-        "With SL one buys better pictures",
+        "SL gives better pictures",
     ),
     "VIM-Large without dropout for the probe": (
         "08_probe",
@@ -115,7 +115,7 @@ EXPLAINED = {
     "the decoder, the same in reverse": ("03_vit_tokenizer", "## And back"),
     "the perceptual loss, on features of a VGG": (
         "04_losses",
-        "## A distance of looks",
+        "## How alike two pictures look",
     ),
     "dropout after attention, activation and FFN": ("06_prior", "| dropout | 0.1 |"),
     "one more LayerNorm after the last block": (
