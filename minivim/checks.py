@@ -132,7 +132,8 @@ def perceptual(distance: Function, side: int = 32) -> None:
     same, apart, again = (distance(recon=a, target=y) for a in (y, x, x))
     _insist(_close(same, 0), f"a picture and itself are {float(same.max()):.2g} apart")
     _insist(_close(apart, again), "a second call differs: is dropout on?")
-    by = jax.grad(lambda a, b: jnp.sum(distance(recon=a, target=b)), (0, 1))(x, y)
+    total = jax.grad(lambda a, b: jnp.sum(distance(recon=a, target=b)), (0, 1))
+    by = jax.jit(total)(x, y)
     _insist(jnp.any(by[0]), "no gradient reaches the reconstruction")
     _insist(not jnp.any(by[1]), "a gradient reaches the target: stop it")
 
