@@ -114,9 +114,9 @@ def write_page(report: dict, folder: Path) -> None:
     """`speed.json`, `speed.md` and `speed.png`: the table, and time over tokens."""
     folder.joinpath("speed.json").write_text(json.dumps(report, indent=1) + "\n")
     words = (
-        "## Speed beside PyTorch\n\nOur models and their twins in PyTorch have the same "
-        "weights, and a check compares what they compute before anything is timed. The "
-        "two are then called in turns; a ratio above 1 means that ours is faster. "
+        "## Speed beside PyTorch\n\nOur models and their twins in PyTorch have the "
+        "same weights, and a check compares what they compute before anything is "
+        "timed. The two are then called in turns; a ratio above 1 means that ours is faster. "
         "*Of limit* is the time that the matrix products alone need at the fastest "
         "rate measured, divided by the time taken. The first call compiles in JAX. "
         "Made by `python -m benchmarks --page book/results`.\n\n"

@@ -36,9 +36,7 @@ def array_of(values: Any, name: str, remedy: str) -> Any:
     if isinstance(values, jax.Array):
         return values
     with explained(f"{name} make no array", remedy):
-        array = np.asarray(values)
-    # NumPy's own strings drop the NULs at their end.
-    return np.asarray(values, object) if array.dtype.kind == "U" else array
+        return np.asarray(values)
 
 
 def at_hand(array: Any) -> bool:

@@ -159,11 +159,12 @@ def check_labels(prior: Prior, labels: Any) -> Any:
     count = prior.config.num_classes
     told = "labels were given, but this prior has no class token"
     require(count > 0, f"{told}; leave them out or load a class-conditional prior")
-    labels = array_of(labels, "labels", "give one number or name for each image")
-    if labels.dtype.kind == "O":
-        given = np.atleast_1d(labels)
-        labels = [class_number(prior, x) if isinstance(x, str) else x for x in given]
-    return whole_labels(labels, count)
+    found = array_of(labels, "labels", "give one number or name for each image")
+    if found.dtype.kind in "OU":
+        # NumPy's own strings would drop the NULs at their end.
+        given = np.atleast_1d(np.asarray(labels, object))
+        found = [class_number(prior, x) if isinstance(x, str) else x for x in given]
+    return whole_labels(found, count)
 
 
 def knows_null(prior: Prior) -> bool:
