@@ -116,7 +116,8 @@ def write_page(report: dict, folder: Path) -> None:
     words = (
         "## Speed beside PyTorch\n\nOur models and their twins in PyTorch have the "
         "same weights, and a check compares what they compute before anything is "
-        "timed. The two are then called in turns; a ratio above 1 means that ours is faster. "
+        "timed. The two are then called in turns; a ratio above 1 means that ours is "
+        "faster. "
         "*Of limit* is the time that the matrix products alone need at the fastest "
         "rate measured, divided by the time taken. The first call compiles in JAX. "
         "Made by `python -m benchmarks --page book/results`.\n\n"
