@@ -119,8 +119,7 @@ def train(
         merged = partial(nnx.merge, nnx.graphdef(model))
         how = {"steps": run.steps, "mesh": devices, "average": average}
         state = training.new_state(model, optim, **how)
-        own = (hooks.with_terms, parts.loss, added)
-        loss = partial(*own) if added else parts.loss
+        loss = partial(hooks.with_terms, parts.loss, added) if added else parts.loss
         key = jax.random.key(run.seed)
         how |= parts.options | {"accumulate": run.accumulate, "freeze": freeze}
         step = training.make_step(model, loss, optim, key=key, **how)

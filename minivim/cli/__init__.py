@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # Writes of orbax that fail are told by `Workdir`, and here again at the end.
     logging.getLogger("asyncio").disabled = True
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited")
     try:
         options = parser().parse_args(arguments)
         if options.command != "lab":
