@@ -210,6 +210,9 @@ def write(root: Path, folder: Path) -> None:
     tree = f"```{{toctree}}\n:hidden:\n\n{names}\n```"
     pages = {"index": f"{head}\n{table}\n\n{tree}\n"}
     pages |= {module: page(root, module) for module in MODULES}
+    for old in folder.glob("*.md"):
+        if old.stem not in pages:  # of a module that was public once
+            old.unlink()
     for name, text in pages.items():
         target = folder / f"{name}.md"
         if not target.exists() or target.read_text("utf-8") != text:

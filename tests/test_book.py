@@ -128,6 +128,13 @@ def test_a_time_of_other_code_is_not_shown():
     assert chapters.digest(changed) != chapters.digest(notebook)
 
 
+def test_pages_of_modules_that_are_gone_leave_the_reference(tmp_path):
+    (tmp_path / "minivim.gone.md").write_text("once public")
+    reference.write(ROOT, tmp_path)
+    names = {path.stem for path in tmp_path.iterdir()}
+    assert names == {"index", *reference.MODULES}
+
+
 def test_reference_shows_signatures_and_docstrings():
     page = reference.page(ROOT, "minivim.prior")
     assert "## sample\n" in page and "def sample(" in page
