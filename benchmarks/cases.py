@@ -16,12 +16,20 @@ import numpy as np
 import torch
 from flax import nnx
 
-from benchmarks import flops, twins
+from benchmarks import twins
 from minivim import recipes
-from minivim.config import PriorConfig, PriorRecipe, TokenizerConfig, TokenizerRecipe
+from minivim.config import (
+    PriorConfig,
+    PriorRecipe,
+    TokenizerConfig,
+    TokenizerRecipe,
+    with_overrides,
+)
 from minivim.prior import Prior, generate, prior_loss, sample
 from minivim.tokenizer import Tokenizer, tokenizer_loss
 from minivim.training import learning_rate, make_step, new_state
+from minivim_lab.plan import product_flops
+from minivim_lab.plan.program import model_flops
 
 # Between losses, logits and pixels, relative to the largest value.
 TOLERANCE = 1e-3
@@ -44,7 +52,7 @@ def agree(ours: object, twin: torch.Tensor) -> None:
         raise AssertionError(f"ours and the twin differ by {error:.1e}")
 
 
-def _steps(recipe, model, loss, batch, twin, twin_loss, flop) -> Case:
+def _steps(recipe, model, loss, batch, twin, twin_loss) -> Case:
     """A call is one training step; the losses agree for three steps."""
     steps = recipe.run.steps
     state = [new_state(model, recipe.optim, steps=steps)]
@@ -66,7 +74,9 @@ def _steps(recipe, model, loss, batch, twin, twin_loss, flop) -> Case:
         for _ in range(3):
             agree(ours()["loss"], theirs())
 
-    return Case(ours, theirs, check, flops.TRAINING * flop)
+    size = len(jax.tree.leaves(batch)[0])
+    flops = model_flops(with_overrides(recipe, [f"batch_size={size}"]))
+    return Case(ours, theirs, check, flops)
 
 
 def tokenizer_training(recipe: TokenizerRecipe, batch: int) -> Case:
@@ -75,10 +85,9 @@ def tokenizer_training(recipe: TokenizerRecipe, batch: int) -> Case:
     inputs = torch.tensor(images)
     # Without flips, whose random numbers differ.
     loss = partial(tokenizer_loss, weights=recipe.loss, flip=False)
-    flop = flops.encode(recipe.model) + flops.decode(recipe.model)
     return _steps(
         recipe, model, loss, {"image": jnp.asarray(images)},
-        twin, partial(twins.tokenizer_loss, twin, inputs, recipe.loss), batch * flop,
+        twin, partial(twins.tokenizer_loss, twin, inputs, recipe.loss),
     )  # fmt: skip
 
 
@@ -91,12 +100,14 @@ def prior_training(recipe: PriorRecipe, batch: int) -> Case:
         recipe, model, prior_loss,
         {"codes": jnp.asarray(codes), "label": jnp.asarray(labels)},
         twin, partial(twins.prior_loss, twin, *inputs),
-        batch * flops.prior(recipe.model),
     )  # fmt: skip
 
 
 def sampling(config: PriorConfig, batch: int) -> Case:
-    """Every code of a picture, at temperature 1; logits agree for given codes."""
+    """Every code of a picture, at temperature 1; logits agree for given codes.
+
+    Its products count as in one pass over given codes.
+    """
     model, twin = _priors(config)
     codes, labels = _codes(config, batch)
 
@@ -114,7 +125,7 @@ def sampling(config: PriorConfig, batch: int) -> Case:
         lambda: sample(model, key=key, labels=labels),
         lambda: twin.sample(theirs),
         check,
-        batch * flops.prior(config),
+        product_flops(jax.make_jaxpr(model)(codes, labels)),
     )
 
 
@@ -133,7 +144,7 @@ def encoding(config: TokenizerConfig, batch: int) -> Case:
         lambda: model.encode(ours),
         lambda: twin.encode(theirs),
         check,
-        batch * flops.encode(config),
+        product_flops(jax.make_jaxpr(model.encode)(ours)),
     )
 
 

@@ -21,12 +21,12 @@ import jax
 import numpy as np
 from flax import nnx
 
-from benchmarks import flops
 from minivim import recipes
 from minivim.config import with_overrides
 from minivim.prior import Prior, prior_loss, sample
 from minivim.trainer import build
 from minivim.training import make_step, new_state
+from minivim_lab.plan.program import model_flops
 from minivim_lab.tables import markdown_table
 
 # Dense products in bfloat16, FLOP/s, and bytes/s of the memory, as published.
@@ -110,7 +110,7 @@ def main() -> None:
         (limits for name, limits in CHIPS.items() if name in device.device_kind),
         (None, None),
     )
-    work = flops.TRAINING * options.batch * flops.prior(recipe.model)
+    work = model_flops(recipe)
     rows: list[dict[str, Any]] = []
     for form, one in train_steps(recipe, options.repetitions).items():
         row = {"what": f"train step, attention {form}"} | one

@@ -1,6 +1,5 @@
 """The CNN baseline: shapes, order of tokens, ranges, gradients, closed forms."""
 
-import math
 from dataclasses import replace
 
 import jax
@@ -10,7 +9,6 @@ import pytest
 from einops import rearrange
 from flax import nnx
 
-from benchmarks import flops
 from minivim import weights
 from minivim.config import CNNConfig, TokenizerRecipe
 from minivim.describe import build_abstract, count_parameters
@@ -177,47 +175,7 @@ def test_a_part_that_never_trains_is_noticed():
     assert untrained(encoder, stopped) == ["layers.1.qkv.kernel"]
 
 
-# --- closed forms and files --------------------------------------------------------
-
-SIZES = [
-    ENCODER,
-    DECODER | {"output": "laplace"},
-    BOTH | {"channels": 1, "positions": "sincos", "tanh": "blocks"},
-    {
-        "encoder": replace(tiny.CNN, multipliers=(3, 1, 2), res_blocks=2),
-        "decoder": replace(tiny.CNN, multipliers=(2, 3, 3)),
-    },
-    {"patch_size": 1, "encoder": CNNConfig(multipliers=(2,))},
-]
-
-
-def products(program) -> int:
-    """Operations of the matrix products and convolutions of a traced function."""
-    total = 0
-    for step in program.eqns:
-        inner = [getattr(p, "jaxpr", p) for p in step.params.values()]
-        within = sum(products(p) for p in inner if hasattr(p, "eqns"))
-        total += within * step.params.get("length", 1)
-        if step.primitive.name == "dot_general":
-            axes = step.params["dimension_numbers"][0][0]
-            summed = math.prod(step.invars[0].aval.shape[axis] for axis in axes)
-        elif step.primitive.name == "conv_general_dilated":
-            summed = math.prod(step.invars[1].aval.shape[:-1])
-        else:
-            continue
-        total += 2 * summed * math.prod(step.outvars[0].aval.shape)
-    return total
-
-
-@pytest.mark.parametrize("changes", SIZES)
-def test_counted_operations_equal_the_closed_forms(changes):
-    config = replace(tiny.TOKENIZER, **changes)
-    recipe = replace(tiny.TOKENIZER_RECIPE, model=config)
-    model = build_abstract(recipe)
-    graph, state = nnx.split(model)
-    image = jnp.zeros((1, config.image_size, config.image_size, config.channels))
-    program = jax.make_jaxpr(lambda s, x: nnx.merge(graph, s)(x)[0])(state, image)
-    assert products(program.jaxpr) == flops.encode(config) + flops.decode(config)
+# --- sizes and files --------------------------------------------------------
 
 
 def test_the_size_that_equals_the_shapes_tokenizer():
