@@ -36,9 +36,7 @@ def test_every_change_can_still_be_made(change, package):
 
 
 def test_a_text_that_is_not_there_is_refused(package):
-    gone = constants.Change(
-        what="x", module="probe.py", old="no such", new="", chapter="08_probe"
-    )
+    gone = constants.Change("x", "08_probe", "probe.py", "no such", "")
     with pytest.raises(ValueError, match=r"probe.py holds 'no such' 0 times"):
         gone.apply(package)
 
