@@ -35,8 +35,7 @@ class Source(Images):
     """Labelled images by index; subclasses implement `__len__` and `take`."""
 
     in_memory: bool = False  # whether taking some is too quick to be worth a thread
-    has_files: bool = False  # whether `files` says where the pictures are
-    is_checked: bool = False  # whether `checked` has looked at all pictures
+    unchecked: bool = False  # whether `files` has pictures that nobody has looked at
     labels: Int[np.ndarray, " n"] | None = None  # of all rows, where they are at hand
 
     def __len__(self) -> int:
@@ -69,7 +68,7 @@ class Pictures(Source):
     """Pictures decoded when they are taken: files by name, or rows of a table."""
 
     labels: Int[np.ndarray, " n"]
-    has_files = True
+    unchecked = True
 
     def __init__(
         self,
@@ -112,7 +111,7 @@ class Subset(Source):
     def __init__(self, source: Source, rows: Int[np.ndarray, " n"], what: str = ""):
         self.source, self.rows, self.root = source, rows, getattr(source, "root", "")
         self.labels = None if source.labels is None else source.labels[rows]
-        self.in_memory, self.has_files = source.in_memory, source.has_files
+        self.in_memory, self.unchecked = source.in_memory, source.unchecked
         self.class_names = source.class_names
         self.description, self.summary = f"{source.description}{what}", source.summary
         # Whether pictures may be left out is asked beside the fingerprint.

@@ -27,7 +27,7 @@ def checked(
     Decodes every picture, or reads `headers` alone. Raises one `UserError` that names
     all unreadable pictures, unless they are skipped or none is left.
     """
-    if not source.has_files or source.is_checked:
+    if not source.unchecked:
         return source  # Arrays, pictures that somebody else reads, or known ones.
     bad, several = dict[int, tuple[str, str]](), 0
     for row, (pages, name, problem) in enumerate(_looked_at(source, headers, quiet)):
@@ -58,7 +58,7 @@ def checked(
             told = f"the brightest pixel of {len(spread)} pictures is"
             notes.append(f"{told} {brightest} of 255: are these all their bits?")
     source.summary += "".join(f"; {note}" for note in notes)
-    source.is_checked = True
+    source.unchecked = False
     return source
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from minivim.data import layout
 from minivim.data.pixels import suffixes
-from minivim.errors import UserError, explained
+from minivim.errors import explained
 from minivim.files import inside, read_json, regular
 
 LABEL_TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -103,13 +103,10 @@ def _is_folder(entry: Any) -> bool:
 
 
 def _holds_pictures(file: Path) -> bool:
-    """Whether a table's columns have pictures in them; true of damaged ones."""
+    """Whether a table's columns have pictures in them."""
     import datasets
 
-    try:
-        _, features = described(file)
-    except UserError:
-        return True  # To be refused by name when it is read.
+    _, features = described(file)
     binary = datasets.Value("binary")
     return "image" in layout.kinds(features).values() or binary in features.values()
 
@@ -117,18 +114,13 @@ def _holds_pictures(file: Path) -> bool:
 def described(file: str | Path) -> tuple[int, Any]:
     """Rows and columns of a parquet file; categories are as what they stand for."""
     import datasets
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     told = f"{file} is not a readable parquet file"
     with explained(told, "fetch or write it again"), open(file, "rb") as opened:
         table = pq.ParquetFile(opened)
-        fields = [
-            f.with_type(f.type.value_type) if pa.types.is_dictionary(f.type) else f
-            for f in table.schema_arrow
-        ]
-        schema = pa.schema(fields, table.schema_arrow.metadata)
-        return table.metadata.num_rows, datasets.Features.from_arrow_schema(schema)
+        features = datasets.Features.from_arrow_schema(table.schema_arrow)
+        return table.metadata.num_rows, features
 
 
 def saved(folder: Path) -> dict[str, Any]:

@@ -308,6 +308,5 @@ def hold_out(labels: Int[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray]:
     held = np.random.default_rng(0).permutation(len(rows))[:most]
     kinds, first = np.unique(labels[held], return_index=True)
     gone = ~np.isin(kinds, np.delete(labels, held))
-    held = np.delete(held, first[gone & (kinds >= 0)])
-    mask = np.isin(rows, held)
-    return (rows[~mask], rows[mask]) if len(held) else (rows, rows)
+    held = np.sort(np.delete(held, first[gone & (kinds >= 0)]))
+    return (np.delete(rows, held), held) if len(held) else (rows, rows)

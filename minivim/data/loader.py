@@ -11,6 +11,7 @@ import threading
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Int
 from tqdm.auto import tqdm
@@ -163,9 +164,7 @@ def _finished(batch: Batch) -> Batch:
 
 def _start_worker(*_: int) -> None:
     """Make a worker process leave the accelerator alone and end with its parent."""
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    if "jax" in sys.modules:
-        sys.modules["jax"].config.update("jax_platforms", "cpu")
+    jax.config.update("jax_platforms", "cpu")
     # A signal to the whole group is for the parent to answer, which ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

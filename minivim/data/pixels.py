@@ -80,18 +80,14 @@ def to_pixels(
     square, alpha, turn = _load(image)
     square = _to_srgb(square, image.info)
     if alpha is not None:
-        square = square.convert("RGB")
-        square.putalpha(alpha)
-        white = Image.new("RGBA", square.size, "white")
-        square = Image.alpha_composite(white, square).convert("RGB")
+        white = Image.new("RGB", square.size, "white")
+        square = Image.composite(square.convert("RGB"), white, alpha)
     square = square.convert("RGB" if channels == 3 else "L")
     square = square if turn is None else square.transpose(turn)
     (width, height), side = square.size, min(square.size)
-    if width != height:
-        left, top = (width - side) // 2, (height - side) // 2
-        square = square.crop((left, top, left + side, top + side))
-    if side != image_size:
-        square = square.resize((image_size, image_size), Image.Resampling.BICUBIC)
+    left, top = (width - side) // 2, (height - side) // 2
+    square = square.crop((left, top, left + side, top + side))
+    square = square.resize((image_size, image_size), Image.Resampling.BICUBIC)
     return np.asarray(square).reshape(image_size, image_size, channels)
 
 

@@ -264,12 +264,6 @@ def _open_pictures(request: Request) -> Source:
     return _summed_up(source, request, labels, told, notes + more)
 
 
-def sorted_by_class(labels: np.ndarray) -> bool:
-    """Whether labels only rise or only fall."""
-    steps = np.diff(labels)
-    return bool(steps.any() and ((steps >= 0).all() or (steps <= 0).all()))
-
-
 def _open_tables(request: Request, asked: DataSpec) -> Source:
     with bars(not asked.quiet):
         read = tables.read(request, asked.spec)
@@ -277,9 +271,9 @@ def _open_tables(request: Request, asked: DataSpec) -> Source:
     columns = tables.columns_of(read, asked.image_column, asked.label_column)
     labels, names = columns.labels, columns.class_names
     split, rows, told = layout.choose_split(request.split, labels, request.name)
-    identity = read.identity
-    # Else the first rows would be of a few classes.
-    if sorted_by_class(labels[split][rows]):
+    identity, steps = read.identity, np.diff(labels[split][rows])
+    # Sorted by class: the first rows would be of a few.
+    if steps.any() and ((steps >= 0).all() or (steps <= 0).all()):
         rows, identity = np.random.default_rng(0).permutation(rows), (identity, "mixed")
     identity = (identity, request.split, len(rows), columns[:3], PIXELS)
     identity = (*identity, sorted(request.shape.items()))

@@ -117,18 +117,16 @@ class StreamIterator(Iterator[Batch]):
             if rows is not None:
                 table.load_state_dict(rows)
             # After a restart the rest of an epoch may be empty, a whole one may not.
-            row, empty = iter(table), rows is None
-            while True:
-                before = len(part)
-                with explained(problem, remedy, (OSError, ValueError)):
-                    part += itertools.islice(row, self._count - before)
-                empty &= len(part) == before
-                if len(part) < self._count:
-                    break
-                batch = self._stream.decode(part, self._threads)
-                batch["image"] = unit_images(batch["image"])
-                yield batch, {"epoch": epoch, "rows": table.state_dict()}
-                part = []
+            empty = rows is None
+            with explained(problem, remedy, (OSError, ValueError)):
+                for row in table:
+                    empty = False
+                    part.append(row)
+                    if len(part) == self._count:
+                        batch = self._stream.decode(part, self._threads)
+                        batch["image"] = unit_images(batch["image"])
+                        yield batch, {"epoch": epoch, "rows": table.state_dict()}
+                        part = []
             require(not empty, f"a share of {name} has no rows: use fewer processes")
             epoch, rows = epoch + 1, None
 

@@ -251,11 +251,13 @@ def test_a_mixed_order_is_other_data(tmp_path, monkeypatch):
     for i in range(8):
         write(tmp_path / "f" / "ab"[i % 2] / f"{i}.png", picture(i))
     now = [open_source(tmp_path / name).fingerprint for name in "tf"]
-    monkeypatch.setattr(sources, "sorted_by_class", lambda *_: False)
+    identity = [("x.parquet", (tmp_path / "t/x.parquet").stat().st_size)]
+    shape = [("channels", 3), ("image_size", 32)]
+    rest = ("train", 4, ("picture", "label", ("0", "1")), PIXELS, shape)
+    assert now[0] == hash_of(((identity, "mixed"), *rest)) != hash_of((identity, *rest))
     by_name = SimpleNamespace(sha256=lambda _: SimpleNamespace(hexdigest=lambda: ""))
     monkeypatch.setattr(sources, "hashlib", by_name)
-    before = [open_source(tmp_path / name).fingerprint for name in "tf"]
-    assert now[0] != before[0] and now[1] != before[1]
+    assert now[1] != open_source(tmp_path / "f").fingerprint
 
 
 # -- shapes -------------------------------------------------------------------------
