@@ -20,6 +20,8 @@ import tempfile
 import time
 import zlib
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,26 +30,16 @@ from PIL import Image
 
 from minivim.data.pixels import decode, header
 from minivim.errors import UserError
+from minivim_lab.tables import markdown_table
 
+FORK = multiprocessing.get_context("fork")
 SIZE = {"image_size": 16, "channels": 3}
 NAME = "this picture"
 OUTCOMES = ("untried", "array", "named", "WRONG", "DIED", "TOO LONG")
 UNTRIED, ARRAY, NAMED, WRONG, DIED, LATE = range(6)
 SECONDS = 60  # for one picture, on a busy machine
 MEMORY = 6 << 30  # addresses of a process: a picture of 178 megapixels needs a third
-EXTREMES = (
-    0,
-    1,
-    2,
-    0x7F,
-    0xFF,
-    0x7FFF,
-    0x8000,
-    0xFFFF,
-    0x7FFFFFFF,
-    0x80000000,
-    2**32 - 1,
-)
+EXTREMES = (0, 1, 2, 0x7F, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1)
 
 
 def seeds() -> dict[str, list[bytes]]:
@@ -189,8 +181,8 @@ def outcome(read: Any, name: str = NAME) -> int:
     return ARRAY if whole else WRONG
 
 
-def work(files: dict, count: int, step: int, at: Any, outcomes: Any) -> None:
-    """Try every `step`-th case from `at`, which tells the parent how far it is."""
+def work(files: dict, count: int, outcomes: Any, at: Any, step: int) -> None:
+    """Try every `step`-th case from `at`."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for number in range(at.value, count, step):
@@ -208,35 +200,54 @@ def work(files: dict, count: int, step: int, at: Any, outcomes: Any) -> None:
     at.value = count
 
 
-def fuzz(count: int, processes: int, files: dict[str, list[bytes]]) -> list[int]:
-    """The outcome of every case; processes that die or get stuck are replaced."""
-    context = multiprocessing.get_context("fork")
-    outcomes = context.Array("b", count, lock=False)
-    places = [context.Value("q", i, lock=False) for i in range(processes)]
+def supervised(
+    work: Callable[[Any, int], None],
+    count: int,
+    processes: int,
+    *,
+    patience: float,
+    lost: Callable[[int, int], None],
+) -> None:
+    """Have `count` cases tried by processes; one that dies or gets stuck is replaced.
+
+    work(at, step) tries every `step`-th case from `at.value`, where it says how far it
+    is. lost(number, outcome) hears at which case a process died or was late, in seconds
+    of `patience`; it is left out.
+    """
+    places = [FORK.Value("q", i, lock=False) for i in range(processes)]
 
     def start(place: Any) -> Any:
-        arguments = (files, count, processes, place, outcomes)
-        process = context.Process(target=work, args=arguments, daemon=True)
+        process = FORK.Process(target=work, args=(place, processes), daemon=True)
         process.start()
         return process
 
-    running = [start(place) for place in places]
-    seen = [(place.value, time.monotonic()) for place in places]
+    running, told, began = [start(place) for place in places], 0, time.monotonic()
+    seen = [(place.value, began) for place in places]
     while any(place.value < count for place in places):
         time.sleep(0.1)
         for i, (process, place) in enumerate(zip(running, places, strict=True)):
             now = place.value
             if now != seen[i][0]:
                 seen[i] = (now, time.monotonic())
-            late = time.monotonic() - seen[i][1] > SECONDS
+            if now < count and now // 1_000 > told:
+                told = now // 1_000
+                print(f"{told},000 after {seen[i][1] - began:.0f} s", flush=True)
+            late = now >= 0 and time.monotonic() - seen[i][1] > patience
             if now < count and (late or not process.is_alive()):
                 process.kill()
                 process.join()
-                outcomes[now] = LATE if late else DIED
+                lost(now, LATE if late else DIED)
                 place.value = min(count, now + processes)
                 running[i] = start(place)
     for process in running:
         process.join()
+
+
+def fuzz(count: int, processes: int, files: dict[str, list[bytes]]) -> list[int]:
+    """The outcome of every case."""
+    outcomes = FORK.Array("b", count, lock=False)
+    part, lost = partial(work, files, count, outcomes), outcomes.__setitem__
+    supervised(part, count, processes, patience=SECONDS, lost=lost)
     return list(outcomes)
 
 
@@ -276,9 +287,8 @@ def main() -> int:
         if result not in (ARRAY, NAMED):
             chosen.keep.mkdir(parents=True, exist_ok=True)
             (chosen.keep / f"{number}.{kind.lower()}").write_bytes(data)
-    print(f"| format | {' | '.join(OUTCOMES[1:])} |\n|{'---|' * len(OUTCOMES)}")
-    for kind in files:
-        print(f"| {kind} | {' | '.join(str(rows[kind, o]) for o in range(1, 6))} |")
+    lines = ([kind, *(rows[kind, o] for o in range(1, 6))] for kind in files)
+    print(markdown_table(["format", *OUTCOMES[1:]], lines))
     print(
         f"{chosen.count:,} in {time.monotonic() - start:.0f} s, kept in {chosen.keep}"
     )

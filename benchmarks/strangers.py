@@ -11,9 +11,9 @@ Processes do it, so that one that dies or hangs is noticed; what went wrong is k
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import logging
-import multiprocessing
 import os
 import resource
 import shutil
@@ -25,23 +25,34 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from functools import cache, lru_cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from flax import nnx
+from PIL import Image
+
+from benchmarks.pictures import FORK, LATE, supervised
+from minivim import data, weights
+from minivim.config import ClassifierConfig, QuantizerConfig, as_dict
+from minivim.errors import UserError
+from minivim.prior.model import class_names, knows_null
+from minivim.tokenizer.perceptual import PerceptualConfig
+from minivim.training import Workdir, read_metrics, train_seconds
+from minivim_lab.tables import markdown_table
+from tests import tiny
+from tests.tokenizer.fsq import FSQConfig
 
 OUTCOMES = ("untried", "works", "refused", "WRONG", "DIED", "TOO LONG", "TOO LARGE")
-UNTRIED, WORKS, REFUSED, WRONG, DIED, LATE, LARGE = range(7)
+WORKS, REFUSED, WRONG, LARGE = 1, 2, 3, 6
 BAD = OUTCOMES[WRONG:]
 SECONDS, HANGS = 5, 60  # of the processor, on the clock: the machine may be busy
 MEMORY, ROOM = 1 << 30, 4 << 30  # that a case may add, and addresses it may ask for
 LONGEST = 4_000  # characters of a message
-# Parts of all cases, by what is mutated.
-SHARES = {
-    "card": 0.40, "weights": 0.24, "codes": 0.06, "run": 0.06, "metrics": 0.06,
-    "labels": 0.08, "parquet": 0.05, "saved": 0.05,
-}  # fmt: skip
 DEEP = [json.loads("[" * levels + "]" * levels) for levels in (300, 800)]
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 2, 3, 4, 7, 64, 255, 2**15, 2**31 - 1, 2**31, 10**9,
@@ -65,8 +76,6 @@ CELLS: tuple[Any, ...] = (
 
 def made(folder: Path) -> None:
     """The undamaged seeds, a folder each."""
-    from PIL import Image
-
     rng = np.random.default_rng(0)
     models(folder)
     pixels = rng.integers(0, 256, (24, 8, 8, 3), np.uint8)
@@ -88,14 +97,6 @@ def made(folder: Path) -> None:
 
 def models(folder: Path) -> None:
     """The smallest model of each kind, with parameters from NumPy."""
-    from flax import nnx
-
-    from minivim import weights
-    from minivim.config import ClassifierConfig, QuantizerConfig
-    from minivim.tokenizer.perceptual import PerceptualConfig
-    from tests import tiny
-    from tests.tokenizer.fsq import FSQConfig
-
     judge = partial(ClassifierConfig, num_classes=3, width=4)
     ema = QuantizerConfig(num_codes=24, code_dim=4, codebook="ema", revive_after=3)
     cnn = tiny.replace(tiny.TOKENIZER, encoder=tiny.CNN, decoder=tiny.CNN)
@@ -132,8 +133,6 @@ def models(folder: Path) -> None:
 def tables(folder: Path, rows: list[tuple[str, str]]) -> None:
     """Pictures in parquet files and in saved datasets, labels in a parquet file."""
     import datasets
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
     names, labels = zip(*rows, strict=True)
     table = pa.table({"file_name": names, "label": labels})
@@ -159,8 +158,6 @@ def tables(folder: Path, rows: list[tuple[str, str]]) -> None:
 
 def records(folder: Path) -> None:
     """Codes, and what a run's folder holds before its first checkpoint."""
-    from minivim import data
-
     card: dict[str, Any] = {
         "tokenizer": "x", "tokenizer_hash": "y", "num_codes": 24, "grid": 2,
         "data": "d", "fingerprint": "f",
@@ -367,11 +364,6 @@ def text_mutated(data: bytes, rng: np.random.Generator) -> bytes:
 
 def cells_mutated(data: bytes, rng: np.random.Generator) -> bytes:
     """A parquet file: its bytes, or other cells, types and names of columns."""
-    import io
-
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     if rng.random() < 0.4:
         return bytes_mutated(data, rng)
     table = pq.read_table(io.BytesIO(data))
@@ -400,12 +392,6 @@ def cells_mutated(data: bytes, rng: np.random.Generator) -> bytes:
 
 def model_used(folder: Path, rng: np.random.Generator, whole: Path) -> None:
     """Load weights, ask their card, and run them on one picture where that is quick."""
-    import jax
-
-    from minivim import weights
-    from minivim.config import as_dict
-    from minivim.prior.model import class_names, knows_null
-
     model = weights.load(folder)
     assert isinstance(model.card.labels_seen, str)
     assert all(isinstance(name, str) for name in class_names(model))
@@ -440,24 +426,13 @@ def forward(kind: str, model: Any) -> Any:
     return model.decode(codes)
 
 
-@cache
-def jitted() -> Any:
-    from flax import nnx
-
-    def run(model: Any, x: Any) -> Any:
-        twice = model.__class__.__name__ == "LPIPS"
-        return model(recon=x, target=x) if twice else model(x)[0]
-
-    return nnx.jit(run)
-
-
+@nnx.jit
 def run(model: Any, x: Any) -> Any:
-    return jitted()(model, x)
+    twice = model.__class__.__name__ == "LPIPS"
+    return model(recon=x, target=x) if twice else model(x)[0]
 
 
 def codes_used(folder: Path, rng: np.random.Generator, whole: Path) -> None:
-    from minivim import data
-
     source = data.open_codes(folder)
     for first in range(0, min(len(source), 64), 8):
         rows = np.arange(first, min(first + 8, len(source)))
@@ -472,16 +447,12 @@ def codes_used(folder: Path, rng: np.random.Generator, whole: Path) -> None:
 
 
 def run_used(folder: Path, rng: np.random.Generator, whole: Path) -> None:
-    from minivim.training import Workdir
-
     with Workdir(folder, IDENTITY) as opened:
         opened._return_to(10, {})
     rows_used(folder, rng, whole)
 
 
 def rows_used(folder: Path, rng: np.random.Generator, whole: Path) -> None:
-    from minivim.training import read_metrics, train_seconds
-
     rows = read_metrics(folder)
     assert all(isinstance(row["step"], int) for row in rows)
     train_seconds(rows)
@@ -490,8 +461,6 @@ def rows_used(folder: Path, rng: np.random.Generator, whole: Path) -> None:
 
 
 def pictures_used(folder: Path, rng: np.random.Generator, whole: Path) -> None:
-    from minivim import data
-
     columns = rng.random() < 0.2
     spec = data.DataSpec(folder, label_column="label" if columns else "")
     split = "train" if rng.random() < 0.8 else "test"
@@ -512,33 +481,37 @@ def pictures_used(folder: Path, rng: np.random.Generator, whole: Path) -> None:
     assert batch["label"].max() < max(1, source.num_classes)
 
 
-Mutate = Callable[[bytes, np.random.Generator], bytes]
-# For each kind of case the seeds, the files to be mutated, how, and what is done then.
-PLAN: dict[str, tuple[tuple[str, ...], tuple[str, ...], Mutate, Any]] = {
+# For each kind of case its part of all, the seeds, the files to be mutated, and what is
+# done then.
+PLAN: dict[str, tuple[float, tuple[str, ...], tuple[str, ...], Any]] = {
     "card": (
+        0.40,
         ("prior", "unlabelled", "vit", "prior", "unlabelled", "ema", "fsq", "cnn",
          "prior", "classifier", "judge", "palette", "perceptual", "perceptual"),
-        ("card.json",), json_mutated, model_used,
+        ("card.json",), model_used,
     ),
     "weights": (
+        0.24,
         ("prior", "unlabelled", "classifier", "palette", "prior", "perceptual", "vit"),
-        ("model.safetensors",), weights_mutated, model_used,
+        ("model.safetensors",), model_used,
     ),
-    "codes": (("codes", "codes-views"), ("codes.json", "*.json", "*.arrow"),
-              json_mutated, codes_used),
-    "run": (("run",), ("run.json",), json_mutated, run_used),
-    "metrics": (("metrics",), ("metrics.jsonl",), lines_mutated, rows_used),
+    "codes": (0.06, ("codes", "codes-views"), ("codes.json", "*.json", "*.arrow"),
+              codes_used),
+    "run": (0.06, ("run",), ("run.json",), run_used),
+    "metrics": (0.06, ("metrics",), ("metrics.jsonl",), rows_used),
     "labels": (
+        0.08,
         ("labels-csv", "labels-tsv", "labels-jsonl", "labels-txt", "labels-parquet"),
-        ("metadata.*",), text_mutated, pictures_used,
+        ("metadata.*",), pictures_used,
     ),
-    "parquet": (("parquet", "parquet-classes"), ("*.parquet",), cells_mutated,
-                pictures_used),
-    "saved": (("saved", "saved-splits"), ("*.json", "*.arrow"), json_mutated,
-              pictures_used),
+    "parquet": (0.05, ("parquet", "parquet-classes"), ("*.parquet",), pictures_used),
+    "saved": (0.05, ("saved", "saved-splits"), ("*.json", "*.arrow"), pictures_used),
 }  # fmt: skip
-OWN: dict[str, Mutate] = {
-    ".arrow": bytes_mutated, ".jsonl": lines_mutated, ".parquet": cells_mutated,
+SHARES = [share for share, *_ in PLAN.values()]
+# How a file is mutated that is no table as text.
+MUTATED: dict[str, Callable[[bytes, np.random.Generator], bytes]] = {
+    ".json": json_mutated, ".jsonl": lines_mutated, ".arrow": bytes_mutated,
+    ".parquet": cells_mutated, ".safetensors": weights_mutated,
 }  # fmt: skip
 
 
@@ -547,28 +520,25 @@ def rng_of(seed: int, number: int) -> np.random.Generator:
 
 
 def kind_of(seed: int, number: int) -> str:
-    return str(rng_of(seed, number).choice(list(SHARES), p=list(SHARES.values())))
+    return str(rng_of(seed, number).choice([*PLAN], p=SHARES))
 
 
 def case(seed: int, number: int, seeds: Path, folder: Path) -> Callable[[], None]:
     """Write a case to a folder; returns what is to be done with it."""
     kind, rng = kind_of(seed, number), rng_of(seed, number)
     rng.random(8)
-    names, patterns, mutate, use = PLAN[kind]
+    _, names, patterns, use = PLAN[kind]
     whole = seeds / pick(rng, names)
     shutil.copytree(whole, folder)
     found = sorted(folder.rglob(pick(rng, patterns)))
     file = found[int(rng.integers(len(found)))]
-    mutate = OWN.get(file.suffix, mutate)
-    mutate = json_mutated if file.suffix == ".json" else mutate
+    mutate = MUTATED.get(file.suffix, text_mutated)
     file.write_bytes(mutate(file.read_bytes(), rng))
     return partial(use, folder, rng, whole)
 
 
 def outcome(act: Callable[[], Any]) -> tuple[int, str]:
     """What becomes of it, and what was said."""
-    from minivim.errors import UserError
-
     try:
         act()
         return WORKS, ""
@@ -599,7 +569,7 @@ def peak(reset: bool = False) -> int:
 
 def ready(seeds: Path, place: Path) -> None:
     """Use each seed as it is, so that a case pays for no import and no compilation."""
-    for number, (name, (names, _, _, use)) in enumerate(PLAN.items()):
+    for number, (name, (_, names, _, use)) in enumerate(PLAN.items()):
         for seed in sorted(set(names)):
             folder = place / f"{number}-{seed}"
             shutil.copytree(seeds / seed, folder)
@@ -610,25 +580,22 @@ def ready(seeds: Path, place: Path) -> None:
 
 def quiet() -> None:
     """All imports, with no network, no progress bars and no warnings of decoders."""
-    os.environ |= {"HF_HUB_OFFLINE": "1", "JAX_PLATFORMS": "cpu"}
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    jax.config.update("jax_platforms", "cpu")
     warnings.simplefilter("ignore")
     import datasets
 
-    import minivim.training  # noqa: F401
     import minivim_lab.igpt  # noqa: F401
-    import tests.tokenizer.fsq  # noqa: F401  # a quantizer of somebody's own
 
     datasets.disable_progress_bars()
     logging.disable(logging.CRITICAL)
 
 
-def work(options: Any, seeds: Path, step: int, at: Any, shared: Any) -> None:
+def work(options: Any, seeds: Path, shared: Any, at: Any, step: int) -> None:
     """Try every `step`-th case from `at`, which tells the parent how far it is."""
     outcomes, seconds, memory = shared
     with tempfile.TemporaryDirectory(dir=seeds.parent) as own:
         from datasets import config as settings
-
-        from minivim import weights
 
         settings.HF_DATASETS_CACHE = Path(own, "cache")
         # Settings that came before have shown how long they take.
@@ -668,58 +635,26 @@ def keep(options: Any, number: int, folder: Path, text: str) -> None:
 
 
 def tried(options: Any, seeds: Path) -> tuple[Any, Any, Any]:
-    """Outcome, seconds and memory of every case; processes that die are replaced."""
-    context, step = multiprocessing.get_context("fork"), options.processes
-    kinds = ("b", "d", "q")
-    shared = tuple(context.Array(k, options.cases, lock=False) for k in kinds)
-    spots = [context.Value("q", i, lock=False) for i in range(step)]
+    """Outcome, seconds and memory of every case."""
+    shared = tuple(FORK.Array(kind, options.cases, lock=False) for kind in "bdq")
 
-    def start(spot: Any) -> Any:
-        how = {"target": work, "args": (options, seeds, step, spot, shared)}
-        process = context.Process(**how, daemon=True)
-        process.start()
-        return process
+    def lost(number: int, found: int) -> None:
+        assert number >= 0, "the seeds do not work"
+        shared[0][number] = found
+        with tempfile.TemporaryDirectory() as folder:
+            again = Path(folder, "case")
+            case(options.seed, number, seeds, again)
+            keep(options, number, again, OUTCOMES[found])
 
-    running = [start(spot) for spot in spots]
-    seen = [(spot.value, time.monotonic()) for spot in spots]
-    told, began = 0, time.monotonic()
-    while any(spot.value < options.cases for spot in spots):
-        time.sleep(0.2)
-        if time.monotonic() - began > 60 * options.minutes:
-            # All before the slowest process' case were tried.
-            options.cases = max(0, min(spot.value for spot in spots))
-            for process in running:
-                process.kill()
-        for i, (process, spot) in enumerate(zip(running, spots, strict=True)):
-            now = spot.value
-            if now != seen[i][0]:
-                seen[i] = (now, time.monotonic())
-                if now // 1_000 > told:
-                    told = now // 1_000
-                    print(
-                        f"{told},000 after {time.monotonic() - began:.0f} s", flush=True
-                    )
-            late = now >= 0 and time.monotonic() - seen[i][1] > HANGS
-            if now < options.cases and (late or not process.is_alive()):
-                assert now >= 0, "the seeds do not work"
-                process.kill()
-                process.join()
-                shared[0][now] = LATE if late else DIED
-                with tempfile.TemporaryDirectory() as folder:
-                    again = Path(folder, "case")
-                    case(options.seed, now, seeds, again)
-                    keep(options, now, again, OUTCOMES[shared[0][now]])
-                spot.value = min(options.cases, now + step)
-                running[i] = start(spot)
-    for process in running:
-        process.join()
+    part = partial(work, options, seeds, shared)
+    supervised(part, options.cases, options.processes, patience=HANGS, lost=lost)
     return shared
 
 
 def summary(options: Any, shared: Any) -> dict[str, Any]:
     """What the page shows, by kind of case."""
     rows: dict[str, Any] = {}
-    for kind in SHARES:
+    for kind in PLAN:
         own = [n for n in range(options.cases) if kind_of(options.seed, n) == kind]
         ways = Counter(OUTCOMES[shared[0][n]] for n in own)
         rows[kind] = {
@@ -733,35 +668,27 @@ def summary(options: Any, shared: Any) -> dict[str, Any]:
 
 def markdown(found: dict[str, Any]) -> str:
     """A section of the book."""
-    ways = OUTCOMES[1:]
-    lines = [
-        "## Files of strangers",
-        "",
+    ways, rows = OUTCOMES[1:], []
+    for kind, row in found["rows"].items():
+        counts = [f"{row[way]:,}" for way in ("cases", *ways)]
+        rows.append([kind, *counts, f"{row['seconds']:.1f}", f"{row['megabytes']:,}"])
+    titles = "what was changed", "cases", *ways, "slowest, s", "memory, MB"
+    return (
+        "## Files of strangers\n\n"
         f"{found['cases']:,} cards, files of weights, records and tables, changed at "
         f"random: `python -m benchmarks.strangers --cases {found['cases']} --seed "
         f"{found['seed']}`. Each is to work or to be refused in one line, within "
-        f"{SECONDS} s of processor time and {MEMORY >> 30} GB.",
-        "",
-        f"| what was changed | cases | {' | '.join(ways)} | slowest, s | memory, MB |",
-        f"|---|{'---|' * (len(ways) + 3)}",
-    ]
-    for kind, row in found["rows"].items():
-        counts = " | ".join(f"{row[way]:,}" for way in ways)
-        ends = f"{row['seconds']:.1f} | {row['megabytes']:,}"
-        lines.append(f"| {kind} | {row['cases']:,} | {counts} | {ends} |")
-    return "\n".join(lines) + "\n"
+        f"{SECONDS} s of processor time and {MEMORY >> 30} GB.\n\n"
+        f"{markdown_table(titles, rows)}\n"
+    )
 
 
 def one(options: Any, seeds: Path) -> int:
-    """Try a single case here, and show what it says."""
-    folder = Path(seeds.parent, "case")
-    act = case(options.seed, options.case, seeds, folder)
-    began = time.process_time()
-    found, text = outcome(act)
-    spent = time.process_time() - began
-    print(kind_of(options.seed, options.case), OUTCOMES[found], f"{spent:.1f} s", text)
-    if options.into:
-        shutil.copytree(folder, options.into)
+    """Try a single case in its folder of `--keep`, and show what it says."""
+    folder = options.keep / f"{options.seed}-{options.case}"
+    shutil.rmtree(folder, ignore_errors=True)
+    found, text = outcome(case(options.seed, options.case, seeds, folder))
+    print(kind_of(options.seed, options.case), OUTCOMES[found], text)
     return int(found not in (WORKS, REFUSED))
 
 
@@ -772,11 +699,9 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=1_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="at most")
     parser.add_argument("--keep", type=Path, default=Path("runs/strangers"))
     parser.add_argument("--out", type=Path, help="write the page and its figures")
     parser.add_argument("--case", type=int, help="try this one alone")
-    parser.add_argument("--into", type=Path, help="and keep its files here")
     options = parser.parse_args()
     options.keep.mkdir(parents=True, exist_ok=True)
     quiet()
@@ -785,8 +710,7 @@ def main() -> int:
         seeds = Path(place, "seeds")
         seeds.mkdir()
         # By a process of its own: this one forks, and must not have started JAX.
-        context = multiprocessing.get_context("fork")
-        maker = context.Process(target=made, args=(seeds,))
+        maker = FORK.Process(target=made, args=(seeds,))
         maker.start()
         maker.join()
         assert maker.exitcode == 0, "the seeds cannot be made"
