@@ -28,6 +28,8 @@ from typing import Any
 
 import numpy as np
 
+from tests import tiny
+
 LAYERS = ["blocks=1", "width=16", "heads=2", "hidden=32", "unroll=1"]
 MODEL = [
     "image_size=8", "patch_size=4", "num_codes=24", "code_dim=4", "batch_size=8",
@@ -64,20 +66,6 @@ class Kill:
     step: int
     checkpoint: int
     writing: bool
-
-
-def pictures(folder: Path, *, labels: int = 3, each: int = 10) -> Path:
-    """Small pictures of noise, in one folder for each label."""
-    from PIL import Image
-
-    rng = np.random.default_rng(0)
-    for label in range(labels):
-        below = folder / f"class{label}"
-        below.mkdir(parents=True)
-        for number in range(each):
-            pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(below / f"{number}.png")
-    return folder
 
 
 def last_step(workdir: Path) -> int:
@@ -190,7 +178,7 @@ def outcome(workdir: Path) -> dict[str, Any]:
 
 def measure(plan: Plan, folder: Path) -> dict[str, Any]:
     """Both runs in `folder`, and what came of them."""
-    data = pictures(folder / "pictures")
+    data = tiny.pictures(folder / "pictures")
     kills = killed_run(plan, data, folder / "killed")
     finish(plan.command(data, folder / "whole"))
     one, other = outcome(folder / "killed"), outcome(folder / "whole")
@@ -240,7 +228,7 @@ def race(plan: Plan, data: Path, workdir: Path, want: list[Any], delay: float) -
 def races(count: int, seed: int, folder: Path) -> list[Race]:
     """As many rounds of `race`, each in a folder of its own."""
     plan, rng = Plan(steps=300), np.random.default_rng(seed)
-    data, want = pictures(folder / "pictures"), []
+    data, want = tiny.pictures(folder / "pictures"), []
     for number in range(2):
         whole = folder / f"whole{number}"
         finish(plan.command(data, whole, run_seed=number))

@@ -14,6 +14,7 @@ from benchmarks import faults
 from minivim import data
 from minivim.errors import brief
 from minivim.files import claim
+from tests import tiny
 from tests.tiny import message
 
 FULL = OSError(errno.ENOSPC, "No space left on device", "there/a.npz")
@@ -67,7 +68,7 @@ def test_a_disk_without_inodes(disk):
 def test_a_run_on_a_full_disk_ends_in_one_line(disk, tmp_path, size, files, told):
     """Whatever orbax's threads had to say."""
     plan = faults.Plan(steps=40, checkpoint_every=10, log_every=10)
-    pictures = faults.pictures(tmp_path / "pictures")
+    pictures = tiny.pictures(tmp_path / "pictures")
     command = plan.command(pictures, disk(size, files) / "run")
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
     found, *lines = done.stderr.splitlines()

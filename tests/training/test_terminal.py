@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks import faults
 from minivim.start import Shown
+from tests import tiny
 
 STOPPED = "minivim: stopped; the same command {}\n"
 PLAN = faults.Plan(steps=20, checkpoint_every=10, log_every=5)
@@ -19,7 +20,7 @@ PLAN = faults.Plan(steps=20, checkpoint_every=10, log_every=5)
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    return faults.pictures(tmp_path_factory.mktemp("data") / "pictures")
+    return tiny.pictures(tmp_path_factory.mktemp("data") / "pictures")
 
 
 def commands(pictures, out):
