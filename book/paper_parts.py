@@ -151,10 +151,6 @@ EXPLAINED = {
     ),
     "weight decay for matrices only": ("10_claims", "weight decay and clipping"),
     "clipping by the global norm": ("10_claims", "weight decay and clipping"),
-    "the formula of the Inception Score over our own judge": (
-        "07_sampling",
-        "FID and Inception Score",
-    ),
     "the block is chosen on held-out training images": (
         "08_probe",
         "chosen on held-out training images",

@@ -17,7 +17,7 @@ import optax
 from einops import rearrange
 from flax import nnx
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from minivim.batched import in_batches
 from minivim.card import Carded
@@ -176,10 +176,19 @@ def accuracy(model: Any, images: Any, labels: Any, *, batch_size: int = 256) -> 
 
 def predict(model: Any, images: Any, *, batch_size: int = 256) -> np.ndarray:
     """The classes int32 [N] of the largest logits, as `accuracy` takes images."""
+    _, logits = features_and_logits(model, images, batch_size=batch_size)
+    return logits.argmax(axis=-1).astype(np.int32)
+
+
+def features_and_logits(
+    network: Any, images: Any, *, batch_size: int = 256
+) -> tuple[Float[np.ndarray, "N D"], Float[np.ndarray, "N K"]]:
+    """`aux["features"][-1]` averaged over positions, and logits, of [N, H, W, C]."""
     images = unit_images(images, keep_bytes=True)
-    return in_batches(partial(_classes, model), images, batch_size=batch_size)
+    return in_batches(partial(_pooled, network), images, batch_size=batch_size)
 
 
 @nnx.jit
-def _classes(model: Any, images: Float[ArrayLike, "B H W C"]) -> Int[Array, " B"]:
-    return model(jnp.asarray(images))[0].argmax(-1).astype(jnp.int32)
+def _pooled(network: Any, images: ArrayLike) -> tuple[Array, Array]:
+    logits, aux = network(jnp.asarray(images))
+    return aux["features"][-1].mean(axis=(1, 2)), logits

@@ -313,11 +313,10 @@ def _figures(ref: str, kind: str, how: Options, asked: bool) -> Figures:
     told = f"{ref} compares images, has no figures of its own"
     fits = kind not in ("perceptual", "inception")
     require(fits, f"{told}; name a tokenizer, a prior or a classifier")
-    pair = kind == "prior"
-    which: Any = {"step": how.step}
-    alone = not pair and [weights.load(ref, **which)]
-    loaded: Any = alone or weights.load_pair(ref, how.tokenizer, **which)
-    tokenizer, model = loaded[0], loaded[-1]
+    if kind == "prior":
+        tokenizer, model = weights.load_pair(ref, how.tokenizer, step=how.step)
+    else:
+        tokenizer = model = weights.load(ref, step=how.step)
     sized: Any = vars(tokenizer.config)
     if kind == "classifier":
         sized = {"image_size": 1, **model.card.get("recipe", {})}
@@ -342,7 +341,7 @@ def _figures(ref: str, kind: str, how: Options, asked: bool) -> Figures:
     elif kind == "prior":
         figures = _figures_of_prior(model, tokenizer, source, how, opened)
     else:
-        figures = tokenizer_figures(model, source, how)
+        figures = tokenizer_figures(tokenizer, source, how)
     figures["provenance"] |= {"split": how.split, "pixels": data.pixel_rule(**shape)}
     figures["provenance"]["weights"] = weights.identity(model)
     return figures

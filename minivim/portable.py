@@ -24,6 +24,7 @@ from minivim.prior import Prior, knows_null, sample
 from minivim.prior.model import class_names
 from minivim.prior.sampling import generate
 from minivim.tokenizer import Tokenizer
+from minivim.weights.hub import public
 
 CARD, PLATFORMS = "program.json", ("cpu", "cuda", "rocm", "tpu")
 MOST_BYTES = 2_000_000_000  # of weights: the format ends at 2 GiB
@@ -60,9 +61,7 @@ def export(
             (place / f"{name}.jax").write_bytes(found.serialize())
             both = {"takes": found.in_avals, "gives": found.out_avals}
             shapes[name] = {k: [x.str_short() for x in v] for k, v in both.items()}
-        source, known = weights.identity(model), weights.shipped()
-        if source["name"] not in known:  # Where it lies is nobody's business.
-            source["name"] = Path(source["name"]).name
+        source = public(weights.identity(model))
         card = {"kind": weights.kind_of(model), "functions": shapes, "source": source}
         card |= {"platforms": platforms, "options": options}
         if isinstance(model, Prior):

@@ -29,7 +29,7 @@ from minivim.data import ArraySource
 from minivim.errors import UserError
 from minivim.prior import Prior
 from minivim.tokenizer import Tokenizer
-from minivim.training import fit, make_step, new_state
+from minivim.training import Workdir, fit, make_step, new_state
 from minivim.training.step import Step, TrainState
 
 CLASSES = 3
@@ -127,6 +127,25 @@ def source(count: int = 24, seed: int = 0) -> ArraySource:
     )
 
 
+class Nowhere(Workdir):
+    """For runs of which nothing is kept."""
+
+    def __init__(self) -> None:
+        pass
+
+    def restore(self, like: Any) -> None:
+        pass
+
+    def log(self, row: Any) -> None:
+        pass
+
+    def save(self, state: Any, data: Any) -> None:
+        pass
+
+    def wait(self) -> None:
+        pass
+
+
 class Ready(NamedTuple):
     """A recipe made ready on made-up pictures, as `minivim.train` does it."""
 
@@ -149,8 +168,8 @@ class Ready(NamedTuple):
         """The trained model and its rows of metrics."""
         parts, graph = self.parts, nnx.graphdef(self.parts.model)
         state, rows = fit(
-            self.state(), self.step(), self.batches, self.recipe.run, workdir=workdir,
-            describe=parts.describe, quiet=True,
+            self.state(), self.step(), self.batches, self.recipe.run,
+            workdir=workdir or Nowhere(), describe=parts.describe, quiet=True,
             evaluate=lambda now: parts.evaluate(nnx.merge(graph, now), self.test),
         )  # fmt: skip
         return parts.export(nnx.merge(graph, state.variables)), rows

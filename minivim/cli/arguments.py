@@ -119,6 +119,7 @@ STEP = option("--step", type=natural, metavar="N", help="of a run's checkpoints"
 SEED = option("--seed", type=seed, default=0, help="of all that is drawn at random")
 DRAWN = (option("--temperature", type=float, default=1.0), option("--top-k", type=int))
 DRAWN += (option("--top-p", type=float), option("--guidance", type=float))
+SAMPLED = ("temperature", "top_k", "top_p", "guidance")
 SET = option("--set", nargs="+", action="extend", default=[], metavar="key=value")
 WORKERS = option("--workers", type=natural, default=0, help="processes that decode")
 STAGES = ("tokenizer", "prior", "probe", "classifier")

@@ -27,7 +27,6 @@ from minivim.weights import load_pair
 # Images of one call: of the tokenizer, and of the prior, where they are what is drawn.
 BATCH, DRAWN = 256, 512
 SAMPLING = (args.OUT, args.STEP, args.SEED, args.QUIET, args.TOKENIZER, *args.DRAWN)
-SAMPLED = ("temperature", "top_k", "top_p", "guidance")
 # Labels of some images, if there are any, and arrays by the names of their sets.
 Part = tuple[Any, dict[str, np.ndarray]]
 
@@ -107,7 +106,6 @@ def _sample(options: Namespace) -> None:
     """Draw new images from a prior."""
     tokenizer, model = load_pair(options.prior, options.tokenizer, step=options.step)
     place, labels = args.place(options.out), None
-    options.keep_images = place[1] == ".png"
     names = args.show_classes(model)
     wanted = range(len(names))
     if options.labels:
@@ -115,7 +113,8 @@ def _sample(options: Namespace) -> None:
         wanted = prior.check_labels(model, [w.strip() for part in words for w in part])
     if len(wanted):
         # Scores over consecutive parts want all classes in each of them.
-        labels = (np.repeat if options.keep_images else np.tile)(wanted, options.count)
+        order = np.repeat if place[1] == ".png" else np.tile
+        labels = order(wanted, options.count)
     total = options.count if labels is None else len(labels)
 
     # Rows of 8, longer where the picture would be a strip.
@@ -137,7 +136,7 @@ def _drawn(options: Namespace, model: Any, tokenizer: Any, labels: Any) -> Any:
     total = options.count if labels is None else len(labels)
     # All parts of one size: one compiled program serves them.
     size = min(DRAWN, total)
-    how = args.given(options, *SAMPLED) | {"num_samples": size}
+    how = args.given(options, *args.SAMPLED) | {"num_samples": size}
     for part, key in _parts(options, total, DRAWN):
         mine = None if labels is None else labels[part]
         rows = None if mine is None else np.resize(mine, size)
@@ -146,18 +145,15 @@ def _drawn(options: Namespace, model: Any, tokenizer: Any, labels: Any) -> Any:
 
 
 def _rejected(options: Namespace, model: Any, tokenizer: Any, labels: Any) -> Any:
-    """Images that a classifier chose; candidates are kept as codes but for a figure."""
+    """Images that a classifier chose; candidates are kept as codes."""
     told = "rejection needs both --acceptance 0.5 --classifier FOLDER"
     require(options.classifier and options.acceptance is not None, told)
     told = "this prior has no labels that a classifier could look for"
     require(labels is not None, f"{told}; leave out --acceptance and --classifier")
-    network, how = weights.load(options.classifier), args.given(options, *SAMPLED)
-    how |= args.given(options, "acceptance", "quiet", "keep_images")
+    network, how = weights.load(options.classifier), args.given(options, *args.SAMPLED)
+    how |= args.given(options, "acceptance", "quiet") | {"keep_images": False}
     how |= {"key": jax.random.key(options.seed), "labels": labels}
     found = prior.reject(model, tokenizer, network, **how)
-    if options.keep_images:
-        yield labels, {"images": found.images[found.chosen]}
-        return
     for part, _ in _parts(options, len(labels), DRAWN):
         codes = found.codes[found.chosen[part]]
         yield labels[part], {"images": decode_all(tokenizer, codes)}
@@ -180,7 +176,7 @@ def _complete(options: Namespace) -> None:
     spec, grid = args.data_of(options, options.images), tokenizer.config.grid
     source = data.open_source(spec, split=options.split, **shape)
     count, rows = min(options.first, len(source)), round(options.keep * grid)
-    how = args.given(options, "count", "peek", *SAMPLED) | {"rows": rows}
+    how = args.given(options, "count", "peek", *args.SAMPLED) | {"rows": rows}
     label, names = None, []
     if options.label is not None:
         [label], names = prior.check_labels(model, [options.label]), class_names(model)

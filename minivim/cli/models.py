@@ -233,7 +233,7 @@ def _export(options: Namespace) -> None:
     """Write a model as programs that need JAX alone."""
     from minivim.portable import export
 
-    asked = args.given(options, "temperature", "top_k", "top_p", "guidance")
+    asked = args.given(options, *args.SAMPLED)
     drawn = {name: x for name, x in asked.items() if x not in (None, 1.0)}
     model = weights.load(options.weights, step=options.step)
     out = export(model, options.out, platforms=options.platforms, **drawn)

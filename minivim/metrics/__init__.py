@@ -18,5 +18,4 @@ from minivim.metrics.judged import (
     gaussian,
     inception_score,
     judge_distance,
-    judge_score,
 )

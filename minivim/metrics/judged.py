@@ -10,18 +10,15 @@ half), and a score over parts of n images is at most n.
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
-from minivim.batched import in_batches
+from minivim.classifier import features_and_logits
 from minivim.config.checks import require
-from minivim.data import padded, unit_images
+from minivim.data import padded
 from minivim.pictures import rounded
 
 SPLITS = 10  # of the first implementation of the Inception Score
@@ -39,20 +36,6 @@ Rows = Float[np.ndarray, "_ _"]
 Seen = tuple[Rows, Rows, Int[np.ndarray, " _"]]
 Figures = dict[str, Any]
 Pair = tuple[Figures, Figures]  # of a model, and the same of real images
-
-
-def features_and_logits(
-    network: Network, images: Any, *, batch_size: int = 256
-) -> tuple[Rows, Rows]:
-    """`aux["features"][-1]` averaged over positions, and logits, of [N, H, W, C]."""
-    images = unit_images(images, keep_bytes=True)
-    return in_batches(partial(_pooled, network), images, batch_size=batch_size)
-
-
-@nnx.jit
-def _pooled(network: Network, images: ArrayLike) -> tuple[Array, Array]:
-    logits, aux = network(jnp.asarray(images))
-    return aux["features"][-1].mean(axis=(1, 2)), logits
 
 
 class Views:
@@ -203,6 +186,7 @@ def judge_distance(
     return _apart(one, other)
 
 
+# Paper silent, section 5.2: the formula of the Inception Score over our own judge
 def inception_score(
     probabilities: ArrayLike, *, splits: int = SPLITS, parts: np.ndarray | None = None
 ) -> float:
@@ -224,18 +208,6 @@ def inception_score(
     require(all(map(len, sets)), f"{problem}; give more images")
     apart = [_entropy(part.mean(axis=0)) - _entropy(part).mean() for part in sets]
     return float(np.exp(apart).mean())
-
-
-# Paper silent, section 5.2: the formula of the Inception Score over our own judge
-def judge_score(
-    judge: Network, images: Any, *, splits: int = SPLITS, batch_size: int = 256
-) -> float:
-    """`inception_score` on the judge's own classes, comparable with no other network's.
-
-    images: uint8, or float in [0, 1], [N, H, W, C], not sorted by class.
-    """
-    _, logits = features_and_logits(judge, images, batch_size=batch_size)
-    return inception_score(probabilities(logits), splits=splits)
 
 
 def probabilities(logits: Float[ArrayLike, "N K"]) -> Rows:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from minivim.pictures import to_uint8
 
-Picture = Figure | np.ndarray | jax.Array | bytes
+Picture = Figure | np.ndarray | jax.Array
 
 
 def enlarge(image: np.ndarray, scale: int) -> np.ndarray:
@@ -21,14 +21,10 @@ def enlarge(image: np.ndarray, scale: int) -> np.ndarray:
 def to_png(picture: Picture, *, width: int = 256) -> bytes:
     """A picture as the bytes of a full-colour PNG file, the same on every call.
 
-    A figure, pixels as in `to_uint8` (enlarged by a whole number where narrower than
-    `width`), or PNG bytes, which stay as they are. Nothing but pixels is written, and
-    no palette, which would shift colours. Raises ValueError for what is no picture.
+    A figure, or pixels as in `to_uint8`, enlarged by a whole number where narrower than
+    `width`. Nothing but pixels is written, and no palette, which would shift colours.
+    Raises ValueError for what is no picture.
     """
-    if isinstance(picture, bytes):
-        if not picture.startswith(b"\x89PNG\r\n\x1a\n"):
-            raise ValueError("these bytes are not a PNG file")
-        return picture
     if isinstance(picture, Figure):
         canvas = FigureCanvasAgg(picture)
         canvas.draw()

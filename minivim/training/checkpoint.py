@@ -15,10 +15,10 @@ import shutil
 import sys
 import zlib
 from collections.abc import Callable
-from contextlib import AbstractContextManager, redirect_stderr, suppress
+from contextlib import AbstractContextManager, ExitStack, redirect_stderr, suppress
 from math import inf, nan
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -118,19 +118,18 @@ class Workdir(AbstractContextManager):
         self.path, self._extends = Path(path).absolute(), extends
         self.metrics_path = self.path / "metrics.jsonl"
         self._checkpoints = self.path / "checkpoints"
-        self._lock: IO[str] | None = None
-        try:
-            on_first(lambda: self._identify(json.loads(json.dumps(identity))))
-        except UserError:
-            self._free()
-            raise
-        logging.getLogger("absl").addFilter(_not_orbax)
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep)
-        self._manager = ocp.CheckpointManager(self._checkpoints, options=options)
         self._failed = ""
+        with ExitStack() as self._opened:
+            on_first(lambda: self._identify(json.loads(json.dumps(identity))))
+            logging.getLogger("absl").addFilter(_not_orbax)
+            self._opened.callback(logging.getLogger("absl").removeFilter, _not_orbax)
+            options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+            self._manager = ocp.CheckpointManager(self._checkpoints, options=options)
+            self._opened.callback(self._manager.close)
+            self._opened = self._opened.pop_all()  # until the end
 
     def _identify(self, identity: dict[str, Any]) -> None:
-        self._lock = claim(self.path)
+        self._opened.enter_context(claim(self.path))
         # What a kill left half written. Orbax would remove it in a thread of its own,
         # which nobody waits for where a run ends before its first checkpoint.
         for part in self._checkpoints.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
@@ -238,21 +237,13 @@ class Workdir(AbstractContextManager):
             with self.metrics_path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
 
-    def _free(self) -> None:
-        if self._lock:
-            self._lock.close()
-
     def close(self) -> None:
         """Wait for the last checkpoint, or raise its `UserError`; used no more."""
         self.__exit__(None)
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        try:
+        with self._opened:
             self.settle() if kind else self.wait()
-        finally:
-            self._manager.close()
-            self._free()
-            logging.getLogger("absl").removeFilter(_not_orbax)
 
 
 def _read(

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,7 +79,7 @@ def fit(
     batches: Any,
     run: RunConfig,
     *,
-    workdir: Workdir | None = None,
+    workdir: Workdir,
     describe: Callable[[dict[str, np.ndarray]], Row] = floats,
     evaluate: Callable[[Any], dict[str, float]] | None = None,
     log: Callable[[Row], object] = lambda row: None,
@@ -96,13 +95,13 @@ def fit(
     last learning rate, and on every `eval_every`-th step, and the last,
     `evaluate(variables)` under `eval_...`. `log` is called with each row, `watch` with
     step and state at checkpoints and evaluations, whose arrays the next step takes.
-    With a workdir the run goes on from its newest checkpoint, bit for bit on a CPU. On
+    The run goes on from the workdir's newest checkpoint, bit for bit on a CPU. On
     SIGTERM or Ctrl-C it saves after its step, writes no row and raises `Stopped`; a
     second Ctrl-C ends it. Raises `UserError` for a loss that is not finite.
     """
     rows: list[Row] = []
     window = Window()
-    if workdir is not None and (saved := workdir.restore(state)) is not None:
+    if (saved := workdir.restore(state)) is not None:
         state, position = saved
         batches.set_state(position["batches"])
         window = Window.unpack(position["window"])
@@ -111,9 +110,7 @@ def fit(
         total=run.steps, initial=first, desc=title, unit="step", disable=quiet,
         mininterval=0.5, dynamic_ncols=True,
     )  # fmt: skip
-    with bar, ExitStack() as after, stop_signal(workdir is not None) as asked_to_stop:
-        if workdir is not None:
-            after.callback(workdir.settle)  # also where an error ends the run
+    with bar, stop_signal() as asked_to_stop:
         for now in range(first + 1, run.steps + 1):
             state, metrics = step(state, next(batches), at=now - 1)
             window.add(metrics)
@@ -137,11 +134,10 @@ def fit(
                 rows.append(row)
                 told = [k for k in SHOWN if math.isfinite(row.get(k, math.nan))]
                 bar.set_postfix_str(" ".join(f"{k}={row[k]:.4g}" for k in told))
-                if workdir is not None:
-                    workdir.log(row)
+                workdir.log(row)
                 log(row)
                 window = Window()
-            if workdir is not None and (saves or stops):
+            if saves or stops:
                 position = {"batches": batches.get_state(), "window": window.pack()}
                 workdir.save(state, position)
                 if stops or last:

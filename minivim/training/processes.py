@@ -47,19 +47,19 @@ def on_first(act: Callable[[], object]) -> None:
 
 
 @contextmanager
-def stop_signal(active: bool = True) -> Iterator[Asked]:
+def stop_signal() -> Iterator[Asked]:
     """Inside, SIGTERM, SIGHUP and the first SIGINT are noted; `asked` says which came.
 
     The second SIGINT raises `KeyboardInterrupt` at once, and so does leaving after one
     that nobody asked for. SIGINT is taken only from Python's own handler or the
     command's. With several processes `jax.distributed` has taken SIGTERM and tells all
-    the same step; each must ask after every step. Only if `active`, in the main thread.
+    the same step; each must ask after every step. Only in the main thread.
     """
-    if active and jax.process_count() > 1:
+    if jax.process_count() > 1:
         reached = multihost_utils.reached_preemption_sync_point
         yield lambda step: signal.SIGTERM if reached(step) else 0
         return
-    if not active or threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
         yield lambda step: 0
         return
     came: list[int] = []

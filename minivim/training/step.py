@@ -3,11 +3,13 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from einops import rearrange
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PRNGKeyArray
@@ -130,6 +132,34 @@ class Step:
         return self.program.trace(state, batch, *self.frozen, due=due)
 
 
+def _in_parts(gradient: Any, accumulate: int, params: Any, *given: Any) -> tuple:
+    """What `gradient` gives: means over passes, of integers (counts) sums.
+
+    Part `i` has rows `i, i + accumulate, ...`, so all devices share each part.
+    """
+    stats, batch, context, key = given
+
+    def body(carry: tuple, part: tuple) -> tuple:
+        (params, stats, total), (number, rows) = carry, part
+        now = jax.random.fold_in(key, number)
+        grads, (metrics, params, stats) = gradient(params, stats, rows, context, now)
+        # Summed on the way: all parts' gradients side by side may be too large.
+        total = jax.tree.map(jnp.add, total, grads[0])
+        return (params, stats, total), (grads[1], metrics)
+
+    split = jax.tree.map(
+        lambda x: rearrange(x, "(row part) ... -> part row ...", part=accumulate), batch
+    )
+    start = params, stats, jax.tree.map(jnp.zeros_like, params)
+    rows = jnp.arange(accumulate), split
+    (params, stats, total), (slopes, metrics) = jax.lax.scan(body, start, rows)
+    metrics = jax.tree.map(
+        lambda x: x.sum(0) if x.dtype.kind == "i" else x.mean(0), metrics
+    )
+    means = jax.tree.map(lambda x: x / accumulate, (total, slopes))
+    return means, (metrics, params, stats)
+
+
 def make_step(
     model: nnx.Module,
     loss: Loss,
@@ -171,17 +201,20 @@ def make_step(
     shardings = shardings_of(shapes, mesh)
     hold = _holder(model, freeze)
 
-    def objective(
-        params: Any, zeros: Any, stats: Any, batch: Batch, context: Context, key: Any
-    ) -> tuple[Array, Any]:
-        # A copy, for Flax does not write into variables from outside of `grad`.
-        params = hold(params, jax.lax.stop_gradient(params))
-        merged = nnx.merge(graph, params, stats, copy=True)
-        value, metrics = loss(merged, batch, context._replace(zeros=zeros), key=key)
-        return value, (metrics | {"loss": value}, *_variables(merged))
+    def gradient(
+        params: Any, stats: Any, batch: Batch, context: Context, key: Any
+    ) -> tuple:
+        def objective(params: Any, zeros: Any) -> tuple[Array, Any]:
+            # A copy: Flax does not write into variables from outside of `grad`.
+            params = hold(params, jax.lax.stop_gradient(params))
+            merged = nnx.merge(graph, params, stats, copy=True)
+            value, metrics = loss(merged, batch, context._replace(zeros=zeros), key=key)
+            return value, (metrics | {"loss": value}, *_variables(merged))
 
-    added = zeros or (lambda batch: {})
-    gradient = jax.grad(objective, argnums=(0, 1), has_aux=True)
+        added = zeros(batch) if zeros else {}
+        return jax.grad(objective, argnums=(0, 1), has_aux=True)(params, added)
+
+    passes = partial(_in_parts, gradient, accumulate) if accumulate > 1 else gradient
 
     def program(
         state: TrainState, batch: Batch, frozen: Any = None, *, due: bool
@@ -189,11 +222,8 @@ def make_step(
         now = jax.random.fold_in(key, state.step)
         context = Context(step=state.step, frozen=frozen, due=due)
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            (grads, slopes), (metrics, params, stats) = (
-                gradient(state.params, added(batch), state.stats, batch, context, now)
-                if accumulate == 1
-                else in_parts(state, batch, context, now)
-            )
+            found = passes(state.params, state.stats, batch, context, now)
+        (grads, slopes), (metrics, params, stats) = found
         updates, opt_state = update.update(grads, state.optimizer, params)
         norms = {**slopes, **{name: grads[name] for name in parts if name}}
         metrics = metrics | {"grad_norm": optax.global_norm(grads)}
@@ -209,36 +239,6 @@ def make_step(
             share = (1 - average) / -jnp.expm1(passed * math.log(average))
             mean = jax.tree.map(lambda old, x: old + share * (x - old), mean, params)
         return TrainState(state.step + 1, params, opt_state, stats, mean), metrics
-
-    def in_parts(state: TrainState, batch: Batch, context: Context, key: Any) -> tuple:
-        """What `gradient` gives: means over passes, of integers (counts) sums.
-
-        Part `i` has rows `i, i + accumulate, ...`, so all devices share each part.
-        """
-
-        def body(carry: tuple, part: tuple) -> tuple:
-            (params, stats, total), (number, rows) = carry, part
-            now = jax.random.fold_in(key, number)
-            (grads, slopes), (metrics, params, stats) = gradient(
-                params, added(rows), stats, rows, context, now
-            )
-            # Summed on the way: all parts' gradients side by side may be too large.
-            total = jax.tree.map(jnp.add, total, grads)
-            return (params, stats, total), (slopes, metrics)
-
-        split = jax.tree.map(
-            lambda x: jnp.swapaxes(x.reshape(-1, accumulate, *x.shape[1:]), 0, 1), batch
-        )
-        start = state.params, state.stats, jax.tree.map(jnp.zeros_like, state.params)
-        (params, stats, total), (slopes, metrics) = jax.lax.scan(
-            body, start, (jnp.arange(accumulate), split)
-        )
-        grads, slopes = jax.tree.map(lambda x: x / accumulate, (total, slopes))
-        metrics = {
-            name: value.sum(0) if value.dtype.kind == "i" else value.mean(0)
-            for name, value in metrics.items()
-        }
-        return (grads, slopes), (metrics, params, stats)
 
     laid = () if frozen is None else (place(frozen, shardings_of(frozen, mesh)),)
     out = shardings, NamedSharding(mesh, PartitionSpec())

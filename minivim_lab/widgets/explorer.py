@@ -60,8 +60,8 @@ class Page(ipywidgets.VBox):
 class Explorer(Page):
     """A slider over pictures that were computed beforehand; it needs no kernel.
 
-    frames: one for each position: matplotlib figures, pixels ([H, W] or [H, W, C] of
-    uint8 or floats in [0, 1]) or PNG bytes. `label` is what the slider changes,
+    frames: one for each position: matplotlib figures, or pixels ([H, W] or [H, W, C] of
+    uint8 or floats in [0, 1]). `label` is what the slider changes,
     `values` its value at each (0, 1, 2, ... by default), `start` the first one shown.
     `captions` stand below: the numbers behind a picture, which the strict notebook test
     compares. `text` says what the pictures show to those who cannot see them. Raises

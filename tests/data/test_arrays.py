@@ -98,7 +98,6 @@ def entrances():
         "accuracy": lambda x: classifier.accuracy(judge, x, np.zeros(4, int)),
         "features": lambda x: features_and_logits(judge, x),
         "distance": lambda x: metrics.judge_distance(judge, BYTES, x),
-        "score": lambda x: metrics.judge_score(judge, x, splits=1),
         "psnr": lambda x: metrics.psnr(BYTES, x),
         "ssim": lambda x: metrics.ssim(x, BYTES),
     }

@@ -7,8 +7,8 @@ import pytest
 from minivim import classifier
 from minivim.config import ClassifierConfig
 from minivim.errors import UserError
-from minivim.metrics import inception_score, judge_score
-from minivim.metrics.judged import probabilities
+from minivim.metrics import inception_score
+from minivim.metrics.judged import features_and_logits, probabilities
 from tests import tiny
 
 
@@ -63,15 +63,14 @@ def test_fewer_images_than_parts_are_refused(count):
 
 
 @pytest.mark.paper("the formula of the Inception Score over our own judge")
-def test_judge_score_is_the_score_of_its_probabilities():
+def test_the_judges_score_is_that_of_its_probabilities():
     config = ClassifierConfig(kind="residual", num_classes=3, width=8)
     judge = tiny.build(classifier.build, config)
     images = tiny.images(24, 16)
     logits, _ = tiny.call(judge, jnp.asarray(images, jnp.float32) / 255)
     rows = np.asarray(jnp.exp(logits - logits.max(-1, keepdims=True)))
     want = by_hand(rows / rows.sum(-1, keepdims=True), 4)
-    found = judge_score(judge, images, splits=4, batch_size=16)
+    _, logits = features_and_logits(judge, images, batch_size=16)
+    found = inception_score(probabilities(logits), splits=4)
     assert found == pytest.approx(want, rel=1e-5)
     assert 1 < found < 3
-    with pytest.raises(UserError, match="give more images"):
-        judge_score(judge, images[:3], splits=4)

@@ -49,7 +49,7 @@ def run(workdir=None, data=None, settings=RUN, **options):
         STEP,
         data or toy_batches(),
         settings,
-        workdir=workdir,
+        workdir=workdir or tiny.Nowhere(),
         quiet=True,
         **options,
     )
@@ -116,11 +116,6 @@ def test_a_nan_gradient_is_not_saved_as_a_checkpoint(workdir):
     with pytest.raises(UserError, match="gradient became nan at step 5"):
         run(workdir, toy_batches(5, value=0.0))
     assert workdir.restore(new_state(MODEL, tiny.OPTIM, steps=10)) is None
-
-
-def test_nan_without_a_workdir_stops_too():
-    with pytest.raises(UserError, match="at step 1"):
-        run(data=toy_batches(1))
 
 
 def test_a_finished_run_is_not_trained_again(workdir):
@@ -207,7 +202,7 @@ def test_only_the_newest_checkpoints_are_kept(workdir):
 
 def test_progress_is_shown_unless_quiet(capsys):
     state = new_state(MODEL, tiny.OPTIM, steps=10)
-    fit(state, STEP, toy_batches(), RUN, title="toy run")
+    fit(state, STEP, toy_batches(), RUN, workdir=tiny.Nowhere(), title="toy run")
     shown = capsys.readouterr().err
     assert "toy run" in shown
     assert "10/10" in shown

@@ -51,10 +51,9 @@ def start(recipe, folder, kind=Workdir):
     data, held_out = tiny.source(), tiny.source(seed=1)
     network = tiny.tokenizer() if recipe.stage == "prior" else None
     ready = tiny.ready(recipe, data, held_out, network=network)
-    workdir = kind(folder, {"stage": recipe.stage})
-    _, rows = ready.run(workdir)
-    state, position = workdir.restore(ready.state())
-    workdir.close()
+    with kind(folder, {"stage": recipe.stage}) as workdir:
+        _, rows = ready.run(workdir)
+        state, position = workdir.restore(ready.state())
     return state, position, rows
 
 

@@ -137,11 +137,6 @@ def test_a_state_that_is_no_number_is_not_saved_on_the_way_out(workdir, handler)
     assert int(toy.newest(workdir).step) == 5
 
 
-def test_without_a_workdir_the_signal_is_the_callers(handler):
-    toy.run(data=Signalling(toy.toy_batches(), 3))
-    assert handler == [signal.SIGTERM]
-
-
 def test_ctrl_c_saves_as_sigterm_does(workdir, python_handler):
     data = Signalling(toy.toy_batches(), 7, [signal.SIGINT])
     with pytest.raises(Stopped, match="stopped at step 7, saved") as stopped:
@@ -170,11 +165,6 @@ def test_ctrl_c_in_the_last_step_is_not_lost(workdir, python_handler):
     with pytest.raises(KeyboardInterrupt):
         toy.run(workdir, Signalling(toy.toy_batches(), 10, [signal.SIGINT]))
     assert int(toy.newest(workdir).step) == 10
-
-
-def test_without_a_workdir_ctrl_c_interrupts_at_once(python_handler):
-    with pytest.raises(KeyboardInterrupt):
-        toy.run(data=Signalling(toy.toy_batches(), 3, [signal.SIGINT]))
 
 
 @pytest.mark.parametrize("theirs", [signal.SIG_IGN, lambda *arguments: None])
