@@ -16,15 +16,13 @@ import numpy as np
 import optax
 from einops import rearrange
 from flax import nnx
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from minivim.batched import in_batches
+from minivim.batched import features_and_logits
 from minivim.card import Carded
 from minivim.config import ClassifierConfig
 from minivim.config.checks import require
 from minivim.context import NO_CONTEXT, Context
-from minivim.data import unit_images
 from minivim.errors import UserError
 
 MAX_SHIFT = 2  # pixels, to each side
@@ -178,17 +176,3 @@ def predict(model: Any, images: Any, *, batch_size: int = 256) -> np.ndarray:
     """The classes int32 [N] of the largest logits, as `accuracy` takes images."""
     _, logits = features_and_logits(model, images, batch_size=batch_size)
     return logits.argmax(axis=-1).astype(np.int32)
-
-
-def features_and_logits(
-    network: Any, images: Any, *, batch_size: int = 256
-) -> tuple[Float[np.ndarray, "N D"], Float[np.ndarray, "N K"]]:
-    """`aux["features"][-1]` averaged over positions, and logits, of [N, H, W, C]."""
-    images = unit_images(images, keep_bytes=True)
-    return in_batches(partial(_pooled, network), images, batch_size=batch_size)
-
-
-@nnx.jit
-def _pooled(network: Any, images: ArrayLike) -> tuple[Array, Array]:
-    logits, aux = network(jnp.asarray(images))
-    return aux["features"][-1].mean(axis=(1, 2)), logits

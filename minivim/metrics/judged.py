@@ -16,7 +16,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
-from minivim.classifier import features_and_logits
+from minivim.batched import features_and_logits
 from minivim.config.checks import require
 from minivim.data import padded
 from minivim.pictures import rounded
