@@ -31,7 +31,6 @@ RAW_BITS = {"1": 1, "L;2": 2, "L;4": 4, "I;16B": 16, "RGB;16B": 16}
 # Where a file says how many bits of its samples count.
 DEPTH = {"PNG": rb"\0\0\0\x01sBIT(.)", "JPEG2000": rb"\xff\x4f\xff\x51.{38}(.)"}
 EXIF_TYPES = "xBBHIIbBhiifd"  # for `struct`; of a fraction the numerator
-ICC_SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
 XMP_ORIENTATION = rb"""tiff:Orientation\s*(?:=\s*["']|>)\s*([1-8])\b"""
 TURNS = dict(zip(range(2, 9), (0, 3, 1, 5, 4, 6, 2), strict=True))  # for transpose()
 
@@ -174,8 +173,7 @@ def _orientation(info: dict, tags: Any) -> int:
         else:
             first: Any = tags[274]
             value = int(first[0] if isinstance(first, (tuple, bytes, str)) else first)
-    xmp = info.get("xmp", info.get("XML:com.adobe.xmp"))
-    xmp = xmp.encode(errors="replace") if isinstance(xmp, str) else xmp
+    xmp = info.get("xmp")
     if value not in range(1, 9) and isinstance(xmp, bytes):
         found = re.search(XMP_ORIENTATION, xmp.replace(b"\0", b""))
         return int(found[1]) if found else 1
@@ -200,7 +198,7 @@ def _from_exif(exif: bytes) -> int:
 
 def _to_srgb(pixels: Image.Image, info: dict) -> Image.Image:
     """The colours as sRGB has them, by an embedded profile or PNG's gamma."""
-    if pixels.mode not in ICC_SPACES:
+    if pixels.mode not in ("L", "RGB", "CMYK"):
         pixels = pixels.convert("L" if pixels.mode == "1" else "RGB")
     profile, gamma = info.get("icc_profile"), info.get("gamma")
     if isinstance(profile, bytes) and profile:
@@ -217,17 +215,15 @@ def _to_srgb(pixels: Image.Image, info: dict) -> Image.Image:
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     """From a profile to sRGB; None if it is that, is broken, or of other colours."""
     with suppress(Exception):  # Some builds of Pillow lack ImageCms.
-        source: Any = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if source.profile.xcolor_space.strip() == ICC_SPACES[mode]:
-            srgb: Any = ImageCms.createProfile("sRGB")
-            # Threads share it; a grey one would be of 33 points.
-            flags = ImageCms.Flags.NOCACHE | ImageCms.Flags.NOOPTIMIZE * (mode == "L")
-            made: Any = ImageCms.buildTransform(source, srgb, mode, "RGB", flags=flags)
-            cube = np.indices((18, 18, 18), np.uint8).reshape(3, 1, -1).T * 15
-            probe = Image.fromarray(np.ascontiguousarray(cube)).convert(mode)
-            given, found = probe.convert("RGB"), made.apply(probe)
-            difference = np.asarray(given, int) - np.asarray(found, int)
-            return made if abs(difference).max() > 1 else None
+        source, srgb = io.BytesIO(profile), ImageCms.createProfile("sRGB")
+        # Threads share it; a grey one would be of 33 points.
+        flags = ImageCms.Flags.NOCACHE | ImageCms.Flags.NOOPTIMIZE * (mode == "L")
+        made: Any = ImageCms.buildTransform(source, srgb, mode, "RGB", flags=flags)
+        cube = np.indices((18, 18, 18), np.uint8).reshape(3, 1, -1).T * 15
+        probe = Image.fromarray(np.ascontiguousarray(cube)).convert(mode)
+        given, found = probe.convert("RGB"), made.apply(probe)
+        difference = np.asarray(given, int) - np.asarray(found, int)
+        return made if abs(difference).max() > 1 else None
     return None
 
 
