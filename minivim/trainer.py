@@ -223,6 +223,7 @@ def build(recipe: TrainableRecipe) -> nnx.Module:
 def _tokenizer_setup(recipe: TokenizerRecipe, model: Any, network: Any) -> Setup:
     pair, critic = bool(recipe.loss.adversarial), recipe.discriminator
     how: Any = {"weights": recipe.loss, "flip": recipe.flip, "crop": recipe.crop}
+    how |= {"precision": recipe.loss_precision}
     loss = partial(objective.tokenizer_loss, **how)
     if pair:
         loss = partial(objective.adversarial_loss, config=critic, **how)

@@ -618,6 +618,7 @@ TABLES: dict[str, tuple[Any, dict[str, Change]]] = {
             "perceptual_net": Change(
                 "elsewhere", loaded, (*PERCEPTUAL, "perceptual=0.1")
             ),
+            "loss_precision": Change("bfloat16", loss, ON),
             **under("discriminator", CRITIC),
             "flip": Change(True, loss),
             "crop": Change(0.5, loss),

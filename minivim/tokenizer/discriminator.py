@@ -29,6 +29,16 @@ def leaky_relu(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
     return GAIN * jax.nn.leaky_relu(x, SLOPE)
 
 
+def wide(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    """In float32, if the maps are in bfloat16."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def as_maps(arrays: Any, **_: Any) -> Any:
+    """For Flax: parameters in the type of the maps, which come first."""
+    return tuple(a if a is None else a.astype(arrays[0].dtype) for a in arrays)
+
+
 class EqualisedConv(nnx.Module):
     """A convolution whose N(0, 1) weights are scaled by `1 / sqrt(fan_in)` in use.
 
@@ -45,13 +55,14 @@ class EqualisedConv(nnx.Module):
 
     def __call__(self, x: Maps) -> Maps:
         kernel = self.kernel[...] / math.sqrt(math.prod(self.kernel.shape[:-1]))
+        kernel = kernel.astype(x.dtype)
         if self.down:
             margin = len(BLUR) - 2 + self.size - 1
             x = fast.blur(x, BLUR, ((margin + 1) // 2, margin // 2))
             y = fast.conv(x, kernel, stride=2)
         else:
             y = fast.conv(x, kernel, padding=(self.size // 2, self.size // 2))
-        return y if self.bias is None else y + self.bias[...]
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
 
 
 class EqualisedLinear(nnx.Module):
@@ -115,6 +126,7 @@ class StyleGAN2Discriminator(nnx.Module):
         x = leaky_relu(self.from_rgb(2 * images - 1))
         for block in self.blocks:
             x = block(x)
+        x = wide(x)  # the last maps have 4 x 4 pixels
         x = minibatch_stddev(x, self.group) if self.group else x
         x = leaky_relu(self.conv(x))
         x = leaky_relu(self.hidden(rearrange(x, "b h w c -> b (h w c)")))
@@ -132,13 +144,14 @@ class PatchGAN(nnx.Module):
     def __init__(
         self, how: DiscriminatorConfig, *, image_size: int, channels=3, rngs: nnx.Rngs
     ):
-        conv = partial(nnx.Conv, kernel_size=(4, 4), padding=1, rngs=rngs)
+        common: Any = {"promote_dtype": as_maps, "rngs": rngs}
+        conv = partial(nnx.Conv, kernel_size=(4, 4), padding=1, **common)
         widths = [channels, *(min(how.width << i, how.max_width) for i in range(4))]
         self.convs = nnx.List(
             conv(a, b, strides=2 if i < 3 else 1, use_bias=i < 1)
             for i, (a, b) in enumerate(pairwise(widths))
         )
-        self.norms = nnx.List(nnx.GroupNorm(b, 4, rngs=rngs) for b in widths[2:])
+        self.norms = nnx.List(nnx.GroupNorm(b, 4, **common) for b in widths[2:])
         self.out = conv(widths[-1], 1)
 
     def __call__(self, images: Maps) -> Float[Array, "B P"]:
@@ -146,7 +159,7 @@ class PatchGAN(nnx.Module):
         x = jax.nn.leaky_relu(first(2 * images - 1), SLOPE)
         for conv, norm in zip(rest, self.norms, strict=True):
             x = jax.nn.leaky_relu(norm(conv(x)), SLOPE)
-        return rearrange(self.out(x), "b h w 1 -> b (h w)")
+        return wide(rearrange(self.out(x), "b h w 1 -> b (h w)"))
 
 
 def build(config: DiscriminatorConfig, **how: Any) -> StyleGAN2Discriminator | PatchGAN:

@@ -18,6 +18,7 @@ from minivim.data.augment import augment
 from minivim.tokenizer import losses
 from minivim.tokenizer.discriminator import build
 from minivim.tokenizer.model import Tokenizer
+from minivim.tokenizer.perceptual import LPIPS
 
 # Terms with a gradient at the reconstruction.
 AT_PIXELS = ("l2", "l1", "logit_laplace", "perceptual", "adversarial")
@@ -55,11 +56,12 @@ def tokenizer_loss(
     weights: LossConfig,
     flip: bool = False,
     crop: float = 1.0,
+    precision: str = "float32",
     key: PRNGKeyArray,
 ) -> tuple[Float[Array, ""], dict[str, Any]]:
     """`sum_t w_t L_t` on a batch, with every term and the codes' counts as metrics."""
     images = augment(batch["image"], flip=flip, crop=crop, key=key)
-    terms, outputs, _ = _terms(tokenizer, images, context, key)
+    terms, outputs, _ = _terms(tokenizer, images, context, precision, key)
     total = losses.total_loss(weights, terms, context.share)
     metrics = terms | {"counts": outputs["counts"]}
     return context.with_own(total, metrics, outputs, batch | {"image": images})
@@ -75,6 +77,7 @@ def adversarial_loss(
     config: DiscriminatorConfig,
     flip: bool = False,
     crop: float = 1.0,
+    precision: str = "float32",
     key: PRNGKeyArray,
 ) -> tuple[Float[Array, ""], dict[str, Any]]:
     """`sum_t w_t L_t(G; sg D) + L_D(D; sg x_hat) + gamma/2 k R1` (section 3.3).
@@ -85,11 +88,14 @@ def adversarial_loss(
     the discriminator gets right, and histograms of its logits.
     """
     images = augment(batch["image"], flip=flip, crop=crop, key=key)
-    terms, outputs, seen = _terms(players.tokenizer, images, context, key)
+    given = players.tokenizer, images, context, precision, key
+    terms, outputs, seen = _terms(*given)
     on = jnp.where(context.step < config.start, 0.0, 1.0)
     generator_loss, discriminator_loss = ADVERSARIAL[config.loss]
-    critic, fake = players.discriminator, seen("adversarial")
-    terms["adversarial"] = on * generator_loss(fake=stopped(critic)(fake))
+    both = players.discriminator, stopped(players.discriminator)
+    critic, fixed = (in_precision(precision, network) for network in both)
+    fake = seen("adversarial")
+    terms["adversarial"] = on * generator_loss(fake=fixed(fake))
     on_real, on_fake = critic(images), critic(jax.lax.stop_gradient(fake))
     d_loss = on * discriminator_loss(real=on_real, fake=on_fake)
     due = bool(config.r1_gamma) and context.due
@@ -110,7 +116,11 @@ def adversarial_loss(
 
 
 def _terms(
-    tokenizer: Tokenizer, images: losses.Images, context: Context, key: PRNGKeyArray
+    tokenizer: Tokenizer,
+    images: losses.Images,
+    context: Context,
+    precision: str,
+    key: PRNGKeyArray,
 ) -> tuple[dict[str, Array], dict[str, Array], Callable[[str], Array]]:
     """The terms, what the model puts out, and the pixels that a named term sees."""
     config = tokenizer.config
@@ -135,10 +145,16 @@ def _terms(
         density |= {"target": images, "pixel_map": config.pixel_map}
         terms["logit_laplace"] = losses.logit_laplace_loss(**density)
     if context.frozen is not None:
-        distance = context.frozen(recon=seen("perceptual"), target=images)
+        how = {"precision": precision} if isinstance(context.frozen, LPIPS) else {}
+        distance = context.frozen(recon=seen("perceptual"), target=images, **how)
         terms["perceptual"] = jnp.mean(distance)
     counts = jnp.bincount(aux["codes"].ravel(), length=config.quantizer.num_codes)
     return terms, aux | {"recon": pixels("own"), "counts": counts}, seen
+
+
+def in_precision(precision: str, critic: Callable) -> Callable:
+    """The discriminator with pixels and maps of this precision."""
+    return critic if precision == "float32" else lambda x: critic(x.astype(precision))
 
 
 def stopped(module: nnx.Module) -> Any:

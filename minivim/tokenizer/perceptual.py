@@ -66,10 +66,13 @@ class LPIPS(Carded):
         )
         self.heads = nnx.List(nnx.Param(jnp.ones(w)) for w in config.widths)
 
-    def __call__(self, *, recon: ArrayLike, target: ArrayLike) -> Float[Array, " B"]:
+    def __call__(
+        self, *, recon: ArrayLike, target: ArrayLike, precision: str = "float32"
+    ) -> Float[Array, " B"]:
         """One distance per image, of floats [B, H, W, C] in [0, 1].
 
         A single channel counts as three equal ones. Gradients reach `recon` only.
+        `precision` is that of the maps; "float32" means the type of the images.
         Raises `UserError` for images of unequal shape and those that cannot be read.
         """
         x, y = unit_pair(recon, target)
@@ -80,6 +83,8 @@ class LPIPS(Carded):
         remedy = f"use {least} x {least} or more of 1 or 3, or a classifier as"
         require(fits, f"{problem}; {remedy} perceptual_net")
         weights = [jax.lax.stop_gradient(head[...]) for head in self.heads]
+        kind = x.dtype if precision == "float32" else precision
+        x, y = x.astype(kind), y.astype(kind)
         return weighted_distance(self.features(x), self.features(y), weights)
 
     def features(self, images: Maps) -> list[Maps]:
@@ -89,8 +94,8 @@ class LPIPS(Carded):
             x = halved(x) if maps else x
             for conv in islice(convs, count):
                 bias: Any = conv.bias
-                y = fast.conv(x, conv.kernel[...], padding=(1, 1)) + bias[...]
-                x = jax.nn.relu(y)
+                kernel, shift = (w[...].astype(x.dtype) for w in (conv.kernel, bias))
+                x = jax.nn.relu(fast.conv(x, kernel, padding=(1, 1)) + shift)
             maps.append(x)
         return maps
 
@@ -122,7 +127,8 @@ def perceptual_net(model: Any) -> LPIPS | FeatureDistance:
 
 def normalised(images: Maps) -> Maps:
     """`(2 x - 1 - shift) / scale` per channel, as VGG was trained."""
-    return (2 * images - 1 - jnp.array(SHIFT)) / jnp.array(SCALE)
+    shift, scale = (jnp.array(c, images.dtype) for c in (SHIFT, SCALE))
+    return (2 * images - 1 - shift) / scale
 
 
 def halved(x: Maps) -> Maps:
@@ -132,7 +138,8 @@ def halved(x: Maps) -> Maps:
 
 
 def unit(x: Maps) -> Maps:
-    """`x / (|x| + eps)` over channels."""
+    """`x / (|x| + eps)` over channels, in float32."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
     # The slope of the root at 0, where no feature fires, is infinite.
     norm = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)

@@ -9,12 +9,15 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax.flatten_util import ravel_pytree
 
+from minivim import fast
 from minivim.config import DiscriminatorConfig, LossConfig
 from minivim.context import Context
 from minivim.tokenizer import Players, adversarial_loss, tokenizer_loss
 from minivim.tokenizer.losses import logistic_discriminator_loss, r1_penalty
 from minivim.tokenizer.objective import LOGIT_BINS, logit_histogram, stopped, zeros_of
+from minivim.tokenizer.perceptual import LPIPS, PerceptualConfig
 from minivim.training import optimizer
 from tests import tiny
 
@@ -251,3 +254,50 @@ def test_rows_tell_a_healthy_run_from_a_sick_one():
     assert {"d_loss", "g_loss", "right_on_real", "right_on_fake"} <= row.keys()
     assert [("r1" in r) for r in rows][:3] == [True, False, True]
     assert "r1_due" not in row
+
+
+# 32 pixels is the least for PatchGAN.
+WIDE = replace(RECIPE.model, image_size=32)
+NARROW = PerceptualConfig(widths=(16, 16), convs=(1, 1))
+
+
+def maps_of(program):
+    """Types that the program's convolutions over maps above 4 x 4 read and write."""
+    for equation in program.eqns:
+        types = [v.aval for v in (*equation.invars, *equation.outvars)]
+        if equation.primitive.name == "conv_general_dilated":
+            yield from (t.dtype.name for t in types if types[0].shape[1] > 4)
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            yield from maps_of(inner)
+
+
+@pytest.mark.parametrize("kind", ["stylegan2", "patchgan"])
+def test_pixel_networks_can_hold_their_maps_in_bfloat16(kind, monkeypatch):
+    monkeypatch.setattr(fast, "OURS", ())  # convolutions of the library alone
+    # A fresh tokenizer's images differ too little for a spread of rounded maps.
+    critic = replace(CRITIC, kind=kind, stddev_group=0)
+    players = Players(replace(RECIPE, model=WIDE, discriminator=critic))
+    weights = replace(WEIGHTS, perceptual=0.1)
+    context = Context(due=True, frozen=LPIPS(NARROW, rngs=nnx.Rngs(0)))
+    batch = {"image": jnp.asarray(tiny.images(4, size=32), jnp.float32) / 255}
+    graph, params = nnx.split(players)
+
+    def loss(params, precision):
+        how = {"weights": weights, "config": critic, "key": KEY}
+        players = nnx.merge(graph, params)
+        return adversarial_loss(players, batch, context, precision=precision, **how)
+
+    half = jax.make_jaxpr(lambda p: loss(p, "bfloat16"))(params)
+    assert {*maps_of(half.jaxpr)} == {"bfloat16"}
+    assert {v.dtype.name for v in half.out_avals} <= {"float32", "int32"}
+    slopes = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)
+    (exact, exact_terms), (rough, terms) = (
+        slopes(params, name) for name in ("float32", "bfloat16")
+    )
+    for name in ("perceptual", "adversarial", "g_loss", "d_loss", "r1"):
+        was, now = float(exact_terms[name]), float(terms[name])
+        assert now == pytest.approx(was, rel=0.05) and now != was, name
+    for name in ("tokenizer", "discriminator"):
+        a, b = (np.asarray(ravel_pytree(g[name])[0]) for g in (exact, rough))
+        assert b.dtype == np.float32
+        assert np.linalg.norm(a - b) < 0.15 * np.linalg.norm(a)
