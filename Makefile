@@ -64,7 +64,7 @@ chapters:
 
 lab: .venv/.installed-book  ## open the chapters in JupyterLab
 	$(BIN)/jupyter trust notebooks/*.ipynb
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/minivim lab
 
 book: .venv/.installed-book  ## build the chapters as a site
 	$(BIN)/sphinx-build -W --keep-going -b html -d book/_build/doctrees book book/_build/html

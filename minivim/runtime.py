@@ -3,6 +3,7 @@
 import os
 import platform
 import sys
+from contextlib import suppress
 from typing import Any
 
 from minivim.errors import explained
@@ -23,6 +24,22 @@ def environment() -> dict[str, str]:
     settings |= {"arena_max": 1, "top_pad": min(2**28, keep // 16)}
     tunables = [f"glibc.malloc.{name}={value}" for name, value in settings.items()]
     return {"GLIBC_TUNABLES": ":".join(tunables)}
+
+
+def keep_programs() -> None:
+    """Have JAX keep compiled programs for the next command, up to 1 GB of them.
+
+    Not where JAX_COMPILATION_CACHE_DIR says another place (or "", nowhere), nor if the
+    folder cannot be written. To be called before JAX is imported.
+    """
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = os.path.join(caches, "minivim", "programs")
+    with suppress(OSError):
+        if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+            os.makedirs(folder, exist_ok=True)
+            if os.access(folder, os.W_OK):
+                os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+                os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(2**30))
 
 
 def join_processes() -> None:

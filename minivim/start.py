@@ -56,8 +56,9 @@ def prepare() -> None:
     if blocks := hasattr(signal, "pthread_sigmask"):
         # Until the process that is started anew has its handler, too.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    from minivim.runtime import restart_with_environment
+    from minivim.runtime import keep_programs, restart_with_environment
 
+    keep_programs()
     restart_with_environment()
     if blocks:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

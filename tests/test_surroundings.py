@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from minivim.runtime import keep_programs
 from tests import tiny
 
 FINE = [
@@ -35,6 +36,39 @@ def test_a_platform_without_a_device_is_one_line(tmp_path, platform):
     assert "unset it, or install JAX for that platform" in told
 
 
+@pytest.mark.parametrize("named", ["", "elsewhere"])
+def test_where_programs_stay_is_the_user_s_to_say(tmp_path, monkeypatch, named):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", named)
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_MAX_SIZE", raising=False)
+    keep_programs()
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == named
+    assert "JAX_COMPILATION_CACHE_MAX_SIZE" not in os.environ
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.slow
+def test_compiled_programs_stay_for_the_next_command(tmp_path, monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    place = tmp_path / "cache/minivim/programs"
+    draw = ("sample", "shapes/prior", "--count", "1")
+    told = []
+    for name in ("a.png", "b.png"):
+        found = run(tmp_path, *draw, "--out", name, XDG_CACHE_HOME=f"{tmp_path}/cache")
+        told.append((found, {*place.glob("*-cache")}))
+    assert told[0] == told[1] and told[0][0] == (0, "") and told[0][1]
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    # Damaged, or where nothing can be written: compiled again, without a word.
+    for file in told[0][1]:
+        file.write_bytes(b"damaged")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken/minivim").touch()
+    for cache in ("cache", "taken"):
+        how = {"XDG_CACHE_HOME": str(tmp_path / cache)}
+        assert run(tmp_path, *draw, "--out", "c.png", **how) == (0, "")
+        assert (tmp_path / "a.png").read_bytes() == (tmp_path / "c.png").read_bytes()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("setting", FINE)
 def test_settings_of_jax_and_matplotlib(tmp_path, setting):
@@ -52,6 +86,7 @@ LIBRARY = """
 import tempfile
 from dataclasses import replace
 import jax, numpy as np, minivim
+from minivim.runtime import keep_programs
 from tests import tiny
 key, images, codes = jax.random.key(0), tiny.images(4), np.zeros((2, 4), int)
 model, prior = tiny.tokenizer(), tiny.prior()

@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     # Writes of orbax that fail are told by `Workdir`, and here again at the end.
     logging.getLogger("asyncio").disabled = True
     warnings.filterwarnings("ignore", "coroutine .* was never awaited")
+    warnings.filterwarnings("ignore", "Error .*persistent compilation cache")
     try:
         options = parser().parse_args(arguments)
         if options.command != "lab":

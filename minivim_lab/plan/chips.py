@@ -66,6 +66,8 @@ class Slice:
         os.environ.update(ENVIRONMENT | os.environ)
         # JAX read its own variable when it was imported.
         jax.config.update("jax_platforms", "cpu")
+        # Programs for a chip that is not there would be kept and never found again.
+        jax.config.update("jax_enable_compilation_cache", False)
         if importlib.util.find_spec("libtpu") is None:
             raise UserError(
                 "the TPU compiler is not installed; pip install -c constraints.txt -e "
