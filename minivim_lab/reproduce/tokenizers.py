@@ -220,11 +220,14 @@ def markdown(name: str, found: Found) -> str:
     """The section of the results page."""
     study, rows = STUDIES[name], {f["row"] for f in found}
     seeds = sorted({f["seed"] for f in found})
+    command = f"minivim reproduce {name}" + " --speed" * (
+        "images_per_second" in found[0]
+    )
     parts = [
         f"## {study.title}",
         f"{study.steps} steps of {study.family} from "
         f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}, "
-        f"measured on {found[0]['images']:,} test images: `minivim reproduce {name}`.",
+        f"measured on {found[0]['images']:,} test images: `{command}`.",
         table(found),
     ]
     if len(study.rows) == 2 and (said := verdict(found, *study.rows)):
