@@ -25,9 +25,8 @@ def describe_recipe(recipe: config.Recipe) -> str:
     """Every setting, then the parameter count three ways where the paper has one."""
     lines = [f"{recipe.stage} {recipe.name}"]
     lines += [f"  {name} = {value}" for name, value in config.leaves(recipe).items()]
-    if isinstance(recipe, config.ProbeRecipe):
-        return "\n".join(lines)
-    lines.append(f"parameters: {count_parameters(build_abstract(recipe)):,}")
+    if not isinstance(recipe, config.ProbeRecipe):
+        lines.append(f"parameters: {count_parameters(build_abstract(recipe)):,}")
     if not isinstance(recipe, config.TokenizerRecipe | config.PriorRecipe):
         return "\n".join(lines)
     formula = "(K + 2 grid + classes + 1) D + stack + (D + 1) K"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +34,10 @@ def _parts(options: Namespace, total: int, size: int) -> Iterator[tuple[slice, A
     """Slices of at most `size` and a random key for each, the first the seed's own."""
     starts = range(0, total, size)
     quiet = options.quiet or len(starts) < 2
-    key = jax.random.key(getattr(options, "seed", 0))
+    key = jax.random.key(options.seed)
     for first in tqdm(starts, desc=options.command, unit="part", disable=quiet):
         part = slice(first, min(first + size, total))
         yield part, jax.random.fold_in(key, first) if first else key
-
-
-def _read(
-    options: Namespace, source: Any, count: int, size: int
-) -> Iterator[tuple[Any, data.Batch]]:
-    """The first rows of a source in parts, each with its key."""
-    with closing(data.in_order(source, count=count, batch_size=size)) as read:
-        for (_, key), rows in zip(_parts(options, count, size), read, strict=True):
-            yield key, rows
 
 
 def _write(
@@ -83,7 +73,9 @@ def _reconstruct(options: Namespace) -> None:
     count, psnr = min(options.count, len(source)), []
 
     def parts() -> Iterator[Part]:
-        for _, rows in _read(options, source, count, BATCH):
+        quiet = options.quiet or count <= BATCH
+        reading = {"count": count, "batch_size": BATCH, "desc": "reconstruct"}
+        for rows in data.in_order(source, quiet=quiet, **reading):
             real = rows["image"]
             recon = decode_all(tokenizer, encode_all(tokenizer, real))
             psnr.append(np.asarray(metrics.psnr_per_image(real, recon)))
@@ -182,7 +174,9 @@ def _complete(options: Namespace) -> None:
         [label], names = prior.check_labels(model, [options.label]), class_names(model)
 
     def parts() -> Iterator[Part]:
-        for key, batch in _read(options, source, count, max(1, DRAWN // options.count)):
+        size = max(1, DRAWN // options.count)
+        read = data.in_order(source, count=count, batch_size=size)
+        for (_, key), batch in zip(_parts(options, count, size), read, strict=True):
             real = batch["image"]
             given = None if label is None else np.full(len(real), label)
             done = prior.complete(model, tokenizer, real, key=key, labels=given, **how)
