@@ -23,13 +23,17 @@ from minivim.sharding import fetch
 from minivim.tokenizer import Tokenizer
 
 
-def encode_all(tokenizer: Tokenizer, images: Any, *, batch_size=256) -> np.ndarray:
+def encode_all(
+    tokenizer: Tokenizer, images: Any, *, batch_size: int = 256
+) -> np.ndarray:
     """Codes `int32 [n, N]` of images, as `Tokenizer.encode` takes them, in batches."""
     images = data.unit_images(images, keep_bytes=True)
     return in_batches(tokenizer.encode, images, batch_size=batch_size)
 
 
-def decode_all(tokenizer: Tokenizer, codes: ArrayLike, *, batch_size=256) -> np.ndarray:
+def decode_all(
+    tokenizer: Tokenizer, codes: ArrayLike, *, batch_size: int = 256
+) -> np.ndarray:
     """Images `float32 [n, H, W, C]` of codes, in batches."""
     return in_batches(tokenizer.decode, codes, batch_size=batch_size)
 

@@ -132,12 +132,14 @@ class Step:
         return self.program.trace(state, batch, *self.frozen, due=due)
 
 
-def _in_parts(gradient: Any, accumulate: int, params: Any, *given: Any) -> tuple:
+def _in_parts(
+    gradient: Any, accumulate: int, params: Any, stats: Any, batch: Batch,
+    context: Context, key: Any,
+) -> tuple:  # fmt: skip
     """What `gradient` gives: means over passes, of integers (counts) sums.
 
     Part `i` has rows `i, i + accumulate, ...`, so all devices share each part.
     """
-    stats, batch, context, key = given
 
     def body(carry: tuple, part: tuple) -> tuple:
         (params, stats, total), (number, rows) = carry, part
