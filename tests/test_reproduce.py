@@ -189,7 +189,7 @@ def test_the_optimiser_s_page_says_what_the_figures_say():
     # The others have tests of their own.
     pages = {page.stem for page in RESULTS.glob("*.json")}
     others = {"grid", "shipped", "faults", "plan", "constants", "chapters"}
-    others |= {"strangers", "planted"}
+    others |= {"strangers", "planted", "speed"}
     assert pages == {*STUDIES, "optimiser", *others}
 
 

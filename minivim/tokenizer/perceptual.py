@@ -90,6 +90,7 @@ class LPIPS(Carded):
     def features(self, images: Maps) -> list[Maps]:
         """The feature maps [B, h, w, width], from the image's size down."""
         x, convs, maps = normalised(images), iter(self.convs), []
+        x = x.astype(images.dtype)
         for count in self.config.convs:
             x = halved(x) if maps else x
             for conv in islice(convs, count):
@@ -127,8 +128,7 @@ def perceptual_net(model: Any) -> LPIPS | FeatureDistance:
 
 def normalised(images: Maps) -> Maps:
     """`(2 x - 1 - shift) / scale` per channel, as VGG was trained."""
-    shift, scale = (jnp.array(c, images.dtype) for c in (SHIFT, SCALE))
-    return (2 * images - 1 - shift) / scale
+    return (2 * images - 1 - jnp.array(SHIFT)) / jnp.array(SCALE)
 
 
 def halved(x: Maps) -> Maps:

@@ -1,6 +1,8 @@
 """Our models against their PyTorch twins, from the same weights."""
 
+import json
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,7 @@ from minivim.transformer import Block
 
 torch = pytest.importorskip("torch")
 from benchmarks import twins  # noqa: E402
+from benchmarks.__main__ import table  # noqa: E402
 
 STACK = StackConfig(blocks=2, heads=2, width=16, hidden=32)
 DEEPER = StackConfig(blocks=3, heads=4, width=24, hidden=40)
@@ -213,3 +216,12 @@ def test_block_against_torch_layers(causal, activation):
         y = y + shell.ffn_down(hidden)
     mixed = nnx.jit(lambda block, x: block(x, causal=causal))(block, x)
     np.testing.assert_allclose(mixed, y, atol=1e-5)
+
+
+def test_the_page_on_speed_says_what_was_measured():
+    folder = Path(__file__).parents[2] / "book/results"
+    report = json.loads((folder / "speed.json").read_text("utf-8"))
+    page = (folder / "speed.md").read_text("utf-8")
+    assert page.endswith(table(report) + "\n") and len(report["rows"]) == 23
+    for row in report["rows"].values():
+        assert row["ratio"] == pytest.approx(row["twin"]["ms"] / row["ours"]["ms"], 0.1)
