@@ -95,7 +95,7 @@ def table(report: dict) -> str:
         + ", ".join(f"{k} {v}" for k, v in report["versions"].items()),
         "",
         "| case | twin / ours | quartiles | ours, ms | twin, ms | of limit: ours, twin "
-        "| first call, ms: ours, twin | and MB: ours, twin |",
+        "| first call, ms: ours, twin | first call, MB: ours, twin |",
         "| --- | --: | --: | --: | --: | --: | --: | --: |",
     ]
     for name, r in report["rows"].items():
