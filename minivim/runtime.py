@@ -29,8 +29,8 @@ def environment() -> dict[str, str]:
 def keep_programs() -> None:
     """Have JAX keep compiled programs for the next command, up to 1 GB of them.
 
-    Not where JAX_COMPILATION_CACHE_DIR says another place (or "", nowhere), nor if the
-    folder cannot be written. To be called before JAX is imported.
+    Does nothing if JAX_COMPILATION_CACHE_DIR is set (empty: keep none) or the folder
+    cannot be written. To be called before JAX is imported.
     """
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     folder = os.path.join(caches, "minivim", "programs")

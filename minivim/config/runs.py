@@ -90,7 +90,7 @@ class TokenizerRecipe(Config):
     # What the perceptual loss compares features of: LPIPS weights that `minivim
     # convert` made, or a `classifier`; a shipped name, a folder or a hub id.
     perceptual_net: str = ""
-    # Of the maps in the discriminator and in LPIPS; their statistics stay in float32.
+    # Type of the maps in the discriminator and in LPIPS; statistics stay in float32.
     loss_precision: Literal["float32", "bfloat16"] = "float32"
     # Mirror images at random; the least share of an image that a random crop keeps. The
     # paper is silent for stage 1.

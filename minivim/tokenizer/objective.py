@@ -88,8 +88,7 @@ def adversarial_loss(
     the discriminator gets right, and histograms of its logits.
     """
     images = augment(batch["image"], flip=flip, crop=crop, key=key)
-    given = players.tokenizer, images, context, precision, key
-    terms, outputs, seen = _terms(*given)
+    terms, outputs, seen = _terms(players.tokenizer, images, context, precision, key)
     on = jnp.where(context.step < config.start, 0.0, 1.0)
     generator_loss, discriminator_loss = ADVERSARIAL[config.loss]
     both = players.discriminator, stopped(players.discriminator)
