@@ -18,8 +18,8 @@ from minivim.training import read_metrics
 from minivim_lab.report import page
 
 # The `shapes` recipes cut down to minutes on two cores: narrow, and with many steps of
-# few images rather than few steps of many. The long warmups keep more codes in use, and
-# no sample here is guided, which is what dropping labels is for.
+# few images rather than few steps of many. Long warmups bear higher rates. Labels are
+# dropped for guidance alone, and no sample here is guided.
 TOKENIZER = ["steps=1800", "eval_every=600", "batch_size=16", "peak_lr=3e-3"]
 TOKENIZER += [f"{side}.width=64" for side in ("encoder", "decoder")]
 TOKENIZER += [f"{side}.hidden=256" for side in ("encoder", "decoder")]
